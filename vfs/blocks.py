@@ -1,0 +1,240 @@
+"""Blocks: immutable, checksummed, content-addressed pieces of file content in append-only segments.
+
+Owns the segment files under ``blocks/`` and a bounded cache of verified blocks. Where a block lies is kept by an index
+(the catalog), which can be made again by `scan`. A block's id is the BLAKE3 of its bytes; the nodes of manifests hash
+under another context, so that no file content can pass for a node.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
+
+from blake3 import blake3
+
+from vfs.disk import Buffer, Disk, File
+from vfs.errors import Corrupt
+from vfs.model import BlockId
+
+FOLDER = "blocks"
+BLOCK_BYTES = 128 << 10  # the content of a block, at most
+SEGMENT_BYTES_MAX = 256 << 20
+CACHE_BYTES_MAX = 32 << 20
+OPEN_SEGMENTS_MAX = 64
+ID_BYTES = 32
+
+_MAGIC = b"vfsB"
+_HEADER = struct.Struct("<4sBBHI32s")  # magic, is a node, reserved, reserved, length, id
+_NODE_CONTEXT = "vfs 2026-11 manifest node"
+_SCAN_BYTES = 1 << 20
+
+
+class Place(NamedTuple):
+    """Where a block's content lies: segment number, offset in it, length in bytes."""
+
+    segment: int
+    offset: int
+    length: int
+
+
+LOST = Place(0, 0, 0)
+
+
+class Index(Protocol):
+    """Where each block is. Kept by the catalog."""
+
+    def block_place(self, block: BlockId) -> Place | None: ...
+
+    def set_block_place(self, block: BlockId, place: Place, *, node: bool) -> None: ...
+
+
+class End(NamedTuple):
+    """Where the next block goes: every block before is in the index."""
+
+    segment: int
+    offset: int
+
+
+class Found(NamedTuple):
+    """A block met by `scan`; *end* is behind it."""
+
+    block: BlockId
+    node: bool
+    place: Place
+    end: End
+
+
+class Blocks:
+    """The open block store. Invariant: a block is in the index only after its bytes were written."""
+
+    def __init__(self, disk: Disk, index: Index) -> None:
+        self._disk = disk
+        self._index = index
+        self._current: File | None = None
+        self._dirty: dict[int, File] = {}
+        self._files: OrderedDict[int, File] = OrderedDict()
+        self._cache: OrderedDict[BlockId, bytes] = OrderedDict()
+        self._cached_bytes = 0
+        self.end = End(0, 0)
+
+    def put(self, data: Buffer, *, node: bool = False) -> BlockId:
+        """Store a block once, and return its id. Raises NoSpace or DiskFailed."""
+        block = identify(data, node=node)
+        place = self._index.block_place(block)
+        if place is None or place == LOST:
+            file = self._current
+            if file is None or file.size >= SEGMENT_BYTES_MAX:
+                file = self._next_segment()
+            start = file.append((_HEADER.pack(_MAGIC, node, 0, 0, len(data), block), data))
+            place = Place(self.end.segment, start + _HEADER.size, len(data))
+            self.end = End(self.end.segment, file.size)
+            self._dirty[self.end.segment] = file
+            self._index.set_block_place(block, place, node=node)
+        return block
+
+    def _next_segment(self) -> File:
+        number = max((int(name, 16) for name in self._disk.list(FOLDER)), default=0) + 1
+        file = self._disk.open(_path(number), create=True)
+        self._current = file
+        self._keep(number, file)
+        self.end = End(number, 0)
+        return file
+
+    def get(self, block: BlockId, *, node: bool = False) -> bytes:
+        """The verified bytes of a block. Raises Corrupt if they are not what was stored, or not there."""
+        data = self._cache.get(block)
+        if data is not None:
+            self._cache.move_to_end(block)
+            return data
+        place = self._index.block_place(block)
+        if place is None or place == LOST:
+            raise Corrupt("blocks", expected=f"block {block.hex()}", found="no such block")
+        data = self._read(block, place, node=node)
+        self._cache[block] = data
+        self._cached_bytes += len(data)
+        while self._cached_bytes > CACHE_BYTES_MAX:
+            _, old = self._cache.popitem(last=False)
+            self._cached_bytes -= len(old)
+        return data
+
+    def verify(self, block: BlockId, place: Place, *, node: bool) -> None:
+        """Read a block from the disk. Raises Corrupt if it is not intact."""
+        self._read(block, place, node=node)
+
+    def _read(self, block: BlockId, place: Place, *, node: bool) -> bytes:
+        data = self._file(place.segment).read(place.offset, place.length)
+        found = identify(data, node=node)
+        if found != block:
+            where = f"{_path(place.segment)} at byte {place.offset}, {place.length} bytes"
+            raise Corrupt(where, expected=f"block {block.hex()}", found=found.hex())
+        return data
+
+    def _file(self, segment: int) -> File:
+        file = self._files.get(segment)
+        if file is None:
+            if _name(segment) not in self._disk.list(FOLDER):
+                raise Corrupt(_path(segment), expected="a segment of blocks", found="no such file")
+            file = self._disk.open(_path(segment))
+            self._keep(segment, file)
+        else:
+            self._files.move_to_end(segment)
+        return file
+
+    def _keep(self, segment: int, file: File) -> None:
+        self._files[segment] = file
+        for old in list(self._files):
+            if len(self._files) <= OPEN_SEGMENTS_MAX:
+                break
+            if self._files[old] is not self._current and old not in self._dirty:
+                self._files.pop(old).close()
+
+    def scan(self, start: End) -> Iterator[Found]:
+        """Every intact block from *start* on, in the order of writing; torn or damaged bytes are stepped over."""
+        for name in self._disk.list(FOLDER):
+            segment = int(name, 16)
+            if segment < start.segment:
+                continue
+            file = self._disk.open(_path(segment))
+            try:
+                yield from _scan(file, segment, start.offset if segment == start.segment else 0)
+            finally:
+                file.close()
+
+    def settle(self, end: End) -> int:
+        """Drop what is behind the last intact block *end*, and go on appending there. Returns bytes dropped."""
+        dropped = 0
+        for name in reversed(self._disk.list(FOLDER)):
+            segment = int(name, 16)
+            if segment < end.segment:
+                break
+            file = self._file(segment)
+            keep = end.offset if segment == end.segment else 0
+            if file.size > keep:
+                dropped += file.size - keep
+                file.truncate(keep)
+            if segment == end.segment:
+                self._current = file
+                self._dirty[segment] = file  # scanned, perhaps only in the page cache
+        self.end = end
+        return dropped
+
+    def unsynced(self) -> dict[int, File]:
+        """What to sync, in any thread but one at a time, before calling `synced` with the same."""
+        taken, self._dirty = self._dirty, {}
+        return taken
+
+    def not_synced(self, files: dict[int, File]) -> None:
+        """The sync of *files* failed."""
+        self._dirty = files | self._dirty
+
+    def close(self) -> None:
+        for file in self._files.values():
+            file.close()
+        self._files.clear()
+        self._current = None
+
+
+def identify(data: Buffer, *, node: bool = False) -> BlockId:
+    """The id of a block with these bytes."""
+    if node:
+        return BlockId(blake3(data, derive_key_context=_NODE_CONTEXT).digest())
+    return BlockId(blake3(data).digest())
+
+
+def _name(segment: int) -> str:
+    return f"{segment:08x}"
+
+
+def _path(segment: int) -> str:
+    return f"{FOLDER}/{_name(segment)}"
+
+
+def _scan(file: File, segment: int, offset: int) -> Iterator[Found]:
+    while offset < file.size:
+        header = file.read(offset, _HEADER.size)
+        found = None
+        if len(header) == _HEADER.size and header.startswith(_MAGIC):
+            _, node, _, _, length, block = _HEADER.unpack(header)
+            start = offset + _HEADER.size
+            if length <= BLOCK_BYTES and node in (0, 1):
+                data = file.read(start, length)
+                if len(data) == length and identify(data, node=bool(node)) == block:
+                    end = End(segment, start + length)
+                    found = Found(BlockId(block), bool(node), Place(segment, start, length), end)
+        if found is not None:
+            yield found
+            offset = found.end.offset
+        else:
+            offset = _next_magic(file, offset + 1)
+
+
+def _next_magic(file: File, offset: int) -> int:
+    while offset < file.size:
+        chunk = file.read(offset, _SCAN_BYTES)
+        at = chunk.find(_MAGIC)
+        if at >= 0:
+            return offset + at
+        offset += max(len(chunk) - len(_MAGIC) + 1, 1)
+    return offset

@@ -1,0 +1,552 @@
+"""The catalog: the LMDB index over the journal, and the only user of lmdb.
+
+Owns the tables below. Derived: ``fold(apply, journal)`` over the places of the blocks gives every row. One write
+transaction is open all the time, and everything reads through it; `commit` makes it durable together with the
+positions that it stands for (a catalog checkpoint). What was not committed dies with the process and is replayed.
+
+Tables, with their keys (integers big-endian, 8 bytes, so that they sort) and values (msgpack unless said):
+
+    entries     directory, sort name      -> inode (8 bytes)                the live names
+    inodes      inode                     -> Inode
+    keys        directory, sort name      -> key, sequence of the null version or 0 (16 bytes)
+    key_names   key                       -> directory, sort name
+    versions    key, ~sequence            -> Version                        newest first
+    times       sequence                  -> key (8 bytes)                  every version, by time
+    links       inode, key                -> nothing                        the names of an inode with several
+    attributes  inode, name               -> value (bytes)
+    drafts      inode                     -> Draft
+    orphans     inode                     -> nothing                        without a name, still open
+    buckets     inode                     -> Bucket
+    blocks      block id                  -> segment, offset, length, references, node (struct)
+    meta        word                      -> see commit()
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lmdb
+import msgspec
+
+from vfs import events
+from vfs.blocks import LOST, Blocks, End, Place
+from vfs.content import children
+from vfs.errors import Corrupt, NoSpace, NoSuchKey
+from vfs.events import Event
+from vfs.journal import START, Position
+from vfs.model import STORE_ROOT, BlockId, Bucket, Content, Draft, Ino, Inode, KeyId, Kind, Seq, Version
+
+FORMAT = 1
+MAP_BYTES = 1 << 40  # of address space, not of memory or disk
+ENGINE = 0  # LMDB 0.9 (data format v1): py-lmdb carries 1.0 too, whose files are not interchangeable
+TABLES = tuple(
+    "entries inodes keys key_names versions times links attributes drafts orphans buckets blocks meta".split()  # noqa: SIM905
+)
+
+_U64 = struct.Struct(">Q")
+_PAIR = struct.Struct(">QQ")
+_BLOCK = struct.Struct(">IQIQB")
+_ALL_ONES = (1 << 64) - 1
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_inode = msgspec.msgpack.Decoder(Inode).decode
+_decode_version = msgspec.msgpack.Decoder(Version).decode
+_decode_bucket = msgspec.msgpack.Decoder(Bucket).decode
+_decode_draft = msgspec.msgpack.Decoder(Draft).decode
+_u64 = _U64.pack
+_pair = _PAIR.pack
+
+
+def _key_name(raw: bytes) -> KeyName:
+    return KeyName(Ino(_U64.unpack(raw[:8])[0]), raw[8:])
+
+
+def _delta(item: tuple[bytes, int]) -> int:
+    return -item[1]
+
+
+class KeyName(NamedTuple):
+    """Where a key is: its directory and its sort name (a directory's ends with ``/``)."""
+
+    parent: Ino
+    name: bytes
+
+
+class BlockRow(NamedTuple):
+    """A block's place, how many contents and nodes refer to it, and whether it is a node."""
+
+    place: Place
+    references: int
+    node: bool
+
+
+class Checkpoint(NamedTuple):
+    """What a committed catalog stands for."""
+
+    journal: Position
+    blocks: End
+    next_id: int
+    last_seq: Seq
+
+
+class Catalog:
+    """The open catalog. Invariant: between two calls, the transaction is the fold of every event applied so far."""
+
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        self._read_only = read_only
+        try:
+            self._env = lmdb.open(
+                str(path),
+                map_size=MAP_BYTES,
+                max_dbs=len(TABLES),
+                lock=False,
+                mode=0o600,
+                readonly=read_only,
+                create=not read_only,
+                lib_version=ENGINE,
+            )
+            self._db = {name: self._env.open_db(name.encode(), create=not read_only) for name in TABLES}
+        except lmdb.Error as error:
+            raise Corrupt(str(path), expected="an LMDB catalog", found=str(error)) from error
+        db = self._db
+        self._entries, self._inodes, self._keys = db["entries"], db["inodes"], db["keys"]
+        self._key_names, self._versions, self._times = db["key_names"], db["versions"], db["times"]
+        self._links, self._attributes, self._drafts = db["links"], db["attributes"], db["drafts"]
+        self._orphans, self._buckets = db["orphans"], db["buckets"]
+        self._block_rows, self._meta = db["blocks"], db["meta"]
+        self._begin()
+        self._pending: dict[bytes, int] = {}
+        self._handlers: dict[type[events.Change], Callable[[Any], None]] = {
+            events.BucketSet: self._bucket_set,
+            events.BucketGone: self._bucket_gone,
+            events.KeyMade: self._key_made,
+            events.KeyGone: self._key_gone,
+            events.VersionAdded: self._version_added,
+            events.VersionGone: self._version_gone,
+            events.EntrySet: self._entry_set,
+            events.EntryGone: self._entry_gone,
+            events.InodeSet: self._inode_set,
+            events.InodeGone: self._inode_gone,
+            events.DirectoryTouched: self._directory_touched,
+            events.DraftSet: self._draft_set,
+            events.DraftGone: self._draft_gone,
+            events.LinkSet: self._link_set,
+            events.LinkGone: self._link_gone,
+            events.AttributeSet: self._attribute_set,
+            events.AttributeGone: self._attribute_gone,
+            events.OrphanSet: self._orphan_set,
+        }
+        raw = self._get(b"checkpoint", db=self._meta)
+        self.checkpoint = (
+            msgspec.msgpack.decode(raw, type=Checkpoint)
+            if raw
+            else Checkpoint(START, End(0, 0), STORE_ROOT + 1, Seq(0))
+        )
+        self.next_id = self.checkpoint.next_id
+        self.last_seq = self.checkpoint.last_seq
+        self._blocks: Blocks | None = None
+
+    def _begin(self) -> None:
+        self._txn = self._env.begin(write=not self._read_only)
+        self._get: Any = self._txn.get
+        self._put: Any = self._txn.put
+        self._delete: Any = self._txn.delete
+
+    def attach(self, blocks: Blocks) -> None:
+        """Where apply reads the nodes of manifests from, to count the references of what is below them."""
+        self._blocks = blocks
+
+    # -- committing -------------------------------------------------------------------------------------------
+
+    def commit(self, journal: Position, blocks: End) -> None:
+        """Make the catalog durable as of these positions, which must be durable already (blocks and journal synced)."""
+        checkpoint = Checkpoint(journal, blocks, self.next_id, self.last_seq)
+        try:
+            self._put(b"checkpoint", _encode(checkpoint), db=self._meta)
+            self._txn.commit()
+        except lmdb.Error as error:
+            raise NoSpace(f"the catalog cannot be committed: {error}") from error
+        self.checkpoint = checkpoint
+        self._begin()
+
+    def close(self) -> None:
+        """Drop what was not committed, and close."""
+        self._txn.abort()
+        self._env.close()
+
+    # -- reading ----------------------------------------------------------------------------------------------
+
+    def entry(self, parent: Ino, name: bytes) -> Ino | None:
+        """The inode of a live name (a sort name: a directory's ends with ``/``)."""
+        raw = self._get(_u64(parent) + name, db=self._entries)
+        return None if raw is None else Ino(_U64.unpack(raw)[0])
+
+    def entries(self, parent: Ino, after: bytes = b"") -> Iterator[tuple[bytes, Ino]]:
+        """The live sort names of a directory behind *after*, in order. Stop before changing anything."""
+        for key, value in self._scan(self._entries, _u64(parent), after):
+            yield key, Ino(_U64.unpack(value)[0])
+
+    def find_inode(self, ino: Ino) -> Inode | None:
+        raw = self._get(_u64(ino), db=self._inodes)
+        return None if raw is None else _decode_inode(raw)
+
+    def inode(self, ino: Ino) -> Inode:
+        """Raises NoSuchKey."""
+        raw = self._get(_u64(ino), db=self._inodes)
+        if raw is None:
+            raise NoSuchKey(f"no inode {ino}")
+        return _decode_inode(raw)
+
+    def bucket(self, ino: Ino) -> Bucket:
+        """Raises NoSuchKey."""
+        raw = self._get(_u64(ino), db=self._buckets)
+        if raw is None:
+            raise NoSuchKey(f"no bucket with inode {ino}")
+        return _decode_bucket(raw)
+
+    def buckets(self) -> Iterator[tuple[Ino, Bucket]]:
+        for key, value in self._scan(self._buckets, b"", b""):
+            yield Ino(_U64.unpack(key)[0]), _decode_bucket(value)
+
+    def key(self, parent: Ino, name: bytes) -> KeyId | None:
+        """The key of a sort name, also of a deleted one."""
+        raw = self._get(_u64(parent) + name, db=self._keys)
+        return None if raw is None else KeyId(_PAIR.unpack(raw)[0])
+
+    def keys(self, parent: Ino, after: bytes = b"") -> Iterator[tuple[bytes, KeyId]]:
+        """The sort names of a directory that have a key, deleted ones too, behind *after*, in order."""
+        for key, value in self._scan(self._keys, _u64(parent), after):
+            yield key, KeyId(_PAIR.unpack(value)[0])
+
+    def key_name(self, key: KeyId) -> KeyName:
+        """Raises NoSuchKey."""
+        raw = self._get(_u64(key), db=self._key_names)
+        if raw is None:
+            raise NoSuchKey(f"no key {key}")
+        return KeyName(Ino(_U64.unpack(raw[:8])[0]), raw[8:])
+
+    def null_version(self, key: KeyId) -> Seq | None:
+        """The sequence of the key's version with id ``null``."""
+        where = self.key_name(key)
+        raw = self._get(_u64(where.parent) + where.name, db=self._keys)
+        return Seq(_PAIR.unpack(raw)[1]) or None
+
+    def version(self, key: KeyId, seq: Seq) -> Version | None:
+        raw = self._get(_pair(key, _ALL_ONES - seq), db=self._versions)
+        return None if raw is None else _decode_version(raw)
+
+    def versions(self, key: KeyId, before: int = _ALL_ONES) -> Iterator[tuple[Seq, Version]]:
+        """The versions of a key older than sequence *before*, newest first."""
+        after = b"" if before == _ALL_ONES else _u64(_ALL_ONES - before)
+        for raw, value in self._scan(self._versions, _u64(key), after):
+            yield Seq(_ALL_ONES - _U64.unpack(raw)[0]), _decode_version(value)
+
+    def key_of_version(self, seq: Seq) -> KeyId | None:
+        raw = self._get(_u64(seq), db=self._times)
+        return None if raw is None else KeyId(_U64.unpack(raw)[0])
+
+    def links(self, ino: Ino) -> list[KeyId]:
+        """The names of an inode that has several (at most LINKS_MAX)."""
+        return [KeyId(_U64.unpack(key)[0]) for key, _ in self._scan(self._links, _u64(ino), b"")]
+
+    def attribute(self, ino: Ino, name: bytes) -> bytes | None:
+        value: bytes | None = self._get(_u64(ino) + name, db=self._attributes)
+        return value
+
+    def attributes(self, ino: Ino) -> list[bytes]:
+        return [name for name, _ in self._scan(self._attributes, _u64(ino), b"")]
+
+    def draft(self, ino: Ino) -> Draft | None:
+        raw = self._get(_u64(ino), db=self._drafts)
+        return None if raw is None else _decode_draft(raw)
+
+    def drafts(self) -> Iterator[tuple[Ino, Draft]]:
+        for key, value in self._scan(self._drafts, b"", b""):
+            yield Ino(_U64.unpack(key)[0]), _decode_draft(value)
+
+    def orphans(self) -> Iterator[Ino]:
+        for key, _ in self._scan(self._orphans, b"", b""):
+            yield Ino(_U64.unpack(key)[0])
+
+    def is_orphan(self, ino: Ino) -> bool:
+        return self._get(_u64(ino), db=self._orphans) is not None
+
+    def block(self, block: BlockId) -> BlockRow | None:
+        raw = self._get(block, db=self._block_rows)
+        if raw is None:
+            return None
+        segment, offset, length, references, node = _BLOCK.unpack(raw)
+        return BlockRow(Place(segment, offset, length), references, bool(node))
+
+    def blocks(self, after: bytes = b"") -> Iterator[tuple[BlockId, BlockRow]]:
+        for key, value in self._scan(self._block_rows, b"", after):
+            segment, offset, length, references, node = _BLOCK.unpack(value)
+            yield BlockId(key), BlockRow(Place(segment, offset, length), references, bool(node))
+
+    # -- whole tables, in the order of their keys: for vfs.check ------------------------------------------------
+
+    def every_entry(self) -> Iterator[tuple[KeyName, Ino]]:
+        for key, value in self.rows("entries"):
+            yield _key_name(key), Ino(_U64.unpack(value)[0])
+
+    def every_inode(self) -> Iterator[tuple[Ino, Inode]]:
+        for key, value in self.rows("inodes"):
+            yield Ino(_U64.unpack(key)[0]), _decode_inode(value)
+
+    def every_key(self) -> Iterator[tuple[KeyName, KeyId, Seq]]:
+        """With the sequence of the null version, or 0."""
+        for key, value in self.rows("keys"):
+            number, null = _PAIR.unpack(value)
+            yield _key_name(key), KeyId(number), Seq(null)
+
+    def every_key_name(self) -> Iterator[tuple[KeyId, KeyName]]:
+        for key, value in self.rows("key_names"):
+            yield KeyId(_U64.unpack(key)[0]), _key_name(value)
+
+    def every_version(self) -> Iterator[tuple[KeyId, Seq, Version]]:
+        for key, value in self.rows("versions"):
+            number, inverted = _PAIR.unpack(key)
+            yield KeyId(number), Seq(_ALL_ONES - inverted), _decode_version(value)
+
+    def every_time(self) -> Iterator[tuple[Seq, KeyId]]:
+        for key, value in self.rows("times"):
+            yield Seq(_U64.unpack(key)[0]), KeyId(_U64.unpack(value)[0])
+
+    def every_link(self) -> Iterator[tuple[Ino, KeyId]]:
+        for key, _ in self.rows("links"):
+            ino, number = _PAIR.unpack(key)
+            yield Ino(ino), KeyId(number)
+
+    def every_attribute(self) -> Iterator[tuple[Ino, bytes]]:
+        for key, _ in self.rows("attributes"):
+            yield Ino(_U64.unpack(key[:8])[0]), key[8:]
+
+    def has_link(self, ino: Ino, key: KeyId) -> bool:
+        """Whether a key is one of the names of an inode that has several."""
+        return self._get(_pair(ino, key), db=self._links) is not None
+
+    def rows(self, table: str) -> Iterator[tuple[bytes, bytes]]:
+        """Every raw row of a table, for comparing catalogs."""
+        yield from self._scan(self._db[table], b"", b"")
+
+    def count(self, table: str) -> int:
+        return int(self._txn.stat(self._db[table])["entries"])
+
+    def _scan(self, db: Any, prefix: bytes, after: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Rows under *prefix* whose rest of the key is behind *after*, with that rest."""
+        size = len(prefix)
+        with self._txn.cursor(db) as cursor:
+            found = cursor.set_range(prefix + after) if prefix or after else cursor.first()
+            if found and after and cursor.key() == prefix + after:
+                found = cursor.next()
+            while found:
+                key, value = cursor.item()
+                if key[:size] != prefix:
+                    return
+                yield key[size:], value
+                found = cursor.next()
+
+    # -- applying events --------------------------------------------------------------------------------------
+
+    def apply(self, event: Event) -> None:
+        """Fold one event into the tables. Decides nothing; the same in a live operation and in recovery."""
+        if event.at > self.last_seq:
+            self.last_seq = Seq(event.at)
+        for change in event.changes:
+            self._handlers[type(change)](change)
+        if self._pending:
+            pending, self._pending = self._pending, {}
+            for root, delta in sorted(pending.items(), key=_delta):  # gains first: what is shared never drops to 0
+                if delta:
+                    self._refer(BlockId(root[1:]), delta, root[0])
+
+    def _count(self, content: Content, delta: int) -> None:
+        """Note *delta* references to a content's root; the sums are applied at the end of the event."""
+        if content.root:
+            root = bytes((content.depth,)) + content.root
+            self._pending[root] = self._pending.get(root, 0) + delta
+
+    def _refer(self, block: BlockId, delta: int, depth: int) -> None:
+        """Add *delta* references; a node that gains its first or loses its last passes that on to its children."""
+        raw = self._get(block, db=self._block_rows)
+        if raw is None:
+            row = _BLOCK.pack(0, 0, 0, delta, depth > 0)  # lost: kept on the books, reading it is Corrupt
+            self._put(block, row, db=self._block_rows)
+            return
+        segment, offset, length, references, node = _BLOCK.unpack(raw)
+        now = references + delta
+        self._put(block, _BLOCK.pack(segment, offset, length, now, node), db=self._block_rows)
+        if depth and segment and (references == 0 or now == 0):
+            step = 1 if references == 0 else -1
+            for child in self._children(block):
+                self._refer(child, step, depth - 1)
+
+    def _children(self, block: BlockId) -> list[BlockId]:
+        assert self._blocks is not None
+        try:
+            return list(children(self._blocks.get(block, node=True)))
+        except Corrupt:
+            return []  # damaged: what is below cannot be counted; `check` tells
+
+    def missing(self, content: Content) -> BlockId | None:
+        """The first block of a content that is not in the index, looking only where nothing referred before."""
+        return self._missing(content.root, content.depth) if content.root else None
+
+    def _missing(self, block: BlockId, depth: int) -> BlockId | None:
+        row = self.block(block)
+        if row is None or row.place == LOST:
+            return block
+        if depth and not row.references:
+            for child in self._children(block):
+                lost = self._missing(child, depth - 1)
+                if lost is not None:
+                    return lost
+        return None
+
+    def block_place(self, block: BlockId) -> Place | None:
+        """Index of vfs.blocks."""
+        raw = self._get(block, db=self._block_rows)
+        return None if raw is None else Place(*_BLOCK.unpack(raw)[:3])
+
+    def set_block_place(self, block: BlockId, place: Place, *, node: bool) -> None:
+        """Index of vfs.blocks: a new block, or a lost one that is stored again."""
+        row = self.block(block)
+        references = row.references if row else 0
+        self._put(block, _BLOCK.pack(*place, references, node), db=self._block_rows)
+        if row and node and references and row.place == LOST:
+            for child in self._children(block):
+                found = self.block(child)
+                self._refer(child, 1, 1 if found and found.node else 0)
+
+    def _bucket_set(self, change: events.BucketSet) -> None:
+        bucket = change.bucket
+        raw = self._get(_u64(change.ino), db=self._buckets)
+        if raw is not None:
+            old = _decode_bucket(raw)
+            bucket = msgspec.structs.replace(bucket, versions=old.versions, size=old.size)
+        self._put(_u64(change.ino), _encode(bucket), db=self._buckets)
+
+    def _bucket_gone(self, change: events.BucketGone) -> None:
+        self._drop_directory(change.ino)
+        self._delete(_u64(change.ino), db=self._buckets)
+
+    def _drop_directory(self, ino: Ino) -> None:
+        """Every row of the history of directories below *ino*; there is no other history left."""
+        for _, key in list(self.keys(ino)):
+            for seq, version in list(self.versions(key)):
+                inode = self.find_inode(version.ino)
+                if version.kind is Kind.DIRECTORY and inode is not None and inode.key == key:
+                    self._drop_directory(version.ino)
+                self._version_gone(events.VersionGone(key, seq))
+            self._key_gone(events.KeyGone(key))
+        self._inode_gone(events.InodeGone(ino))
+
+    def _key_made(self, change: events.KeyMade) -> None:
+        where = _u64(change.parent) + change.name
+        self._put(where, _pair(change.key, 0), db=self._keys)
+        self._put(_u64(change.key), where, db=self._key_names)
+        if change.key >= self.next_id:
+            self.next_id = change.key + 1
+
+    def _key_gone(self, change: events.KeyGone) -> None:
+        where = self._get(_u64(change.key), db=self._key_names)
+        self._delete(where, db=self._keys)
+        self._delete(_u64(change.key), db=self._key_names)
+
+    def _version_added(self, change: events.VersionAdded) -> None:
+        key, seq, version = change.key, change.seq, change.version
+        self._put(_pair(key, _ALL_ONES - seq), _encode(version), db=self._versions)
+        self._put(_u64(seq), _u64(key), db=self._times)
+        where = self._get(_u64(key), db=self._key_names)
+        if version.null:
+            self._put(where, _pair(key, seq), db=self._keys)
+        self._count(version.content, 1)
+        self._add_to_bucket(where, version, 1)
+        if seq > self.last_seq:
+            self.last_seq = seq
+
+    def _version_gone(self, change: events.VersionGone) -> None:
+        key, seq = change.key, change.seq
+        version = self.version(key, seq)
+        if version is None:
+            raise Corrupt("journal", expected=f"version {seq} of key {key}", found="none")
+        self._delete(_pair(key, _ALL_ONES - seq), db=self._versions)
+        self._delete(_u64(seq), db=self._times)
+        where = self._get(_u64(key), db=self._key_names)
+        if version.null:
+            self._put(where, _pair(key, 0), db=self._keys)
+        self._count(version.content, -1)
+        self._add_to_bucket(where, version, -1)
+
+    def _add_to_bucket(self, where: bytes, version: Version, delta: int) -> None:
+        """Keep the bucket's counters of versions; the comings and goings of directories do not count."""
+        if version.kind is Kind.CONTENT or version.kind is Kind.MARKER:
+            parent = self.inode(Ino(_U64.unpack(where[:8])[0]))
+            raw = self._get(_u64(parent.bucket), db=self._buckets)
+            bucket = _decode_bucket(raw)
+            bucket.versions += delta
+            bucket.size += delta * version.content.size
+            self._put(_u64(parent.bucket), _encode(bucket), db=self._buckets)
+
+    def _entry_set(self, change: events.EntrySet) -> None:
+        self._put(_u64(change.parent) + change.name, _u64(change.ino), db=self._entries)
+
+    def _entry_gone(self, change: events.EntryGone) -> None:
+        self._delete(_u64(change.parent) + change.name, db=self._entries)
+
+    def _inode_set(self, change: events.InodeSet) -> None:
+        ino, inode = change.ino, change.inode
+        raw = self._get(_u64(ino), db=self._inodes)
+        if raw is not None:
+            self._count(_decode_inode(raw).content, -1)
+        elif ino >= self.next_id:
+            self.next_id = ino + 1
+        self._count(inode.content, 1)
+        self._put(_u64(ino), _encode(inode), db=self._inodes)
+
+    def _inode_gone(self, change: events.InodeGone) -> None:
+        raw = self._get(_u64(change.ino), db=self._inodes)
+        if raw is None:
+            return
+        self._count(_decode_inode(raw).content, -1)
+        self._delete(_u64(change.ino), db=self._inodes)
+        self._delete(_u64(change.ino), db=self._orphans)
+        for name in self.attributes(change.ino):
+            self._delete(_u64(change.ino) + name, db=self._attributes)
+
+    def _directory_touched(self, change: events.DirectoryTouched) -> None:
+        inode = self.inode(change.ino)
+        inode.mtime = inode.ctime = change.time
+        inode.nlink += change.links
+        self._put(_u64(change.ino), _encode(inode), db=self._inodes)
+
+    def _draft_set(self, change: events.DraftSet) -> None:
+        raw = self._get(_u64(change.ino), db=self._drafts)
+        if raw is not None:
+            self._count(_decode_draft(raw).content, -1)
+        self._count(change.draft.content, 1)
+        self._put(_u64(change.ino), _encode(change.draft), db=self._drafts)
+
+    def _draft_gone(self, change: events.DraftGone) -> None:
+        raw = self._get(_u64(change.ino), db=self._drafts)
+        if raw is not None:
+            self._count(_decode_draft(raw).content, -1)
+            self._delete(_u64(change.ino), db=self._drafts)
+
+    def _link_set(self, change: events.LinkSet) -> None:
+        self._put(_pair(change.ino, change.key), b"", db=self._links)
+
+    def _link_gone(self, change: events.LinkGone) -> None:
+        self._delete(_pair(change.ino, change.key), db=self._links)
+
+    def _attribute_set(self, change: events.AttributeSet) -> None:
+        self._put(_u64(change.ino) + change.name, change.value, db=self._attributes)
+
+    def _attribute_gone(self, change: events.AttributeGone) -> None:
+        self._delete(_u64(change.ino) + change.name, db=self._attributes)
+
+    def _orphan_set(self, change: events.OrphanSet) -> None:
+        self._put(_u64(change.ino), b"", db=self._orphans)

@@ -1,0 +1,247 @@
+"""Content: a file's bytes as a tree of blocks, and the working copy through which an open file changes them.
+
+The tree: the leaves are blocks of BLOCK_BYTES (the last one as short as the file); a node is the concatenated ids of
+up to FANOUT children, trailing holes left out; a hole (a run of zeros, a block or a whole subtree) is an empty id,
+written as 32 zero bytes in a node. The depth is the smallest that holds the size, so that equal bytes give equal roots.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+
+from blake3 import blake3
+
+from vfs.blocks import BLOCK_BYTES, ID_BYTES, Blocks
+from vfs.errors import TooLarge
+from vfs.model import BlockId, Content
+
+FANOUT = 256
+FILE_BYTES_MAX = (1 << 63) - 1
+DIRTY_LEAVES_MAX = 64  # 8 MiB of a file's changes in memory
+NODES_MAX = 256  # changed nodes of a file in memory, 2 MiB
+
+HOLE = BlockId(b"")
+_HOLE_IN_NODE = bytes(ID_BYTES)
+_ZEROS = bytes(BLOCK_BYTES)
+_ZEROS_VIEW = memoryview(_ZEROS)
+
+
+def depth_for(size: int) -> int:
+    """The depth of the tree of a file of *size* bytes."""
+    leaves = -(-size // BLOCK_BYTES)
+    depth = 0
+    while leaves > 1:
+        leaves = -(-leaves // FANOUT)
+        depth += 1
+    return depth
+
+
+def etag(content: Content) -> str:
+    """The ETag of content whose MD5 nobody asked for: a digest with a dash, which no client takes for an MD5 (S3)."""
+    digest = blake3(content.root + content.size.to_bytes(8, "big")).hexdigest(length=16)
+    return f"{digest}-{max(1, -(-content.size // BLOCK_BYTES))}"
+
+
+def children(node: bytes) -> Iterator[BlockId]:
+    """The ids of a node's children that are no holes."""
+    for at in range(0, len(node), ID_BYTES):
+        child = node[at : at + ID_BYTES]
+        if child != _HOLE_IN_NODE:
+            yield BlockId(child)
+
+
+class WorkingCopy:
+    """The bytes of one open file: those of a stored content, with the changes made since.
+
+    Invariants: `_leaves` and `_nodes` hold everything that differs from the tree under `_root`; a leaf in memory ends
+    within the file, and what it lacks there is zeros; memory is bounded by DIRTY_LEAVES_MAX and NODES_MAX: what
+    is over goes to the block store early, where it is unreferenced until a draft refers to it.
+    """
+
+    def __init__(self, blocks: Blocks, content: Content) -> None:
+        self._blocks = blocks
+        self.size = content.size
+        self._root = content.root
+        self._depth = content.depth
+        self._leaves: OrderedDict[int, bytearray] = OrderedDict()
+        self._nodes: OrderedDict[tuple[int, int], bytearray] = OrderedDict()
+
+    def read(self, offset: int, length: int) -> bytes:
+        """The bytes at *offset*, fewer than *length* only at the end. Raises Corrupt."""
+        end = min(offset + length, self.size)
+        if offset >= end:
+            return b""
+        index, start = divmod(offset, BLOCK_BYTES)
+        if end <= (index + 1) * BLOCK_BYTES:
+            return self._leaf_bytes(index, start, end - index * BLOCK_BYTES)
+        parts = []
+        while offset < end:
+            index, start = divmod(offset, BLOCK_BYTES)
+            stop = min(BLOCK_BYTES, end - index * BLOCK_BYTES)
+            parts.append(self._leaf_bytes(index, start, stop))
+            offset += stop - start
+        return b"".join(parts)
+
+    def _leaf_bytes(self, index: int, start: int, stop: int) -> bytes:
+        leaf = self._leaves.get(index)
+        if leaf is not None:
+            return bytes(leaf[start:stop]).ljust(stop - start, b"\0")
+        block = self._child(0, index)
+        if not block:
+            return _ZEROS[: stop - start]
+        data = self._blocks.get(block)
+        if start == 0 and stop == len(data):
+            return data
+        return data[start:stop].ljust(stop - start, b"\0")
+
+    def write(self, offset: int, data: bytes) -> int:
+        """Put *data* at *offset*. Returns its length. Raises TooLarge, NoSpace, Corrupt."""
+        end = offset + len(data)
+        if end > FILE_BYTES_MAX:
+            raise TooLarge(f"a file has at most {FILE_BYTES_MAX} bytes")
+        if end > self.size:
+            self._grow(end)
+        view = memoryview(data)
+        done = 0
+        while done < len(data):
+            index, start = divmod(offset + done, BLOCK_BYTES)
+            stop = min(BLOCK_BYTES, start + len(data) - done)
+            piece = view[done : done + stop - start]
+            if stop - start == BLOCK_BYTES:
+                self._leaves.pop(index, None)
+                self._set_child(0, index, self._put_leaf(piece))
+            else:
+                leaf = self._changed_leaf(index)
+                if len(leaf) < start:
+                    leaf.extend(bytes(start - len(leaf)))
+                leaf[start:stop] = piece
+                if stop == BLOCK_BYTES:  # written to its end, most likely in sequence: off it goes
+                    self._store_leaf(index)
+            done += stop - start
+        return len(data)
+
+    def truncate(self, size: int) -> None:
+        """Make the file *size* bytes long; what is added reads as zeros. Raises TooLarge, Corrupt."""
+        if size > FILE_BYTES_MAX:
+            raise TooLarge(f"a file has at most {FILE_BYTES_MAX} bytes")
+        if size >= self.size:
+            self._grow(size)
+            return
+        for index in [i for i in self._leaves if i * BLOCK_BYTES >= size]:
+            del self._leaves[index]
+        index, used = divmod(size, BLOCK_BYTES)
+        if used and (index in self._leaves or self._child(0, index)):
+            del self._changed_leaf(index)[used:]
+        self._cut(-(-size // BLOCK_BYTES), depth_for(size))
+        self.size = size
+
+    def _cut(self, leaves: int, depth: int) -> None:
+        """Drop every leaf from number *leaves* on, and the levels that are no longer needed."""
+        if not leaves:
+            self._root, self._depth = HOLE, 0
+            self._nodes.clear()
+            return
+        while self._depth > depth:
+            self._root = self._child(self._depth - 1, 0)
+            for level, index in list(self._nodes):
+                if (level == self._depth - 1 and index > 0) or level >= self._depth:
+                    del self._nodes[level, index]
+            self._depth -= 1
+        count = leaves
+        for level in range(1, self._depth + 1):
+            index, used = divmod(count, FANOUT)
+            for key in [key for key in self._nodes if key[0] == level and key[1] > index - (not used)]:
+                del self._nodes[key]
+            if used:
+                node = self._node(level, index)
+                if len(node) > used * ID_BYTES:
+                    del self._changed_node(level, index)[used * ID_BYTES :]
+            count = index + bool(used)
+
+    def _grow(self, size: int) -> None:
+        if size > self.size and self.size % BLOCK_BYTES and self._child(0, self.size // BLOCK_BYTES):
+            self._changed_leaf(self.size // BLOCK_BYTES)  # the last leaf is no longer short
+        depth = depth_for(size)
+        while self._depth < depth:
+            child = self._root
+            self._depth += 1
+            self._root = HOLE
+            if child or self._depth > 1:
+                self._nodes[self._depth, 0] = bytearray(child or _HOLE_IN_NODE)
+        self.size = size
+
+    def seal(self) -> Content:
+        """Store everything that changed and return the content. Raises NoSpace; then everything is still here."""
+        while self._leaves:
+            self._store_leaf(next(iter(self._leaves)))
+        while self._nodes:  # lower levels first: storing one changes its parent
+            self._store_node(*min(self._nodes))
+        return Content(self.size, self._root if self.size else HOLE, self._depth)
+
+    def _store_leaf(self, index: int) -> None:
+        leaf = self._leaves[index]
+        used = min(BLOCK_BYTES, self.size - index * BLOCK_BYTES)
+        if len(leaf) < used:
+            leaf.extend(bytes(used - len(leaf)))
+        self._set_child(0, index, self._put_leaf(leaf))
+        del self._leaves[index]
+
+    def _put_leaf(self, data: bytearray | memoryview) -> BlockId:
+        view = memoryview(data)
+        return HOLE if view == _ZEROS_VIEW[: len(view)] else self._blocks.put(view)
+
+    def _changed_leaf(self, index: int) -> bytearray:
+        leaf = self._leaves.get(index)
+        if leaf is not None:
+            self._leaves.move_to_end(index)
+            return leaf
+        if len(self._leaves) >= DIRTY_LEAVES_MAX:
+            self._store_leaf(next(iter(self._leaves)))
+        block = self._child(0, index)
+        leaf = bytearray(self._blocks.get(block)) if block else bytearray()
+        self._leaves[index] = leaf
+        return leaf
+
+    def _child(self, level: int, index: int) -> BlockId:
+        """The id of the tree's block number *index* at *level* (0: leaves)."""
+        if level >= self._depth:
+            return self._root if index == 0 else HOLE
+        parent, slot = divmod(index, FANOUT)
+        child = bytes(self._node(level + 1, parent)[slot * ID_BYTES : (slot + 1) * ID_BYTES])
+        return HOLE if child == _HOLE_IN_NODE else BlockId(child)
+
+    def _node(self, level: int, index: int) -> bytes | bytearray:
+        node = self._nodes.get((level, index))
+        if node is not None:
+            return node
+        block = self._child(level, index)
+        return self._blocks.get(block, node=True) if block else b""
+
+    def _changed_node(self, level: int, index: int) -> bytearray:
+        node = self._nodes.get((level, index))
+        if node is None:
+            node = bytearray(self._node(level, index))
+            self._nodes[level, index] = node
+        return node
+
+    def _set_child(self, level: int, index: int, block: BlockId) -> None:
+        if level >= self._depth:
+            self._root = block
+            return
+        parent, slot = divmod(index, FANOUT)
+        node = self._changed_node(level + 1, parent)
+        at = slot * ID_BYTES
+        if len(node) < at:
+            node.extend(bytes(at - len(node)))
+        node[at : at + ID_BYTES] = block or _HOLE_IN_NODE
+        if len(self._nodes) > NODES_MAX:
+            self._store_node(*min(self._nodes))
+
+    def _store_node(self, level: int, index: int) -> None:
+        node = self._nodes[level, index]
+        while node.endswith(_HOLE_IN_NODE) and len(node) % ID_BYTES == 0:
+            del node[-ID_BYTES:]
+        block = self._blocks.put(node, node=True) if node else HOLE
+        del self._nodes[level, index]
+        self._set_child(level, index, block)

@@ -1,0 +1,211 @@
+"""The core of the engine: the one way in which anything changes, and the building blocks of changes.
+
+Owns the order "journal, then catalog", ids, time, and the chains of versions (by vfs.rules). tree, files and history
+build lists of changes with it and hand them to `commit`. Everything here is synchronous and runs on one thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from vfs import events, rules
+from vfs.blocks import Blocks
+from vfs.catalog import Catalog
+from vfs.errors import DiskFailed, Exists
+from vfs.events import Change, Event
+from vfs.journal import Journal
+from vfs.model import Bucket, Ino, Inode, KeyId, Kind, Seq, State, Version, Writer
+from vfs.names import directory_key, show
+
+Clock = Callable[[], int]  # ns since 1970
+
+
+class Changed(NamedTuple):
+    """A live name whose meaning changed behind the back of a door that caches it; the inodes before and after."""
+
+    parent: Ino
+    name: bytes
+    before: Ino | None
+    after: Ino | None
+
+
+class Core:
+    """Journal, catalog and blocks, changed together. Invariant: the catalog is the fold of the journal."""
+
+    def __init__(self, journal: Journal, blocks: Blocks, catalog: Catalog, clock: Clock) -> None:
+        self.journal = journal
+        self.blocks = blocks
+        self.catalog = catalog
+        self.clock = clock
+        self._last_seq = catalog.last_seq
+        self._next_id = catalog.next_id
+        self.failed = ""  # why the store takes no more changes
+
+    def commit(self, operation: str, changes: list[Change]) -> None:
+        """Make one atomic change. Survives the process when it returns. Raises NoSpace or DiskFailed, unchanged."""
+        if self.failed:
+            raise DiskFailed(self.failed)
+        event = Event(self.clock() // 1000, operation, changes)
+        self.journal.append(events.encode(event))
+        self.catalog.apply(event)
+
+    def next_seq(self) -> Seq:
+        """The sequence for a new version (µs since 1970)."""
+        self._last_seq = rules.next_seq(self.clock() // 1000, max(self._last_seq, self.catalog.last_seq))
+        return self._last_seq
+
+    def new_id(self) -> int:
+        """A number for a new inode or key."""
+        self._next_id = max(self._next_id, self.catalog.next_id)
+        self._next_id += 1
+        return self._next_id - 1
+
+    # -- keys and chains --------------------------------------------------------------------------------------
+
+    def state_for(self, bucket: Ino, name: bytes) -> State:
+        """The versioning state that holds for a sort name of a bucket."""
+        found: Bucket = self.catalog.bucket(bucket)
+        if name.endswith(b"/"):
+            return found.state
+        patterns = rules.UNVERSIONED_DEFAULT if found.unversioned is None else tuple(found.unversioned)
+        return rules.state_for(found.state, name, patterns)
+
+    def key_for(self, changes: list[Change], parent: Ino, name: bytes) -> KeyId:
+        """The key of a sort name, made if it is new."""
+        key = self.catalog.key(parent, name)
+        if key is None:
+            key = KeyId(self.new_id())
+            changes.append(events.KeyMade(key, parent, name))
+        return key
+
+    def add_version(
+        self, changes: list[Change], key: KeyId, name: bytes, ino: Ino, inode: Inode, writer: Writer
+    ) -> Seq:
+        """The inode's content as the newest version of a key, as the bucket's state says. Returns its sequence."""
+        state = self.state_for(inode.bucket, name)
+        null_version = None
+        if state is not State.ENABLED and not self._is_new(changes, key):
+            null_version = self.catalog.null_version(key)
+        put = rules.put(state, null_version)
+        if put.replaces is not None:
+            changes.append(events.VersionGone(key, put.replaces))
+        seq = self.next_seq()
+        kind = Kind.DIRECTORY if inode.is_dir else Kind.CONTENT
+        changes.append(events.VersionAdded(key, seq, version_of(kind, put.null, ino, inode, writer)))
+        return seq
+
+    def _is_new(self, changes: list[Change], key: KeyId) -> bool:
+        return any(type(change) is events.KeyMade and change.key == key for change in changes)
+
+    def add_delete(
+        self, changes: list[Change], key: KeyId, name: bytes, ino: Ino, inode: Inode, writer: Writer
+    ) -> None:
+        """A delete of a key, as the bucket's state says. A key without any version just goes."""
+        newest = next(self.catalog.versions(key), None)
+        if newest is None:
+            changes.append(events.KeyGone(key))
+            return
+        if rules.removes_name(newest[1].kind):
+            return  # what was deleted now had never been published
+        null_version = self.catalog.null_version(key)
+        others = any(seq != null_version for seq, _ in self.catalog.versions(key))
+        if inode.is_dir:
+            others = others or self.has_keys(ino)
+        rule = rules.delete(self.state_for(inode.bucket, name), null_version, others=others)
+        if rule.removes is not None:
+            changes.append(events.VersionGone(key, rule.removes))
+        if rule.marker_null is not None:
+            kind = Kind.NO_DIRECTORY if inode.is_dir else Kind.MARKER
+            marker = version_of(kind, rule.marker_null, ino, inode, writer)
+            changes.append(events.VersionAdded(key, self.next_seq(), marker))
+        elif not others:
+            changes.append(events.KeyGone(key))
+
+    def has_keys(self, directory: Ino) -> bool:
+        """Whether anything below a directory lives or has history."""
+        return next(self.catalog.keys(directory), None) is not None
+
+    def names_of(self, ino: Ino, inode: Inode) -> list[KeyId]:
+        """The keys of all the names of an inode that has some."""
+        if inode.nlink > 1 and not inode.is_dir:
+            return self.catalog.links(ino)
+        return [inode.key]
+
+    # -- attaching and detaching inodes -----------------------------------------------------------------------
+
+    def detach(self, changes: list[Change], key: KeyId, ino: Ino, inode: Inode, *, is_open: bool) -> None:
+        """Take one name away from a file's inode; it goes with its last name, or lives on as an orphan while open."""
+        if inode.nlink > 1:
+            inode.nlink -= 1
+            left = [name for name in self.catalog.links(ino) if name != key]
+            changes.append(events.LinkGone(ino, key))
+            if len(left) == 1:
+                changes.append(events.LinkGone(ino, left[0]))
+            if inode.key == key:
+                inode.key = left[0]
+                newest = next(self.catalog.versions(left[0]), None)
+                inode.seq = newest[0] if newest else Seq(0)
+            inode.ctime = self.clock()
+            changes.append(events.InodeSet(ino, inode))
+            return
+        if self.catalog.draft(ino) is not None:
+            changes.append(events.DraftGone(ino))
+        if is_open:
+            inode.nlink = 0
+            inode.ctime = self.clock()
+            changes.append(events.InodeSet(ino, inode))
+            changes.append(events.OrphanSet(ino))
+        else:
+            changes.append(events.InodeGone(ino))
+
+    def revive(self, changes: list[Change], directory: Ino, writer: Writer) -> list[Changed]:
+        """Make sure that a directory lives, with those above it. Returns the names that appear. Raises Exists."""
+        inode = self.catalog.inode(directory)
+        if inode.nlink > 0:
+            return []
+        where = self.catalog.key_name(inode.key)
+        appeared = self.revive(changes, where.parent, writer)
+        name = where.name.removesuffix(b"/")
+        self.check_free(where.parent, name)
+        now = self.clock()
+        inode.nlink = 2
+        inode.generation += 1
+        inode.mtime = inode.ctime = now
+        inode.seq = self.add_version(changes, inode.key, where.name, directory, inode, writer)
+        changes.append(events.InodeSet(directory, inode))
+        changes.append(events.EntrySet(where.parent, where.name, directory))
+        changes.append(events.DirectoryTouched(where.parent, now, 1))
+        return [*appeared, Changed(where.parent, name, None, directory)]
+
+    def removed_directory(self, key: KeyId) -> Ino | None:
+        """The directory with history that was removed at this key, the last one if there were several."""
+        for _, version in self.catalog.versions(key):
+            inode = self.catalog.find_inode(version.ino)
+            if inode is not None and inode.nlink == 0 and inode.key == key:
+                return version.ino
+        return None
+
+    def check_free(self, parent: Ino, name: bytes) -> None:
+        """Raise Exists if the live name is taken, by a file or a directory."""
+        if self.catalog.entry(parent, name) is not None or self.catalog.entry(parent, directory_key(name)) is not None:
+            raise Exists(f"{show(name)} exists")
+
+
+def version_of(kind: Kind, null: bool, ino: Ino, inode: Inode, writer: Writer) -> Version:
+    """A version that records what *inode* is now."""
+    if kind is not Kind.CONTENT:
+        return Version(kind, null, inode.mode, inode.uid, inode.gid, inode.mtime, writer, ino)
+    return Version(
+        kind,
+        null,
+        inode.mode,
+        inode.uid,
+        inode.gid,
+        inode.mtime,
+        writer,
+        ino,
+        inode.content,
+        inode.target,
+        inode.rdev,
+    )

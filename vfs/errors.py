@@ -1,0 +1,123 @@
+"""The errors of the domain: facts with data, neither errno nor HTTP codes.
+
+Each door owns one table from these classes to its own codes (``vfs/fuse/errnos.py``).
+"""
+
+from __future__ import annotations
+
+
+class VfsError(Exception):
+    """Any error that vfs raises on purpose. ``str()`` is one line for a person."""
+
+
+class NoSuchBucket(VfsError):
+    """There is no bucket of that name."""
+
+
+class NoSuchKey(VfsError):
+    """No such name, inode or key: never made, deleted, or purged."""
+
+
+class NoSuchVersion(VfsError):
+    """The key exists but has no version with that id."""
+
+
+class BucketExists(VfsError):
+    """A bucket of that name exists already."""
+
+
+class BucketNotEmpty(VfsError):
+    """The bucket still has keys or history."""
+
+
+class InvalidName(VfsError):
+    """A bucket name, file name or version id that breaks the rules of its kind."""
+
+
+class InvalidState(VfsError):
+    """A change of the versioning state that the state machine does not have."""
+
+
+class Exists(VfsError):
+    """The name is taken."""
+
+
+class NotADirectory(VfsError):
+    """A directory was needed."""
+
+
+class IsADirectory(VfsError):
+    """Something other than a directory was needed."""
+
+
+class DirectoryNotEmpty(VfsError):
+    """The directory still has entries."""
+
+
+class CrossBucket(VfsError):
+    """A rename or link from one bucket into another."""
+
+
+class NotPermitted(VfsError):
+    """The contract forbids it for everybody (files at the root, renaming a bucket…)."""
+
+
+class ReadOnly(VfsError):
+    """A change of something that never changes (history), or of a store that stopped writing."""
+
+
+class TooLarge(VfsError):
+    """A file larger than files can be."""
+
+
+class NoSpace(VfsError):
+    """The disk of the store is full; nothing was changed."""
+
+
+class DiskFailed(VfsError):
+    """The disk refused to write or to sync; the store takes no more changes until it is opened again."""
+
+
+class NoSuchAttribute(VfsError):
+    """The extended attribute is not set."""
+
+
+class Corrupt(VfsError):
+    """Stored bytes are not what was stored.
+
+    where: file, offset and what it holds; expected and found: what the check compared.
+    """
+
+    def __init__(self, where: str, *, expected: str, found: str) -> None:
+        super().__init__(f"{where}: expected {expected}, found {found}")
+        self.where = where
+        self.expected = expected
+        self.found = found
+
+
+class NotAStore(VfsError):
+    """The directory is not a store that this version of vfs can open."""
+
+
+class StoreInUse(VfsError):
+    """Another process holds the store."""
+
+    def __init__(self, path: str, pid: int) -> None:
+        super().__init__(f"store {path} is in use by process {pid}; unmount it first (vfs umount)")
+        self.pid = pid
+
+
+class NameTooLong(InvalidName):
+    """A file name of more than 255 bytes."""
+
+
+class TooManyLinks(VfsError):
+    """The file has as many names as a file can have."""
+
+
+class AttributeTooLarge(VfsError):
+    """An extended attribute over the kernel's limit."""
+
+
+class AccessDenied(VfsError):
+    """The caller lacks a permission that the kernel could not check for us."""

@@ -1,0 +1,188 @@
+"""Events: one record of the journal each, one atomic change of the namespace each. Pure.
+
+An event is a list of changes that somebody has decided (store); applying them decides nothing, so that a live
+operation and a recovery end in the same catalog. Tags and field orders are the journal's format: append only.
+"""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import Struct
+
+from vfs.model import Bucket, Content, Draft, Ino, Inode, KeyId, Seq, Version
+
+
+class BucketSet(Struct, array_like=True, frozen=True, tag=1):
+    """The bucket's settings are now these (counters excluded: the catalog keeps them)."""
+
+    ino: Ino
+    bucket: Bucket
+
+
+class BucketGone(Struct, array_like=True, frozen=True, tag=2):
+    """The bucket is removed, with every row of the history of its directories."""
+
+    ino: Ino
+
+
+class KeyMade(Struct, array_like=True, frozen=True, tag=3):
+    """(directory, name) has a number from now on. *name* is the sort key: a directory's ends with ``/``."""
+
+    key: KeyId
+    parent: Ino
+    name: bytes
+
+
+class KeyGone(Struct, array_like=True, frozen=True, tag=4):
+    """The key has neither an entry nor history any more."""
+
+    key: KeyId
+
+
+class VersionAdded(Struct, array_like=True, frozen=True, tag=5):
+    """A version is the newest of its key."""
+
+    key: KeyId
+    seq: Seq
+    version: Version
+
+
+class VersionGone(Struct, array_like=True, frozen=True, tag=6):
+    """A version is removed for good: purged, or replaced as the null version."""
+
+    key: KeyId
+    seq: Seq
+
+
+class EntrySet(Struct, array_like=True, frozen=True, tag=7):
+    """The live name leads to this inode."""
+
+    parent: Ino
+    name: bytes
+    ino: Ino
+
+
+class EntryGone(Struct, array_like=True, frozen=True, tag=8):
+    """The live name is gone."""
+
+    parent: Ino
+    name: bytes
+
+
+class InodeSet(Struct, array_like=True, frozen=True, tag=9):
+    """The inode is now this."""
+
+    ino: Ino
+    inode: Inode
+
+
+class InodeGone(Struct, array_like=True, frozen=True, tag=10):
+    """The inode is dropped, with its extended attributes."""
+
+    ino: Ino
+
+
+class DirectoryTouched(Struct, array_like=True, frozen=True, tag=11):
+    """Entries came or went: mtime and ctime of the directory (ns), and the change of its link count."""
+
+    ino: Ino
+    time: int
+    links: int
+
+
+class DraftSet(Struct, array_like=True, frozen=True, tag=12):
+    """The open file's content so far is safe."""
+
+    ino: Ino
+    draft: Draft
+
+
+class DraftGone(Struct, array_like=True, frozen=True, tag=13):
+    """The draft was published or dropped."""
+
+    ino: Ino
+
+
+class LinkSet(Struct, array_like=True, frozen=True, tag=14):
+    """One of the names of an inode that has several."""
+
+    ino: Ino
+    key: KeyId
+
+
+class LinkGone(Struct, array_like=True, frozen=True, tag=15):
+    """That name is no longer one of them."""
+
+    ino: Ino
+    key: KeyId
+
+
+class AttributeSet(Struct, array_like=True, frozen=True, tag=16):
+    """An extended attribute."""
+
+    ino: Ino
+    name: bytes
+    value: bytes
+
+
+class AttributeGone(Struct, array_like=True, frozen=True, tag=17):
+    """The extended attribute is removed."""
+
+    ino: Ino
+    name: bytes
+
+
+class OrphanSet(Struct, array_like=True, frozen=True, tag=18):
+    """The inode has no name any more but is open; recovery drops it."""
+
+    ino: Ino
+
+
+Change = (
+    BucketSet
+    | BucketGone
+    | KeyMade
+    | KeyGone
+    | VersionAdded
+    | VersionGone
+    | EntrySet
+    | EntryGone
+    | InodeSet
+    | InodeGone
+    | DirectoryTouched
+    | DraftSet
+    | DraftGone
+    | LinkSet
+    | LinkGone
+    | AttributeSet
+    | AttributeGone
+    | OrphanSet
+)
+
+
+class Event(Struct, array_like=True, frozen=True):
+    """at: µs since 1970. operation: its name, for people who read the journal."""
+
+    at: int
+    operation: str
+    changes: list[Change]
+
+
+def contents(event: Event) -> list[Content]:
+    """Every content that the event refers to."""
+    found = []
+    for change in event.changes:
+        match change:
+            case VersionAdded():
+                found.append(change.version.content)
+            case InodeSet():
+                found.append(change.inode.content)
+            case DraftSet():
+                found.append(change.draft.content)
+            case _:
+                pass
+    return found
+
+
+encode = msgspec.msgpack.Encoder().encode
+decode = msgspec.msgpack.Decoder(Event).decode

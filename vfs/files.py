@@ -1,0 +1,246 @@
+"""Open files: handles, the working copy that all handles of an inode share, drafts and publishing.
+
+Owns which inodes are open and what changed in them since the last version. A handle's life: open, read or write,
+flush (at each close of a descriptor: a draft), release (once: the version).
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator
+
+from vfs import events
+from vfs.content import WorkingCopy
+from vfs.core import Core
+from vfs.errors import IsADirectory, NotPermitted
+from vfs.events import Change
+from vfs.model import Content, Draft, Ino, Inode, Writer
+
+SETID = stat.S_ISUID | stat.S_ISGID
+
+
+class OpenFile:
+    """An inode with at least one handle. Invariants: `dirty` means that `copy` has what no draft has; `flushed` that
+    there is a draft which some close has promised.
+    """
+
+    __slots__ = ("copy", "ctime", "dirty", "flushed", "handles", "mtime", "unlinked", "writer")
+
+    def __init__(self, copy: WorkingCopy, writer: Writer, mtime: int) -> None:
+        self.copy = copy
+        self.handles = 0
+        self.dirty = False
+        self.flushed = False
+        self.unlinked = False
+        self.writer = writer
+        self.mtime = mtime  # ns; of the last change, or as set since
+        self.ctime = mtime  # ns; of the last change
+
+
+class Handle:
+    """One open file description."""
+
+    __slots__ = ("changed", "file", "ino", "writer")
+
+    def __init__(self, ino: Ino, file: OpenFile, writer: Writer) -> None:
+        self.ino = ino
+        self.file = file
+        self.writer = writer
+        self.changed = False  # something was changed through this handle since the last version
+
+
+class Files:
+    """All open files. Invariant: an inode has one OpenFile exactly while it has handles."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._open: dict[Ino, OpenFile] = {}
+
+    def open(self, ino: Ino, writer: Writer, *, truncate: bool = False) -> Handle:
+        """A handle for a regular file. *writer*: whose version it will be if it changes something."""
+        file = self._open.get(ino)
+        if file is None:
+            inode = self._core.catalog.inode(ino)
+            if inode.is_dir:
+                raise IsADirectory("a directory is not opened as a file")
+            draft = self._core.catalog.draft(ino)
+            copy = WorkingCopy(self._core.blocks, draft.content if draft else inode.content)
+            file = OpenFile(copy, writer, inode.mtime)
+            file.unlinked = inode.nlink == 0
+            self._open[ino] = file
+        file.handles += 1
+        handle = Handle(ino, file, writer)
+        if truncate:
+            self.truncate(handle, 0)
+        return handle
+
+    def is_open(self, ino: Ino) -> bool:
+        """Whether the inode has handles."""
+        return ino in self._open
+
+    def read(self, handle: Handle, offset: int, length: int) -> bytes:
+        """Bytes of the shared working copy. Raises Corrupt."""
+        return handle.file.copy.read(offset, length)
+
+    def write(self, handle: Handle, offset: int, data: bytes) -> int:
+        """Change bytes. Raises NoSpace, TooLarge, Corrupt; then the bytes at *offset* may be old or new."""
+        written = handle.file.copy.write(offset, data)
+        self._changed(handle)
+        return written
+
+    def truncate(self, handle: Handle, size: int) -> None:
+        """Set the length in bytes; counts as a change also if it was that already (POSIX ftruncate marks mtime)."""
+        handle.file.copy.truncate(size)
+        self._changed(handle)
+
+    def _changed(self, handle: Handle) -> None:
+        file = handle.file
+        if not handle.changed:
+            handle.changed = True
+            self._drop_setid(handle)
+        file.dirty = True
+        file.writer = handle.writer
+        file.mtime = file.ctime = self._core.clock()
+
+    def _drop_setid(self, handle: Handle) -> None:
+        """A write by anybody but root takes the set-id bits away (POSIX write, chmod)."""
+        if handle.writer.uid == 0:
+            return
+        inode = self._core.catalog.inode(handle.ino)
+        bits = SETID if inode.mode & stat.S_IXGRP else stat.S_ISUID
+        if inode.mode & bits:
+            inode.mode &= ~bits
+            self._core.commit("chmod", [events.InodeSet(handle.ino, inode)])
+
+    def set_mtime(self, ino: Ino, mtime: int) -> None:
+        """Somebody set the mtime (ns) of a file that may be open: the version shall have it."""
+        file = self._open.get(ino)
+        if file is not None:
+            file.mtime = mtime
+
+    def overlay(self, ino: Ino, inode: Inode) -> Inode:
+        """*inode* with the size and time of what is open and not published."""
+        file = self._open.get(ino)
+        if file is not None and file.dirty:
+            inode.content = Content(file.copy.size, inode.content.root, inode.content.depth)
+            inode.mtime = file.mtime
+            inode.ctime = max(inode.ctime, file.ctime)
+        elif (draft := self._core.catalog.draft(ino)) is not None:
+            inode.content = draft.content
+            inode.mtime = draft.mtime
+            inode.ctime = max(inode.ctime, draft.ctime)
+        return inode
+
+    def flush(self, handle: Handle) -> None:
+        """Make the content so far safe as a draft. Raises NoSpace, DiskFailed; then nothing is lost, try again."""
+        file = handle.file
+        if file.dirty:
+            self._store_draft(handle.ino, file)
+        if handle.changed:
+            file.flushed = True
+
+    def _store_draft(self, ino: Ino, file: OpenFile) -> None:
+        draft = Draft(file.copy.seal(), file.mtime, file.ctime, file.writer)
+        self._core.commit("draft", [events.DraftSet(ino, draft)])
+        file.dirty = False
+
+    def release(self, handle: Handle) -> None:
+        """The last reference to the open file description is gone: what it changed becomes a version."""
+        file, ino = handle.file, handle.ino
+        file.handles -= 1
+        last = file.handles == 0
+        try:
+            if not file.unlinked and (handle.changed or (last and file.dirty)):
+                if file.dirty:
+                    self._store_draft(ino, file)
+                self.publish(ino)
+        finally:
+            if last:
+                del self._open[ino]
+        if last and file.unlinked:
+            self._core.commit("drop", [*self._drop_draft(ino), events.InodeGone(ino)])
+
+    def _drop_draft(self, ino: Ino) -> list[Change]:
+        return [events.DraftGone(ino)] if self._core.catalog.draft(ino) is not None else []
+
+    def publish(self, ino: Ino) -> None:
+        """Make the draft of an inode, if it has one, the current version under each of its names."""
+        draft = self._core.catalog.draft(ino)
+        if draft is not None:
+            changes: list[Change] = []
+            inode = self._core.catalog.inode(ino)
+            self.add_publish(changes, ino, inode, draft)
+            self._core.commit("publish", changes)
+
+    def add_publish(self, changes: list[Change], ino: Ino, inode: Inode, draft: Draft) -> None:
+        """The changes that make *draft* the current version under each name of *inode*."""
+        core = self._core
+        inode.content = draft.content
+        inode.mtime = draft.mtime
+        inode.ctime = max(inode.ctime, draft.ctime)
+        for key in core.names_of(ino, inode):
+            seq = core.add_version(changes, key, core.catalog.key_name(key).name, ino, inode, draft.writer)
+            if key == inode.key:
+                inode.seq = seq
+        changes.append(events.InodeSet(ino, inode))
+        if core.catalog.draft(ino) is not None:
+            changes.append(events.DraftGone(ino))
+        file = self._open.get(ino)
+        if file is not None:
+            file.flushed = False
+
+    def publish_flushed(self, ino: Ino) -> None:
+        """Publish, under the names it has now, what some close has promised: its RELEASE may come after a rename."""
+        file = self._open.get(ino)
+        if file is not None and file.flushed:
+            self.publish(ino)
+
+    def unlinked(self, ino: Ino) -> None:
+        """The inode lost its last name while open: it is dropped at the last release."""
+        self._open[ino].unlinked = True
+
+    def truncate_path(self, ino: Ino, size: int, writer: Writer) -> None:
+        """truncate(2): one version at once."""
+        handle = self.open(ino, writer)
+        try:
+            self.truncate(handle, size)
+            self.flush(handle)
+        finally:
+            self.release(handle)
+
+    def replace(self, ino: Ino, content: Content, writer: Writer) -> None:
+        """Give a file stored content as its new current version, in one event: nothing is copied."""
+        core = self._core
+        inode = core.catalog.inode(ino)
+        if not inode.is_file:
+            raise NotPermitted("only a regular file takes content")
+        changes: list[Change] = []
+        now = core.clock()
+        self.add_publish(changes, ino, inode, Draft(content, now, now, writer))
+        core.commit("restore", changes)
+        file = self._open.get(ino)
+        if file is not None and not file.dirty:
+            file.copy = WorkingCopy(core.blocks, content)
+
+    def recover(self) -> int:
+        """After a crash: publish every draft, drop every orphan. Returns how many versions that made."""
+        core = self._core
+        for ino in list(core.catalog.orphans()):
+            core.commit("drop", [*self._drop_draft(ino), events.InodeGone(ino)])
+        published = 0
+        for ino in self._drafts():
+            self.publish(ino)
+            published += 1
+        return published
+
+    def _drafts(self) -> Iterator[Ino]:
+        while (first := next(self._core.catalog.drafts(), None)) is not None:
+            yield first[0]
+
+    def close(self) -> None:
+        """Publish whatever is still open, as its last release would."""
+        for ino, file in list(self._open.items()):
+            if file.dirty and not file.unlinked:
+                self._store_draft(ino, file)
+        self._open.clear()
+        self.recover()

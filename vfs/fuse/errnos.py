@@ -1,0 +1,35 @@
+"""The one table from the errors of the domain to errno."""
+
+from __future__ import annotations
+
+import errno
+
+from vfs import errors
+
+ERRNO: dict[type[errors.VfsError], int] = {
+    errors.NoSuchBucket: errno.ENOENT,
+    errors.NoSuchKey: errno.ENOENT,
+    errors.NoSuchVersion: errno.ENOENT,
+    errors.BucketExists: errno.EEXIST,
+    errors.BucketNotEmpty: errno.ENOTEMPTY,
+    errors.InvalidName: errno.EINVAL,
+    errors.NameTooLong: errno.ENAMETOOLONG,
+    errors.InvalidState: errno.EINVAL,
+    errors.Exists: errno.EEXIST,
+    errors.NotADirectory: errno.ENOTDIR,
+    errors.IsADirectory: errno.EISDIR,
+    errors.DirectoryNotEmpty: errno.ENOTEMPTY,
+    errors.CrossBucket: errno.EXDEV,
+    errors.NotPermitted: errno.EPERM,
+    errors.AccessDenied: errno.EACCES,
+    errors.ReadOnly: errno.EROFS,
+    errors.TooLarge: errno.EFBIG,
+    errors.TooManyLinks: errno.EMLINK,
+    errors.AttributeTooLarge: errno.E2BIG,
+    errors.NoSuchAttribute: errno.ENODATA,
+    errors.NoSpace: errno.ENOSPC,
+    errors.DiskFailed: errno.EIO,
+    errors.Corrupt: errno.EIO,
+    errors.NotAStore: errno.EINVAL,
+    errors.StoreInUse: errno.EBUSY,
+}

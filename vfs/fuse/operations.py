@@ -1,0 +1,647 @@
+"""The FUSE door: translates requests to the engine and errors to errno. It decides nothing.
+
+Concurrency: a handler marked `@_quick` is a plain function, so nothing else runs between its first line and its
+reply; whatever changes state is one. The few handlers that wait (for a sync, for the kernel to drop what it cached)
+change state in one go before or after the waiting.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import logging
+import os
+import stat
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar
+
+import msgspec
+import pyfuse3
+import trio
+from pyfuse3 import EntryAttributes, FileInfo, FUSEError, ReaddirToken, RequestContext, SetattrFields
+
+from vfs.content import WorkingCopy, etag
+from vfs.core import Changed
+from vfs.errors import (
+    Corrupt,
+    InvalidName,
+    InvalidState,
+    NameTooLong,
+    NoSuchAttribute,
+    NoSuchKey,
+    NotPermitted,
+    ReadOnly,
+    VfsError,
+)
+from vfs.files import Handle
+from vfs.fuse import callers
+from vfs.fuse.durability import Durability
+from vfs.fuse.errnos import ERRNO
+from vfs.fuse.past import Node, PastTree, Stat, is_past, number, split, target, timestamp, writer_fields
+from vfs.model import NOBODY, STORE_ROOT, Ino, Inode, KeyId, Kind, Seq, State
+from vfs.names import NAME_BYTES_MAX, VERSIONS, format_version_id, show
+from vfs.store import Store
+
+log = logging.getLogger("vfs.fuse")
+
+CACHE_S = 86_400.0  # how long the kernel may keep names and attributes: only this daemon changes them, and it tells
+PREFIX = b"user.vfs."
+_WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_TRUNC
+
+_ABSENT = EntryAttributes()
+_ABSENT.st_ino = 0  # "no such name", which the kernel may keep like any other answer
+_ABSENT.entry_timeout = CACHE_S
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _fail(error: Exception, name: str) -> NoReturn:
+    """Turn an engine's error into the errno for the kernel."""
+    if isinstance(error, FUSEError):
+        raise error
+    if isinstance(error, VfsError):
+        if isinstance(error, Corrupt):
+            log.error("%s", error)
+        raise FUSEError(ERRNO[type(error)]) from error
+    log.error("%s failed; this is a bug in vfs", name, exc_info=error)
+    raise FUSEError(errno.EIO) from error
+
+
+def _quick(
+    handler: Callable[Concatenate[Operations, P], R],
+) -> Callable[Concatenate[Operations, P], Coroutine[Any, Any, R]]:
+    """A handler that runs in one go."""
+
+    @functools.wraps(handler)
+    async def wrapper(self: Operations, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return handler(self, *args, **kwargs)
+        except Exception as error:
+            _fail(error, handler.__name__)
+
+    return wrapper
+
+
+def _change(
+    handler: Callable[Concatenate[Operations, P], R],
+) -> Callable[Concatenate[Operations, P], Coroutine[Any, Any, R]]:
+    """A handler that runs in one go and changes the store; with `durability = "close"` its reply waits for the disk."""
+
+    @functools.wraps(handler)
+    async def wrapper(self: Operations, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            result = handler(self, *args, **kwargs)
+            self.durability.changed()
+            if self.sync_each:
+                await self.durability.sync()
+            return result
+        except Exception as error:
+            _fail(error, handler.__name__)
+
+    return wrapper
+
+
+def _waiting(
+    handler: Callable[Concatenate[Operations, P], Coroutine[Any, Any, R]],
+) -> Callable[Concatenate[Operations, P], Coroutine[Any, Any, R]]:
+    """A handler that waits for something."""
+
+    @functools.wraps(handler)
+    async def wrapper(self: Operations, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return await handler(self, *args, **kwargs)
+        except Exception as error:
+            _fail(error, handler.__name__)
+
+    return wrapper
+
+
+class OpenDirectory:
+    """A directory being listed. Remembers the names of the last reply, for a listing that deletes as it goes."""
+
+    def __init__(self, ino: int) -> None:
+        self.ino = ino
+        self.cookies: dict[int, bytes] = {}
+
+
+class OpenVersion:
+    """An old version being read."""
+
+    def __init__(self, copy: WorkingCopy, what: str) -> None:
+        self.copy = copy
+        self.what = what
+
+
+class OpenLog:
+    """The log of a key being read, from the front; lines are made as they are asked for."""
+
+    def __init__(self, lines: list[bytes]) -> None:
+        self.data = b"".join(lines)
+
+
+class Operations(pyfuse3.Operations):
+    """The request handlers. *root*: the directory that the mount shows as its own root."""
+
+    supports_dot_lookup = False
+    enable_writeback_cache = False
+
+    def __init__(self, store: Store, durability: Durability, root: Ino, facts: dict[str, object]) -> None:
+        super().__init__()
+        self.store = store
+        self.durability = durability
+        self.sync_each = store.settings.durability == "close"
+        self._tree = store.tree
+        self._files = store.files
+        self._past = PastTree(store)
+        self._root = root
+        self._facts = facts
+        self._handles: dict[int, Handle | OpenDirectory | OpenVersion | OpenLog] = {}
+        self._next_handle = 1
+        self._invalidations = 0
+        self._settled = trio.Event()
+
+    # -- numbers and attributes -------------------------------------------------------------------------------
+
+    def _ino(self, ino: int) -> Ino:
+        """The catalog's number for the kernel's: they differ for the root of a bucket's mount only."""
+        return self._root if ino == pyfuse3.ROOT_INODE else Ino(ino)
+
+    def _live(self, ino: int) -> Ino:
+        """The same for what is about to change: history is read-only."""
+        if is_past(ino):
+            raise ReadOnly("history is read-only")
+        return self._ino(ino)
+
+    def _entry(self, ino: Ino, inode: Inode) -> EntryAttributes:
+        entry = EntryAttributes()
+        size = inode.content.size or len(inode.target)
+        entry.st_ino = pyfuse3.ROOT_INODE if ino == self._root else ino
+        entry.generation = inode.generation
+        entry.entry_timeout = CACHE_S
+        entry.attr_timeout = CACHE_S
+        entry.st_mode = inode.mode
+        entry.st_nlink = inode.nlink
+        entry.st_uid = inode.uid
+        entry.st_gid = inode.gid
+        entry.st_rdev = inode.rdev
+        entry.st_size = size
+        entry.st_blocks = (size + 511) >> 9
+        entry.st_atime_ns = inode.atime
+        entry.st_mtime_ns = inode.mtime
+        entry.st_ctime_ns = inode.ctime
+        return entry
+
+    def _past_entry(self, found: Stat) -> EntryAttributes:
+        """A node of history: asked for each time, because what it shows follows the live key."""
+        entry = EntryAttributes()
+        entry.st_ino = found.ino
+        entry.entry_timeout = entry.attr_timeout = 0
+        entry.st_mode = found.mode
+        entry.st_nlink = 2 if stat.S_ISDIR(found.mode) else 1
+        entry.st_uid = found.uid
+        entry.st_gid = found.gid
+        entry.st_rdev = found.rdev
+        entry.st_size = found.size
+        entry.st_blocks = (found.size + 511) >> 9
+        entry.st_atime_ns = found.mtime
+        entry.st_mtime_ns = found.mtime
+        entry.st_ctime_ns = found.ctime
+        return entry
+
+    # -- names ------------------------------------------------------------------------------------------------
+
+    @_quick
+    def lookup(self, parent: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
+        if is_past(parent):
+            return self._past_entry(self._past.lookup(parent, name))
+        directory = self._ino(parent)
+        if name == VERSIONS and directory != STORE_ROOT:
+            return self._past_entry(self._past.stat(number(Node.DIRECTORY, directory)))
+        try:
+            ino, inode = self._tree.lookup(directory, name)
+        except NoSuchKey:
+            if len(name) > NAME_BYTES_MAX:
+                raise NameTooLong(f"{show(name)} is too long") from None
+            return _ABSENT
+        return self._entry(ino, inode)
+
+    @_quick
+    def getattr(self, ino: int, ctx: RequestContext) -> EntryAttributes:
+        if is_past(ino):
+            return self._past_entry(self._past.stat(ino))
+        real = self._ino(ino)
+        return self._entry(real, self._tree.inode(real))
+
+    @_change
+    def setattr(
+        self, ino: int, attr: EntryAttributes, fields: SetattrFields, fh: int | None, ctx: RequestContext
+    ) -> EntryAttributes:
+        real = self._live(ino)
+        if fields.update_size:
+            handle = None if fh is None else self._handles.get(fh)
+            if isinstance(handle, Handle):
+                self._files.truncate(handle, attr.st_size)
+            else:
+                self._files.truncate_path(real, attr.st_size, callers.writer(ctx))
+        if fields.update_mode or fields.update_uid or fields.update_gid or fields.update_atime or fields.update_mtime:
+            inode = self._tree.set_attributes(
+                real,
+                mode=attr.st_mode if fields.update_mode else None,
+                uid=attr.st_uid if fields.update_uid else None,
+                gid=attr.st_gid if fields.update_gid else None,
+                atime=attr.st_atime_ns if fields.update_atime else None,
+                mtime=attr.st_mtime_ns if fields.update_mtime else None,
+            )
+        else:
+            inode = self._tree.inode(real)
+        return self._entry(real, inode)
+
+    @_quick
+    def readlink(self, ino: int, ctx: RequestContext) -> bytes:
+        if is_past(ino):
+            return target(self._past.version(ino)[2])
+        return self._tree.inode(self._ino(ino)).target
+
+    @_change
+    def mknod(self, parent: int, name: bytes, mode: int, rdev: int, ctx: RequestContext) -> EntryAttributes:
+        return self._entry(
+            *self._tree.mknod(self._live(parent), name, mode, rdev, ctx.gid, callers.writer(ctx)),
+        )
+
+    @_change
+    def mkdir(self, parent: int, name: bytes, mode: int, ctx: RequestContext) -> EntryAttributes:
+        directory = self._live(parent)
+        if directory == STORE_ROOT:
+            ino = self.store.create_bucket(name, uid=ctx.uid, gid=ctx.gid, mode=mode)
+            return self._entry(ino, self._tree.inode(ino))
+        return self._entry(*self._tree.mkdir(directory, name, mode, ctx.gid, callers.writer(ctx)))
+
+    @_change
+    def symlink(self, parent: int, name: bytes, where: bytes, ctx: RequestContext) -> EntryAttributes:
+        return self._entry(*self._tree.symlink(self._live(parent), name, where, ctx.gid, callers.writer(ctx)))
+
+    @_change
+    def link(self, ino: int, parent: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
+        real = self._live(ino)
+        return self._entry(real, self._tree.link(real, self._live(parent), name, callers.writer(ctx)))
+
+    @_waiting
+    async def unlink(self, parent: int, name: bytes, ctx: RequestContext) -> None:
+        if is_past(parent):
+            self._invalidate(self._purge(parent, name, ctx))
+        else:
+            self._tree.unlink(self._ino(parent), name, callers.writer(ctx))
+        self.durability.changed()
+        if self._invalidations:
+            await self._wait_settled()
+        if self.sync_each:
+            await self.durability.sync()
+
+    def _purge(self, parent: int, name: bytes, ctx: RequestContext) -> list[Changed]:
+        """rm of a version: by whoever may delete the key itself (write and search on the directory, sticky or not)."""
+        key, seq, _ = self._past.version(self._past.lookup(parent, name).ino)
+        directory = self._tree.inode(self.store.core.catalog.key_name(key).parent)
+        callers.check(ctx, directory, callers.WRITE | callers.SEARCH)
+        if directory.mode & stat.S_ISVTX and ctx.uid not in (0, directory.uid, self.store.history.rights(key).uid):
+            raise NotPermitted("the directory is sticky")
+        return self.store.history.purge(key, seq, callers.writer(ctx))
+
+    @_change
+    def rmdir(self, parent: int, name: bytes, ctx: RequestContext) -> None:
+        directory = self._live(parent)
+        if directory == STORE_ROOT:
+            self.store.delete_bucket(name)
+        else:
+            self._tree.rmdir(directory, name, callers.writer(ctx))
+
+    @_change
+    def rename(
+        self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int, ctx: RequestContext
+    ) -> None:
+        source, destination = self._live(parent), self._live(new_parent)
+        if flags == pyfuse3.RENAME_EXCHANGE:
+            self._tree.exchange(source, name, destination, new_name, callers.writer(ctx))
+        elif flags in (0, pyfuse3.RENAME_NOREPLACE):
+            self._tree.rename(source, name, destination, new_name, callers.writer(ctx), replace=flags == 0)
+        else:
+            raise InvalidName(f"rename flags {flags:#x} are not known")
+
+    # -- directories ------------------------------------------------------------------------------------------
+
+    def _keep(self, handle: Handle | OpenDirectory | OpenVersion | OpenLog) -> int:
+        fh = self._next_handle
+        self._next_handle += 1
+        self._handles[fh] = handle
+        return fh
+
+    @_quick
+    def opendir(self, ino: int, ctx: RequestContext) -> int:
+        return self._keep(OpenDirectory(ino if is_past(ino) else self._ino(ino)))
+
+    @_quick
+    def readdir(self, fh: int, start_id: int, token: ReaddirToken) -> None:
+        directory = self._handles[fh]
+        assert isinstance(directory, OpenDirectory)
+        if is_past(directory.ino):
+            for name, found, cookie in self._past.list(directory.ino, start_id):
+                if not pyfuse3.readdir_reply(token, name, self._past_entry(found), cookie):
+                    return
+            return
+        ino = Ino(directory.ino)
+        after = self._resume(directory, start_id) if start_id else b""
+        directory.cookies.clear()
+        for sort_name, name, child in self._tree.entries(ino, after):
+            cookie = self.store.core.catalog.key(ino, sort_name) or child
+            inode = self._tree.inode(child)
+            if not pyfuse3.readdir_reply(token, name, self._entry(child, inode), cookie):
+                return
+            directory.cookies[cookie] = sort_name
+
+    def _resume(self, directory: OpenDirectory, cookie: int) -> bytes:
+        """The sort name that a cookie stands for: of the last reply, or of any key that still exists."""
+        sort_name = directory.cookies.get(cookie)
+        if sort_name is None and directory.ino == STORE_ROOT:
+            sort_name = next((name for name, _, ino in self._tree.entries(STORE_ROOT) if ino == cookie), b"")
+        return self.store.core.catalog.key_name(KeyId(cookie)).name if sort_name is None else sort_name
+
+    @_quick
+    def releasedir(self, fh: int) -> None:
+        del self._handles[fh]
+
+    @_waiting
+    async def fsyncdir(self, fh: int, datasync: bool) -> None:
+        await self.durability.sync()
+
+    # -- files ------------------------------------------------------------------------------------------------
+
+    @_change
+    def create(
+        self, parent: int, name: bytes, mode: int, flags: int, ctx: RequestContext
+    ) -> tuple[FileInfo, EntryAttributes]:
+        writer = callers.writer(ctx)
+        ino, inode = self._tree.create(self._live(parent), name, mode, ctx.gid, writer)
+        handle = self._files.open(ino, writer)
+        handle.changed = True
+        return FileInfo(fh=self._keep(handle), keep_cache=True), self._entry(ino, inode)
+
+    @_quick
+    def open(self, ino: int, flags: int, ctx: RequestContext) -> FileInfo:
+        if is_past(ino):
+            return self._open_past(ino, flags)
+        writing = flags & _WRITE_FLAGS
+        writer = callers.writer(ctx) if writing else NOBODY
+        handle = self._files.open(self._ino(ino), writer, truncate=bool(flags & os.O_TRUNC))
+        if flags & os.O_TRUNC:
+            self.durability.changed()
+        return FileInfo(fh=self._keep(handle), keep_cache=True)
+
+    def _open_past(self, ino: int, flags: int) -> FileInfo:
+        if flags & _WRITE_FLAGS:
+            raise ReadOnly("history is read-only")
+        node, of = split(ino)
+        if node is Node.LOG:
+            return FileInfo(fh=self._keep(OpenLog(list(self._past.read_log(KeyId(of))))), direct_io=True)
+        key, seq, version = self._past.version(ino)
+        what = f"{show(self.store.core.catalog.key_name(key).name)} version {format_version_id(seq)}"
+        copy = WorkingCopy(self.store.core.blocks, version.content)
+        return FileInfo(fh=self._keep(OpenVersion(copy, what)), keep_cache=True)
+
+    @_quick
+    def read(self, fh: int, off: int, size: int) -> bytes:
+        handle = self._handles[fh]
+        try:
+            if isinstance(handle, Handle):
+                return self._files.read(handle, off, size)
+            if isinstance(handle, OpenVersion):
+                return handle.copy.read(off, size)
+        except Corrupt as error:
+            log.error("damage harms %s: %s", self._what(handle), error)
+            raise FUSEError(errno.EIO) from error
+        assert isinstance(handle, OpenLog)
+        return handle.data[off : off + size]
+
+    def _what(self, handle: Handle | OpenVersion | OpenDirectory | OpenLog) -> str:
+        if isinstance(handle, OpenVersion):
+            return handle.what
+        assert isinstance(handle, Handle)
+        bucket, path = self._tree.path(handle.ino)
+        inode = self._tree.inode(handle.ino)
+        return f"{show(self.store.bucket(bucket).name)}/{show(path)} version {format_version_id(inode.seq)}"
+
+    def _file(self, fh: int) -> Handle:
+        handle = self._handles[fh]
+        assert isinstance(handle, Handle)
+        return handle
+
+    @_quick
+    def write(self, fh: int, off: int, buf: bytes) -> int:
+        return self._files.write(self._file(fh), off, buf)
+
+    @_waiting
+    async def flush(self, fh: int) -> None:
+        handle = self._handles[fh]
+        if isinstance(handle, Handle) and handle.changed:
+            self._files.flush(handle)
+            self.durability.changed()
+            if self.sync_each:
+                await self.durability.sync()
+
+    @_waiting
+    async def fsync(self, fh: int, datasync: bool) -> None:
+        handle = self._handles[fh]
+        if isinstance(handle, Handle):
+            self._files.flush(handle)
+        await self.durability.sync()
+
+    @_quick
+    def release(self, fh: int) -> None:
+        handle = self._handles.pop(fh)
+        if isinstance(handle, Handle):
+            changed = handle.changed or handle.file.unlinked
+            self._files.release(handle)
+            if changed:
+                self.durability.changed()
+
+    # -- extended attributes ----------------------------------------------------------------------------------
+
+    @_waiting
+    async def getxattr(self, ino: int, name: bytes, ctx: RequestContext) -> bytes:
+        if name.startswith(PREFIX):
+            if name == PREFIX + b"settled":
+                await self._wait_settled()
+                return b""
+            return self._facts_of(ino, name[len(PREFIX) :])
+        if is_past(ino):
+            raise NoSuchAttribute("history has the attributes of vfs only")
+        return self._tree.get_attribute(self._ino(ino), name)
+
+    def _facts_of(self, ino: int, word: bytes) -> bytes:
+        """The attributes that tell: of a file and a version, of a bucket's directory, of the mount."""
+        if is_past(ino):
+            _, seq, version = self._past.version(ino) if split(ino)[0] is Node.VERSION else (None, None, None)
+        else:
+            real = self._ino(ino)
+            inode = self._tree.inode(real)
+            if inode.is_dir:
+                return self._facts_of_directory(real, inode, word)
+            key = self.store.core.catalog.key(*self.store.core.catalog.key_name(inode.key)) if inode.seq else None
+            seq, version = inode.seq, None if key is None else self.store.core.catalog.version(key, inode.seq)
+        if seq is None or version is None:
+            raise NoSuchAttribute("nothing is published yet")
+        match word:
+            case b"version_id":
+                return format_version_id(seq, null=version.null).encode()
+            case b"etag" if version.kind is Kind.CONTENT:
+                return etag(version.content).encode()
+            case b"writer":
+                return msgspec.json.encode(writer_fields(version.writer))
+        raise NoSuchAttribute(f"no attribute user.vfs.{show(word)}")
+
+    def _facts_of_directory(self, ino: Ino, inode: Inode, word: bytes) -> bytes:
+        if word == b"status":
+            return msgspec.json.encode(self._facts | self.store.figures())
+        if ino == inode.bucket and ino != STORE_ROOT:
+            bucket = self.store.bucket(ino)
+            match word:
+                case b"versioning":
+                    return bucket.state.name.title().encode()
+                case b"bucket":
+                    return msgspec.json.encode(
+                        {
+                            "Name": bucket.name.decode(),
+                            "Versioning": bucket.state.name.title(),
+                            "Created": timestamp(bucket.created),
+                            "Versions": bucket.versions,
+                            "Bytes": bucket.size,
+                            "Unversioned": [show(pattern) for pattern in self.store.unversioned(bucket)],
+                        }
+                    )
+        raise NoSuchAttribute(f"no attribute user.vfs.{show(word)}")
+
+    @_quick
+    def listxattr(self, ino: int, ctx: RequestContext) -> list[bytes]:
+        return [] if is_past(ino) else self._tree.list_attributes(self._ino(ino))
+
+    @_change
+    def setxattr(self, ino: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
+        real = self._live(ino)
+        if name == PREFIX + b"versioning":
+            self._set_versioning(real, value)
+        elif name == PREFIX + b"restore":
+            self._restore(real, value, ctx)
+        elif name.startswith(PREFIX):
+            raise NotPermitted(f"{show(name)} is read-only")
+        else:
+            self._tree.set_attribute(real, name, value)
+
+    def _set_versioning(self, ino: Ino, value: bytes) -> None:
+        if ino == STORE_ROOT or ino != self._tree.inode(ino).bucket:
+            raise NotPermitted("user.vfs.versioning belongs to the directory of a bucket")
+        try:
+            state = {b"Enabled": State.ENABLED, b"Suspended": State.SUSPENDED}[value]
+        except KeyError:
+            raise InvalidState("versioning is Enabled or Suspended") from None
+        self.store.set_versioning(ino, state)
+
+    def _restore(self, directory: Ino, value: bytes, ctx: RequestContext) -> None:
+        """``user.vfs.restore`` = sequence of a version, NUL, where to (relative): makes it current there.
+
+        The caller may write to *directory* (the kernel checked); that it may read the version and write where the
+        path leads is checked here. The attribute ``user.vfs.settled`` then waits until no cache is stale.
+        """
+        text, _, path = value.partition(b"\0")
+        if not text.isdigit() or not path:
+            raise InvalidName("user.vfs.restore is a version's number, NUL, and a relative path")
+        key, version = self.store.history.find(Seq(int(text)))
+        self._check_readable(key, ctx)
+        *above, name = path.split(b"/")
+        for part in above:
+            found = self.store.history.past(directory, part).directory
+            if found is None:
+                raise NoSuchKey(f"no directory {show(part)}")
+            directory = found
+        callers.check(ctx, self._tree.inode(directory), callers.WRITE | callers.SEARCH)
+        if self._tree.inode(directory).bucket != self._bucket_of(key):
+            raise FUSEError(errno.EXDEV)
+        self._invalidate(self.store.history.restore(version, directory, name, callers.writer(ctx)))
+
+    def _bucket_of(self, key: KeyId) -> Ino:
+        return self._tree.inode(self.store.core.catalog.key_name(key).parent).bucket
+
+    def _check_readable(self, key: KeyId, ctx: RequestContext) -> None:
+        """Read on the key's history, and search on every directory above, as a path walk would ask."""
+        callers.check(ctx, self.store.history.rights(key), callers.READ)
+        directory = self.store.core.catalog.key_name(key).parent
+        while directory != STORE_ROOT:
+            inode = self._tree.inode(directory)
+            callers.check(ctx, inode, callers.SEARCH)
+            directory = self._tree.parent(inode)
+
+    @_change
+    def removexattr(self, ino: int, name: bytes, ctx: RequestContext) -> None:
+        if name.startswith(PREFIX):
+            raise NotPermitted(f"{show(name)} cannot be removed")
+        self._tree.remove_attribute(self._live(ino), name)
+
+    # -- the rest ---------------------------------------------------------------------------------------------
+
+    @_quick
+    def statfs(self, ctx: RequestContext) -> pyfuse3.StatvfsData:
+        disk = os.statvfs(self.store.path)
+        data = pyfuse3.StatvfsData()
+        data.f_bsize = disk.f_bsize
+        data.f_frsize = disk.f_frsize
+        data.f_blocks = disk.f_blocks
+        data.f_bfree = disk.f_bfree
+        data.f_bavail = disk.f_bavail
+        data.f_files = disk.f_files
+        data.f_ffree = disk.f_ffree
+        data.f_favail = disk.f_favail
+        data.f_namemax = NAME_BYTES_MAX
+        return data
+
+    async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
+        """Nothing is remembered per inode."""
+
+    # -- invalidation -----------------------------------------------------------------------------------------
+
+    def _invalidate(self, changed: list[Changed]) -> None:
+        """Make the kernel drop what it caches of names that changed behind its back, in a thread: it may have to
+        wait for locks of requests that this loop has yet to answer.
+        """
+        if changed:
+            self._invalidations += 1
+            trio.lowlevel.spawn_system_task(self._invalidate_in_thread, changed)
+
+    async def _invalidate_in_thread(self, changed: list[Changed]) -> None:
+        try:
+            await trio.to_thread.run_sync(self._drop_cached, changed)
+        finally:
+            self._invalidations -= 1
+            if not self._invalidations:
+                self._settled.set()
+                self._settled = trio.Event()
+
+    def _drop_cached(self, changed: list[Changed]) -> None:
+        for change in changed:
+            self._ignoring_unknown(pyfuse3.invalidate_entry, self._kernel_ino(change.parent), change.name)
+            if change.before is not None:
+                self._ignoring_unknown(pyfuse3.invalidate_inode, change.before)
+
+    def _kernel_ino(self, ino: Ino) -> int:
+        return pyfuse3.ROOT_INODE if ino == self._root else ino
+
+    @staticmethod
+    def _ignoring_unknown(call: Callable[..., Any], *args: object) -> None:
+        try:
+            call(*args)
+        except FileNotFoundError:
+            pass  # the kernel had not cached it
+        except OSError as error:
+            log.warning("the kernel did not drop a cached name: %s", error)
+
+    async def _wait_settled(self) -> None:
+        """Return when the kernel has dropped everything that it was told to drop so far."""
+        while self._invalidations:
+            await self._settled.wait()

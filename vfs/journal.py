@@ -1,0 +1,215 @@
+"""The journal: the ordered log of events, and the truth of a store.
+
+Owns the segment files under ``journal/`` and the framing of their records (docs/format.md). Knows nothing of what a
+payload means. A record survives the process when append returns, and a power loss when sync returned after it.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from xxhash import xxh3_64_intdigest
+
+from vfs.disk import Disk, File
+from vfs.errors import Corrupt
+
+FOLDER = "journal"
+SEGMENT_BYTES_MAX = 64 << 20
+PAYLOAD_BYTES_MAX = 16 << 20
+
+_MAGIC = b"vfsJ"
+_HEADER = struct.Struct("<4sIQQQ")  # magic, payload length, number, durable number, checksum
+_SEALED = struct.Struct("<4sIQQ")  # what the checksum covers, with the payload
+_SCAN_BYTES = 1 << 20
+
+
+class Position(NamedTuple):
+    """A place between two records: the segment's first record number, the offset in it, and the last record before."""
+
+    segment: int
+    offset: int
+    number: int
+
+
+START = Position(1, 0, 0)
+
+
+class Record(NamedTuple):
+    """A record as read: its number, the number known durable when it was written, its payload, where it ends."""
+
+    number: int
+    durable: int
+    payload: bytes
+    start: Position
+    end: Position
+
+
+class Journal:
+    """The open journal. Invariants: records are numbered 1, 2, 3… without a gap across segments; every record up to
+    `durable` has been synced; only the last segment is appended to.
+    """
+
+    def __init__(self, disk: Disk) -> None:
+        self._disk = disk
+        self._file: File | None = None
+        self._retired: list[File] = []
+        self.end = START
+        self.durable = 0
+
+    def segments(self) -> list[int]:
+        """The first record number of each segment, in order."""
+        return [int(name, 16) for name in self._disk.list(FOLDER)]
+
+    def holds(self, position: Position) -> bool:
+        """Whether the journal reaches as far as *position*."""
+        if position.segment not in self.segments():
+            return position == START
+        file = self._disk.open(_path(position.segment))
+        file.close()
+        return file.size >= position.offset
+
+    def records(self, position: Position) -> Iterator[Record]:
+        """The records from *position* to the last good one. Sets `end` behind each as it goes.
+
+        Raises Corrupt if what follows the last good record cannot be a torn tail.
+        """
+        self.end = position
+        segments = self.segments()
+        if position.segment not in segments:
+            segments = []
+        for segment in segments[segments.index(position.segment) :] if segments else ():
+            if segment not in (self.end.segment, self.end.number + 1):
+                break  # what is between was lost with the power: check_tail decides
+            file = self._disk.open(_path(segment))
+            try:
+                offset = self.end.offset if segment == position.segment else 0
+                while (record := _read(file, segment, offset, self.end.number + 1)) is not None:
+                    offset = record.end.offset
+                    self.durable = max(self.durable, record.durable)
+                    self.end = record.end
+                    yield record
+                torn = offset < file.size
+            finally:
+                file.close()
+            if torn:
+                break
+
+    def settle(self) -> int:
+        """Drop everything behind `end`, which recovery accepted, and make `end` appendable. Returns bytes dropped.
+
+        Raises Corrupt, with nothing dropped, if a later record proves that what would go was durable once.
+        """
+        self.check_tail()
+        dropped = 0
+        for segment in reversed(self.segments()):
+            if segment > self.end.segment:
+                file = self._disk.open(_path(segment))
+                dropped += file.size
+                file.close()
+                self._disk.remove(_path(segment))
+        if self.end.segment in self.segments():
+            self._file = self._disk.open(_path(self.end.segment))
+            if self._file.size > self.end.offset:
+                dropped += self._file.size - self.end.offset
+                self._file.truncate(self.end.offset)
+        return dropped
+
+    def check_tail(self) -> None:
+        """Raise Corrupt if a later good record knew a number behind `end` to be durable: damage, not a torn tail."""
+        lost = self.end.number + 1
+        if self.durable >= lost:
+            raise self._damaged(lost)
+        for segment in self.segments():
+            if segment < self.end.segment:
+                continue
+            file = self._disk.open(_path(segment))
+            try:
+                offset = self.end.offset if segment == self.end.segment else 0
+                for record in _scan(file, segment, offset):
+                    if record.durable >= lost and record.number > lost:
+                        raise self._damaged(lost)
+            finally:
+                file.close()
+
+    def _damaged(self, number: int) -> Corrupt:
+        return Corrupt(
+            f"{_path(self.end.segment)} at byte {self.end.offset}",
+            expected=f"record {number}, which was durable",
+            found="damaged bytes; restore the journal from a copy, or keep what is before with `vfs rebuild --cut`",
+        )
+
+    def append(self, payload: bytes) -> int:
+        """Add a record and return its number. Raises NoSpace or DiskFailed, with nothing added."""
+        file = self._file
+        if file is None or file.size >= SEGMENT_BYTES_MAX:
+            file = self._next_segment()
+        number = self.end.number + 1
+        length = len(payload)
+        checksum = xxh3_64_intdigest(_SEALED.pack(_MAGIC, length, number, self.durable) + payload)
+        file.append((_HEADER.pack(_MAGIC, length, number, self.durable, checksum), payload))
+        self.end = Position(self.end.segment, file.size, number)
+        return number
+
+    def _next_segment(self) -> File:
+        segment = self.end.number + 1
+        file = self._disk.open(_path(segment), create=True)
+        if self._file is not None:
+            self._file.sync()  # so that only the last segment ever has something to sync
+            self._retired.append(self._file)  # a sync in another thread may still hold it
+        self._file = file
+        self.end = Position(segment, 0, self.end.number)
+        return file
+
+    def unsynced(self) -> tuple[int, list[File]]:
+        """What to sync, in any thread but one at a time, before calling `synced` with the number returned here."""
+        return self.end.number, [] if self._file is None else [self._file]
+
+    def synced(self, number: int) -> None:
+        """The blocks and then the files of `unsynced` were synced: all up to *number* survives a power loss."""
+        self.durable = max(self.durable, number)
+        for file in self._retired:
+            file.close()
+        self._retired.clear()
+
+    def close(self) -> None:
+        for file in (*self._retired, *([self._file] if self._file else [])):
+            file.close()
+        self._file = None
+        self._retired.clear()
+
+
+def _path(segment: int) -> str:
+    return f"{FOLDER}/{segment:016x}"
+
+
+def _read(file: File, segment: int, offset: int, number: int | None) -> Record | None:
+    """The record at *offset*, None if there is no intact one (with that *number*, if given)."""
+    header = file.read(offset, _HEADER.size)
+    if len(header) < _HEADER.size:
+        return None
+    magic, length, found, durable, checksum = _HEADER.unpack(header)
+    if magic != _MAGIC or length > PAYLOAD_BYTES_MAX or (number is not None and found != number):
+        return None
+    payload = file.read(offset + _HEADER.size, length)
+    if len(payload) < length or xxh3_64_intdigest(header[: _SEALED.size] + payload) != checksum:
+        return None
+    end = Position(segment, offset + _HEADER.size + length, found)
+    return Record(found, durable, payload, Position(segment, offset, found - 1), end)
+
+
+def _scan(file: File, segment: int, offset: int) -> Iterator[Record]:
+    """Every intact record from *offset* on, whatever lies between."""
+    while offset < file.size:
+        chunk = file.read(offset, _SCAN_BYTES)
+        at = chunk.find(_MAGIC)
+        if at < 0:
+            offset += max(len(chunk) - len(_MAGIC) + 1, 1)
+            continue
+        record = _read(file, segment, offset + at, None)
+        if record is None:
+            offset += at + 1
+        else:
+            yield record
+            offset = record.end.offset

@@ -1,0 +1,129 @@
+"""The records of the engine: what a bucket, an inode, a version, a draft consist of. Pure data.
+
+Each ``Struct`` is stored as a msgpack array: fields may be appended with a default, never moved or removed
+(docs/format.md).
+"""
+
+from __future__ import annotations
+
+import stat
+from enum import IntEnum
+from typing import NewType
+
+from msgspec import Struct
+
+Ino = NewType("Ino", int)  # an inode of the catalog, and of the kernel
+KeyId = NewType("KeyId", int)  # the number of a key: of (directory, name), whether it lives or is deleted
+Seq = NewType("Seq", int)  # the moment of a version, µs since 1970 UTC; unique and rising in a store
+BlockId = NewType("BlockId", bytes)  # BLAKE3 of a block, 32 bytes; empty = a hole
+
+STORE_ROOT = Ino(1)  # the directory of buckets
+
+
+class State(IntEnum):
+    """The versioning state of a bucket, as in S3."""
+
+    UNVERSIONED = 0
+    ENABLED = 1
+    SUSPENDED = 2
+
+
+class Kind(IntEnum):
+    """What a version says of its key."""
+
+    CONTENT = 1  # a file of any type: regular, symlink, FIFO, socket, device
+    MARKER = 2  # a delete marker
+    DIRECTORY = 3  # a directory stood here from now on
+    NO_DIRECTORY = 4  # it was removed, or moved away
+
+
+class Content(Struct, array_like=True, frozen=True):
+    """The manifest of a file: its size in bytes and the root of its tree of blocks.
+
+    depth 0: *root* is the only block. depth d: a node whose children have depth d-1. An empty root is a hole.
+    """
+
+    size: int
+    root: BlockId
+    depth: int
+
+
+EMPTY = Content(0, BlockId(b""), 0)
+
+
+class Writer(Struct, array_like=True, frozen=True):
+    """Who made a version."""
+
+    uid: int
+    pid: int
+    program: str
+
+
+NOBODY = Writer(0, 0, "vfs")
+
+
+class Bucket(Struct, array_like=True):
+    """A bucket. Its inode number is that of its root directory."""
+
+    name: bytes
+    state: State
+    created: Seq
+    unversioned: list[bytes] | None = None  # patterns; None: the store's defaults
+    versions: int = 0  # versions and delete markers, kept by the catalog
+    size: int = 0  # bytes: the sum of the sizes of all versions
+
+
+class Inode(Struct, array_like=True):
+    """What stat tells, and where the content is. Times are ns since 1970.
+
+    A directory that was removed keeps its row with nlink 0 for the sake of the history below it.
+    """
+
+    mode: int
+    nlink: int
+    uid: int
+    gid: int
+    rdev: int
+    atime: int
+    mtime: int
+    ctime: int
+    btime: int
+    bucket: Ino
+    key: KeyId  # one of its names (the only one unless nlink > 1); for a removed directory the last; 0: a bucket
+    seq: Seq = Seq(0)  # the current version under `key`; 0: nothing published yet
+    content: Content = EMPTY
+    target: bytes = b""  # of a symlink
+    generation: int = 0  # goes up when a removed directory is made again: the kernel must not take it for the old
+
+    @property
+    def is_dir(self) -> bool:
+        return stat.S_ISDIR(self.mode)
+
+    @property
+    def is_file(self) -> bool:
+        return stat.S_ISREG(self.mode)
+
+
+class Version(Struct, array_like=True, frozen=True):
+    """One entry of a key's chain. mode, uid, gid: the key's when this was added (the rights of a deleted key)."""
+
+    kind: Kind
+    null: bool
+    mode: int
+    uid: int
+    gid: int
+    mtime: int
+    writer: Writer
+    ino: Ino
+    content: Content = EMPTY
+    target: bytes = b""
+    rdev: int = 0
+
+
+class Draft(Struct, array_like=True, frozen=True):
+    """Content made safe for an open file; not a version yet."""
+
+    content: Content
+    mtime: int
+    ctime: int
+    writer: Writer

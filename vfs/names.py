@@ -1,0 +1,80 @@
+"""Names and version ids: what is legal and how each is written. Pure.
+
+Owns: bucket names (S3's rules), file names, version ids as text, the sort key of a directory entry.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+
+from vfs.errors import InvalidName, NameTooLong
+
+VERSIONS = b".versions"
+SNAPSHOTS = b".snapshots"
+RESERVED = frozenset((VERSIONS, SNAPSHOTS))
+NAME_BYTES_MAX = 255
+NULL_ID = "null"
+
+_BUCKET = re.compile(rb"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]\Z")
+_IP_ADDRESS = re.compile(rb"\d{1,3}(\.\d{1,3}){3}\Z")
+_VERSION_ID = re.compile(r"(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)\.(\d{6})Z\Z", re.ASCII)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def check_bucket_name(name: bytes) -> None:
+    """Raise InvalidName unless *name* follows S3's bucket naming rules (3 to 63 of a-z 0-9 . -)."""
+    if not _BUCKET.match(name) or b".." in name or b".-" in name or b"-." in name or _IP_ADDRESS.match(name):
+        raise InvalidName(
+            f"{show(name)!r} is no bucket name: 3 to 63 of a-z 0-9 . -, letter or digit at both ends, "
+            "no IP address (S3's rules)"
+        )
+
+
+def check_name(name: bytes) -> None:
+    """Raise InvalidName unless *name* can be made as a directory entry."""
+    if name in RESERVED:
+        raise InvalidName(f"{show(name)} is reserved for history")
+    if len(name) > NAME_BYTES_MAX:
+        raise NameTooLong(f"{show(name)!r} is longer than {NAME_BYTES_MAX} bytes")
+    if not name or b"/" in name or b"\0" in name or name in (b".", b".."):
+        raise InvalidName(f"{show(name)!r} is no file name: 1 to {NAME_BYTES_MAX} bytes without / and NUL")
+
+
+def directory_key(name: bytes) -> bytes:
+    """The sort key of a directory's entry: a trailing ``/``, so that a walk of the tree gives S3's key order."""
+    return name + b"/"
+
+
+def show(name: bytes) -> str:
+    """*name* as text for messages; bytes that are no UTF-8 become escapes."""
+    return name.decode("utf-8", "backslashreplace")
+
+
+def format_version_id(seq: int, *, null: bool = False) -> str:
+    """The id of the version with sequence *seq* (µs since 1970, UTC): ``20261120T151617.000001Z`` or ``null``."""
+    if null:
+        return NULL_ID
+    moment = _EPOCH + timedelta(microseconds=seq)
+    return f"{moment:%Y%m%dT%H%M%S}.{moment.microsecond:06d}Z"
+
+
+def parse_version_id(text: str) -> int | None:
+    """The sequence (µs since 1970) that *text* names, None for ``null``.
+
+    Raises InvalidName for anything that format_version_id cannot have written.
+    """
+    if text == NULL_ID:
+        return None
+    match = _VERSION_ID.match(text)
+    if match:
+        year, month, day, hour, minute, second, micro = map(int, match.groups())
+        try:
+            moment = datetime(year, month, day, hour, minute, second, micro, tzinfo=UTC)
+        except ValueError:
+            pass
+        else:
+            seq = (moment - _EPOCH) // timedelta(microseconds=1)
+            if seq > 0:
+                return seq
+    raise InvalidName(f"{text!r} is no version id: it looks like 20261120T151617.000001Z, or null")

@@ -1,0 +1,363 @@
+"""The store: opens the pieces, recovers after a crash, syncs, and is the one facade that the doors use.
+
+``store.tree`` is the live tree, ``store.files`` the open files, ``store.history`` the versions; buckets are here.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import stat
+import time
+import tomllib
+from pathlib import Path
+from typing import Self
+
+import msgspec
+
+from vfs import events, rules, settings
+from vfs.blocks import Blocks
+from vfs.catalog import FORMAT, Catalog
+from vfs.core import Clock, Core
+from vfs.disk import Disk, File, RealDisk
+from vfs.errors import (
+    BucketExists,
+    BucketNotEmpty,
+    Corrupt,
+    DiskFailed,
+    NoSuchBucket,
+    NotAStore,
+    StoreInUse,
+)
+from vfs.events import Change
+from vfs.files import Files
+from vfs.history import History
+from vfs.journal import Journal, Position
+from vfs.model import STORE_ROOT, Bucket, Ino, Inode, KeyId, State
+from vfs.names import check_bucket_name, directory_key, show
+from vfs.settings import Settings
+from vfs.tree import Tree
+
+log = logging.getLogger("vfs.store")
+
+EVENTS_PER_CHECKPOINT_MAX = 20_000  # bounds the catalog's uncommitted pages, and what a recovery replays
+DESCRIPTION = "store.toml"
+
+
+class Store:
+    """An open store. Invariants: one process has it open (flock); the catalog on disk never knows more than the
+    journal and the blocks on disk (`checkpoint` syncs them first).
+    """
+
+    def __init__(self, path: Path, disk: Disk, clock: Clock, lock_fd: int) -> None:
+        self.path = path
+        self.settings: Settings = settings.load(path)
+        self._lock_fd = lock_fd
+        self._disk = disk
+        catalog = Catalog(path / "catalog")
+        journal = Journal(disk)
+        blocks = Blocks(disk, catalog)
+        catalog.attach(blocks)
+        self._core = Core(journal, blocks, catalog, clock)
+        self.files = Files(self._core)
+        self.tree = Tree(self._core, self.files)
+        self.history = History(self._core, self.files)
+        try:
+            self.recovered = self._recover()
+        except BaseException:
+            self._release()
+            raise
+
+    @classmethod
+    def open(cls, path: Path, *, disk: Disk | None = None, clock: Clock = time.time_ns) -> Self:
+        """Open a store, or make one where there is nothing or an empty directory. Recovers by itself.
+
+        Raises NotAStore, StoreInUse, Corrupt.
+        """
+        _prepare(path)
+        lock_fd = _lock(path)
+        try:
+            _check_description(path)
+            return cls(path, disk or RealDisk(path), clock, lock_fd)
+        except BaseException:
+            os.close(lock_fd)
+            raise
+
+    # -- recovery ---------------------------------------------------------------------------------------------
+
+    def _recover(self) -> int:
+        """Bring the catalog up to the journal, drop what is torn, publish drafts. Returns events replayed."""
+        core = self._core
+        checkpoint = core.catalog.checkpoint
+        if not core.journal.holds(checkpoint.journal):
+            raise Corrupt(
+                f"the journal of {self.path}",
+                expected=f"record {checkpoint.journal.number}, which the catalog knows",
+                found="a journal that ends before; `vfs rebuild` makes the catalog again from what is there",
+            )
+        end = checkpoint.blocks
+        for found in core.blocks.scan(checkpoint.blocks):
+            core.catalog.set_block_place(found.block, found.place, node=found.node)
+            end = found.end
+        dropped_blocks = core.blocks.settle(end)
+        replayed = self._replay(checkpoint.journal)
+        dropped = core.journal.settle()
+        if core.catalog.find_inode(STORE_ROOT) is None:
+            self._make_root()
+        if dropped or dropped_blocks:
+            log.info("dropped what a crash tore: %d bytes of journal, %d of blocks", dropped, dropped_blocks)
+        published = self.files.recover()
+        if replayed or published:
+            log.info("recovered %d events; %d files were open and were published", replayed, published)
+        self.checkpoint()
+        return replayed
+
+    def _replay(self, position: Position) -> int:
+        core = self._core
+        replayed = 0
+        for record in core.journal.records(position):
+            try:
+                event = events.decode(record.payload)
+            except msgspec.DecodeError as error:
+                raise Corrupt(f"journal record {record.number}", expected="an event", found=str(error)) from error
+            if record.number > core.journal.durable and not self._has_content(event):
+                core.journal.end = record.start  # its blocks went with the power: history ends before it
+                break
+            core.catalog.apply(event)
+            replayed += 1
+        return replayed
+
+    def _has_content(self, event: events.Event) -> bool:
+        return all(self._core.catalog.missing(content) is None for content in events.contents(event))
+
+    def _make_root(self) -> None:
+        now = self._core.clock()
+        root = Inode(stat.S_IFDIR | 0o755, 2, os.getuid(), os.getgid(), 0, now, now, now, now, STORE_ROOT, KeyId(0))
+        self._core.commit("init", [events.InodeSet(STORE_ROOT, root)])
+
+    # -- durability -------------------------------------------------------------------------------------------
+
+    def sync(self) -> None:
+        """Make every event so far survive a power loss: blocks, then the journal. Raises DiskFailed."""
+        pending = self.begin_sync()
+        sync_files(pending)
+        self.end_sync(pending)
+
+    def begin_sync(self) -> Pending:
+        """What to sync. `sync_files` may then run in another thread, one at a time; `end_sync` belongs to this one."""
+        if self._core.failed:
+            raise DiskFailed(self._core.failed)
+        number, journal = self._core.journal.unsynced()
+        return Pending(number, journal, self._core.blocks.unsynced())
+
+    def end_sync(self, pending: Pending) -> None:
+        """The files are on disk."""
+        self._core.journal.synced(pending.number)
+
+    def fail(self, pending: Pending, error: DiskFailed) -> None:
+        """A sync failed: nobody can know what is on disk, so the store takes no more changes until it is reopened."""
+        self._core.blocks.not_synced(pending.blocks)
+        self._core.failed = f"the store is read-only since a sync failed: {error}"
+        log.critical("%s", self._core.failed)
+
+    def checkpoint(self) -> None:
+        """Sync, then commit the catalog as of now. Raises DiskFailed, NoSpace."""
+        self.sync()
+        self.commit_catalog()
+
+    def commit_catalog(self) -> None:
+        """Commit the catalog; everything that it knows must have been synced. Nothing to do: costs nothing."""
+        core = self._core
+        if core.catalog.checkpoint.journal != core.journal.end or core.catalog.checkpoint.blocks != core.blocks.end:
+            core.catalog.commit(core.journal.end, core.blocks.end)
+
+    @property
+    def wants_checkpoint(self) -> bool:
+        """Whether so much has happened since the last checkpoint that the next should not wait."""
+        return self.events_since_checkpoint >= EVENTS_PER_CHECKPOINT_MAX
+
+    @property
+    def events_since_checkpoint(self) -> int:
+        return self._core.journal.end.number - self._core.catalog.checkpoint.journal.number
+
+    @property
+    def needs_sync(self) -> bool:
+        """Whether anything happened that a power loss would take."""
+        return self._core.journal.end.number > self._core.journal.durable
+
+    def close(self) -> None:
+        """Publish what is open, checkpoint, and let go of the store."""
+        try:
+            if not self._core.failed:
+                self.files.close()
+                self.checkpoint()
+        finally:
+            self._release()
+
+    def abandon(self) -> None:
+        """Let go without writing anything, as a crash would."""
+        self._release()
+
+    def _release(self) -> None:
+        self._core.catalog.close()
+        self._core.journal.close()
+        self._core.blocks.close()
+        os.close(self._lock_fd)
+
+    # -- buckets ----------------------------------------------------------------------------------------------
+
+    def create_bucket(self, name: bytes, *, uid: int, gid: int, mode: int = 0o755, state: State | None = None) -> Ino:
+        """Make a bucket, in the store's default state unless told. Raises InvalidName, BucketExists."""
+        check_bucket_name(name)
+        core = self._core
+        if core.catalog.entry(STORE_ROOT, directory_key(name)) is not None:
+            raise BucketExists(f"bucket {show(name)} exists")
+        if state is None:
+            state = State[self.settings.new_buckets.upper()]
+        now = core.clock()
+        ino = Ino(core.new_id())
+        inode = Inode(stat.S_IFDIR | stat.S_IMODE(mode), 2, uid, gid, 0, now, now, now, now, ino, KeyId(0))
+        core.commit(
+            "create bucket",
+            [
+                events.BucketSet(ino, Bucket(name, state, core.next_seq())),
+                events.InodeSet(ino, inode),
+                events.EntrySet(STORE_ROOT, directory_key(name), ino),
+                events.DirectoryTouched(STORE_ROOT, now, 1),
+            ],
+        )
+        return ino
+
+    def find_bucket(self, name: bytes) -> Ino:
+        """The root directory of a bucket. Raises NoSuchBucket."""
+        ino = self._core.catalog.entry(STORE_ROOT, directory_key(name))
+        if ino is None:
+            raise NoSuchBucket(f"no bucket {show(name)}")
+        return ino
+
+    def bucket(self, ino: Ino) -> Bucket:
+        """A bucket by its root directory. Raises NoSuchKey."""
+        return self._core.catalog.bucket(ino)
+
+    def unversioned(self, bucket: Bucket) -> tuple[bytes, ...]:
+        """The patterns of names that behave as in an unversioned bucket."""
+        return rules.UNVERSIONED_DEFAULT if bucket.unversioned is None else tuple(bucket.unversioned)
+
+    def buckets(self) -> list[tuple[Ino, Bucket]]:
+        """All buckets, by name."""
+        return sorted(self._core.catalog.buckets(), key=lambda item: item[1].name)
+
+    def delete_bucket(self, name: bytes) -> Ino:
+        """Remove a bucket that has neither keys nor history. Raises NoSuchBucket, BucketNotEmpty."""
+        core = self._core
+        ino = self.find_bucket(name)
+        if next(core.catalog.entries(ino), None) is not None:
+            raise BucketNotEmpty(f"bucket {show(name)} is not empty")
+        versions = core.catalog.bucket(ino).versions
+        if versions:
+            raise BucketNotEmpty(f"bucket {show(name)} has history: {versions} versions and delete markers")
+        changes: list[Change] = [
+            events.EntryGone(STORE_ROOT, directory_key(name)),
+            events.BucketGone(ino),
+            events.DirectoryTouched(STORE_ROOT, core.clock(), -1),
+        ]
+        core.commit("delete bucket", changes)
+        return ino
+
+    def set_versioning(self, ino: Ino, state: State) -> None:
+        """Change a bucket's versioning state. Raises InvalidState."""
+        bucket = self._core.catalog.bucket(ino)
+        wanted = rules.change_state(bucket.state, state)
+        if wanted is not bucket.state:
+            changed = msgspec.structs.replace(bucket, state=wanted)
+            self._core.commit("set versioning", [events.BucketSet(ino, changed)])
+
+    # -- numbers ----------------------------------------------------------------------------------------------
+
+    def figures(self) -> dict[str, int]:
+        """What is in the store, in numbers: for `vfs status`."""
+        catalog = self._core.catalog
+        buckets = [bucket for _, bucket in self.buckets()]
+        return {
+            "Buckets": len(buckets),
+            "Versions": sum(bucket.versions for bucket in buckets),
+            "VersionBytes": sum(bucket.size for bucket in buckets),
+            "Blocks": catalog.count("blocks"),
+            "StoreBytes": disk_usage(self.path),
+            "Events": self._core.journal.end.number,
+            "EventsUncommitted": self.events_since_checkpoint,
+        }
+
+    @property
+    def core(self) -> Core:
+        """The inside, for vfs.check and for tests."""
+        return self._core
+
+
+class Pending(msgspec.Struct, frozen=True):
+    """A sync that was begun."""
+
+    number: int
+    journal: list[File]
+    blocks: dict[int, File]
+
+
+def sync_files(pending: Pending) -> None:
+    """The slow part of a sync, for any thread. Raises DiskFailed."""
+    for file in pending.blocks.values():
+        file.sync()
+    for file in pending.journal:
+        file.sync()
+
+
+def disk_usage(path: Path) -> int:
+    """Bytes that the files of a store take on the disk."""
+    total = 0
+    for folder, _, files in os.walk(path):
+        for name in files:
+            try:
+                total += os.stat(os.path.join(folder, name)).st_blocks * 512
+            except FileNotFoundError:
+                continue
+    return total
+
+
+def _prepare(path: Path) -> None:
+    """Make the directory of a new store, or see that it is one. Raises NotAStore."""
+    try:
+        path.mkdir(mode=0o700, exist_ok=True)
+        names = os.listdir(path)
+    except FileExistsError:
+        raise NotAStore(f"{path} is not a directory; name a store, or a directory to make") from None
+    except OSError as error:
+        raise NotAStore(f"{path}: {error.strerror}") from error
+    strangers = sorted(set(names) - {"lock", "daemon.log", "config.toml", DESCRIPTION + ".new"})
+    if DESCRIPTION not in names:
+        if strangers:
+            raise NotAStore(f"{path} is no vfs store and not empty (it has {strangers[0]}); name another directory")
+        (path / (DESCRIPTION + ".new")).write_text(f'format = {FORMAT}\nengine = "lmdb-0.9"\n')
+        os.rename(path / (DESCRIPTION + ".new"), path / DESCRIPTION)
+
+
+def _check_description(path: Path) -> None:
+    try:
+        description = tomllib.loads((path / DESCRIPTION).read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise NotAStore(f"{path / DESCRIPTION}: {error}") from error
+    if description.get("format") != FORMAT or description.get("engine") != "lmdb-0.9":
+        raise NotAStore(f"{path} has format {description}, and this vfs reads format {FORMAT} with lmdb-0.9")
+
+
+def _lock(path: Path) -> int:
+    """Hold the store. Raises StoreInUse with the holder's pid."""
+    fd = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(fd, 20, 0).decode("ascii", "replace").strip()
+        os.close(fd)
+        raise StoreInUse(str(path), int(holder) if holder.isdigit() else 0) from None
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    return fd

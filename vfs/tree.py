@@ -1,0 +1,501 @@
+"""The live tree: names, directories, links, attributes. What a mount's namespace operations do.
+
+Every method makes one atomic change (after publishing what a close has promised, see files). POSIX decides what is
+legal; permissions are the door's (the kernel's `default_permissions`).
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator
+from itertools import islice
+
+from vfs import events, rules
+from vfs.core import Core
+from vfs.errors import (
+    AttributeTooLarge,
+    CrossBucket,
+    DirectoryNotEmpty,
+    Exists,
+    InvalidName,
+    IsADirectory,
+    NoSuchAttribute,
+    NoSuchKey,
+    NotADirectory,
+    NotPermitted,
+    TooManyLinks,
+)
+from vfs.events import Change
+from vfs.files import Files
+from vfs.model import EMPTY, STORE_ROOT, Draft, Ino, Inode, KeyId, Writer
+from vfs.names import check_name, directory_key, show
+
+LINKS_MAX = 4096  # names of one inode: a write makes a version under each
+ATTRIBUTE_BYTES_MAX = 65536  # the kernel's XATTR_SIZE_MAX
+TARGET_BYTES_MAX = 4095
+
+
+class Tree:
+    """Operations on live names."""
+
+    def __init__(self, core: Core, files: Files) -> None:
+        self._core = core
+        self._catalog = core.catalog
+        self._files = files
+
+    # -- reading ----------------------------------------------------------------------------------------------
+
+    def lookup(self, parent: Ino, name: bytes) -> tuple[Ino, Inode]:
+        """The inode of a name. A directory hides a file of the same name (only an S3 client can make both)."""
+        ino = self._catalog.entry(parent, name + b"/") or self._catalog.entry(parent, name)
+        if ino is None:
+            raise NoSuchKey(f"no {show(name)} here")
+        return ino, self.inode(ino)
+
+    def inode(self, ino: Ino) -> Inode:
+        """What stat tells, with what is open and not yet published. Raises NoSuchKey."""
+        inode = self._catalog.inode(ino)
+        return self._files.overlay(ino, inode) if inode.is_file else inode
+
+    def entries(self, parent: Ino, after: bytes = b"") -> Iterator[tuple[bytes, bytes, Ino]]:
+        """(sort name, name, inode) of the live entries behind sort name *after*, in S3's key order."""
+        for sort_name, ino in self._catalog.entries(parent, after):
+            if not sort_name.endswith(b"/"):
+                if self._catalog.entry(parent, sort_name + b"/") is None:
+                    yield sort_name, sort_name, ino
+            elif len(sort_name) > 1:
+                yield sort_name, sort_name[:-1], ino
+
+    def parent(self, inode: Inode) -> Ino:
+        """The directory above a directory."""
+        return self._catalog.key_name(inode.key).parent if inode.key else STORE_ROOT
+
+    def path(self, ino: Ino) -> tuple[Ino, bytes]:
+        """The bucket and the key (path in it, one of its names) of an inode, live or removed."""
+        inode = self._catalog.inode(ino)
+        parts: list[bytes] = []
+        while inode.key:
+            where = self._catalog.key_name(inode.key)
+            parts.append(where.name.removesuffix(b"/"))
+            inode = self._catalog.inode(where.parent)
+        return inode.bucket, b"/".join(reversed(parts))
+
+    # -- making -----------------------------------------------------------------------------------------------
+
+    def _directory(self, ino: Ino) -> Inode:
+        inode = self._catalog.inode(ino)
+        if not inode.is_dir:
+            raise NotADirectory("not a directory")
+        if ino == STORE_ROOT:
+            raise NotPermitted("only buckets live at the root of a store; make a bucket (mkdir) and put it there")
+        if inode.nlink == 0:
+            raise NoSuchKey("the directory was removed")
+        return inode
+
+    def _new(self, parent: Inode, mode: int, uid: int, gid: int, key: KeyId) -> Inode:
+        """A new inode below *parent*, which hands down its group if it is setgid (inode(7))."""
+        now = self._core.clock()
+        if parent.mode & stat.S_ISGID:
+            gid = parent.gid
+            if stat.S_ISDIR(mode):
+                mode |= stat.S_ISGID
+        return Inode(mode, 1, uid, gid, 0, now, now, now, now, parent.bucket, key)
+
+    def create(self, parent: Ino, name: bytes, mode: int, gid: int, writer: Writer) -> tuple[Ino, Inode]:
+        """A regular file, empty and without a version until it is published. The caller opens it."""
+        return self._make(parent, name, stat.S_IFREG | stat.S_IMODE(mode), gid, writer, publish=False)
+
+    def mknod(self, parent: Ino, name: bytes, mode: int, rdev: int, gid: int, writer: Writer) -> tuple[Ino, Inode]:
+        """A file of any type but directory and symlink; one version."""
+        return self._make(parent, name, mode, gid, writer, rdev=rdev)
+
+    def symlink(self, parent: Ino, name: bytes, target: bytes, gid: int, writer: Writer) -> tuple[Ino, Inode]:
+        """A symbolic link; one version."""
+        if not 1 <= len(target) <= TARGET_BYTES_MAX:
+            raise InvalidName(f"the target of a symlink has 1 to {TARGET_BYTES_MAX} bytes")
+        return self._make(parent, name, stat.S_IFLNK | 0o777, gid, writer, target=target)
+
+    def _make(
+        self,
+        parent: Ino,
+        name: bytes,
+        mode: int,
+        gid: int,
+        writer: Writer,
+        *,
+        rdev: int = 0,
+        target: bytes = b"",
+        publish: bool = True,
+    ) -> tuple[Ino, Inode]:
+        check_name(name)
+        above = self._directory(parent)
+        self._core.check_free(parent, name)
+        changes: list[Change] = []
+        key = self._core.key_for(changes, parent, name)
+        ino = Ino(self._core.new_id())
+        inode = self._new(above, mode, writer.uid, gid, key)
+        inode.rdev = rdev
+        inode.target = target
+        if publish:
+            inode.seq = self._core.add_version(changes, key, name, ino, inode, writer)
+        else:
+            changes.append(events.DraftSet(ino, Draft(EMPTY, inode.mtime, inode.ctime, writer)))
+        changes.append(events.InodeSet(ino, inode))
+        changes.append(events.EntrySet(parent, name, ino))
+        changes.append(events.DirectoryTouched(parent, inode.mtime, 0))
+        self._core.commit("create", changes)
+        return ino, inode
+
+    def mkdir(self, parent: Ino, name: bytes, mode: int, gid: int, writer: Writer) -> tuple[Ino, Inode]:
+        """A directory; the history of one that was removed at this name goes on in it."""
+        check_name(name)
+        above = self._directory(parent)
+        self._core.check_free(parent, name)
+        changes: list[Change] = []
+        key = self._core.key_for(changes, parent, directory_key(name))
+        inode = self._new(above, stat.S_IFDIR | stat.S_IMODE(mode), writer.uid, gid, key)
+        inode.nlink = 2
+        ino = self._core.removed_directory(key)
+        if ino is None:
+            ino = Ino(self._core.new_id())
+        else:
+            inode.generation = self._catalog.inode(ino).generation + 1
+        inode.seq = self._core.add_version(changes, key, directory_key(name), ino, inode, writer)
+        changes.append(events.InodeSet(ino, inode))
+        changes.append(events.EntrySet(parent, directory_key(name), ino))
+        changes.append(events.DirectoryTouched(parent, inode.mtime, 1))
+        self._core.commit("mkdir", changes)
+        return ino, inode
+
+    def link(self, ino: Ino, parent: Ino, name: bytes, writer: Writer) -> Inode:
+        """Another name for a file, which gets a version with the file's content."""
+        check_name(name)
+        above = self._directory(parent)
+        self._files.publish_flushed(ino)
+        inode = self._catalog.inode(ino)
+        if inode.is_dir:
+            raise NotPermitted("a directory has one name")
+        if inode.nlink == 0:
+            raise NoSuchKey("the file was removed")
+        if inode.bucket != above.bucket:
+            raise CrossBucket("a link cannot lead from one bucket into another")
+        if inode.nlink >= LINKS_MAX:
+            raise TooManyLinks(f"a file has at most {LINKS_MAX} names")
+        self._core.check_free(parent, name)
+        changes: list[Change] = []
+        key = self._core.key_for(changes, parent, name)
+        if inode.nlink == 1:
+            changes.append(events.LinkSet(ino, inode.key))
+        changes.append(events.LinkSet(ino, key))
+        inode.nlink += 1
+        inode.ctime = self._core.clock()
+        if inode.seq:
+            self._core.add_version(changes, key, name, ino, inode, writer)
+        changes.append(events.InodeSet(ino, inode))
+        changes.append(events.EntrySet(parent, name, ino))
+        changes.append(events.DirectoryTouched(parent, inode.ctime, 0))
+        self._core.commit("link", changes)
+        return self.inode(ino)
+
+    # -- removing ---------------------------------------------------------------------------------------------
+
+    def unlink(self, parent: Ino, name: bytes, writer: Writer) -> Ino:
+        """Delete a key. Works on until the last close for those who have it open. Returns the inode."""
+        self._directory(parent)
+        if self._catalog.entry(parent, directory_key(name)) is not None:
+            raise IsADirectory(f"{show(name)} is a directory")
+        ino = self._catalog.entry(parent, name)
+        if ino is None:
+            raise NoSuchKey(f"no {show(name)} here")
+        self._files.publish_flushed(ino)
+        changes: list[Change] = []
+        inode = self._catalog.inode(ino)
+        key = self._key(parent, name)
+        changes.append(events.EntryGone(parent, name))
+        self._core.add_delete(changes, key, name, ino, inode, writer)
+        orphaned = self._detach(changes, key, ino, inode)
+        changes.append(events.DirectoryTouched(parent, self._core.clock(), 0))
+        self._core.commit("unlink", changes)
+        if orphaned:
+            self._files.unlinked(ino)
+        return ino
+
+    def _detach(self, changes: list[Change], key: KeyId, ino: Ino, inode: Inode) -> bool:
+        """Take a name away from an inode. True: `Files.unlinked` must be told after the commit."""
+        orphaned = inode.nlink == 1 and self._files.is_open(ino)
+        self._core.detach(changes, key, ino, inode, is_open=orphaned)
+        return orphaned
+
+    def _key(self, parent: Ino, name: bytes) -> KeyId:
+        key = self._catalog.key(parent, name)
+        assert key is not None, "every live entry has a key"
+        return key
+
+    def rmdir(self, parent: Ino, name: bytes, writer: Writer) -> Ino:
+        """Remove an empty directory; the history below it stays. Returns the inode."""
+        self._directory(parent)
+        sort_name = directory_key(name)
+        ino = self._catalog.entry(parent, sort_name)
+        if ino is None:
+            if self._catalog.entry(parent, name) is not None:
+                raise NotADirectory(f"{show(name)} is not a directory")
+            raise NoSuchKey(f"no {show(name)} here")
+        self._check_empty(ino, name)
+        changes: list[Change] = []
+        inode = self._catalog.inode(ino)
+        changes.append(events.EntryGone(parent, sort_name))
+        self._core.add_delete(changes, self._key(parent, sort_name), sort_name, ino, inode, writer)
+        self._drop_directory(changes, ino, inode)
+        changes.append(events.DirectoryTouched(parent, self._core.clock(), -1))
+        self._core.commit("rmdir", changes)
+        return ino
+
+    def _check_empty(self, ino: Ino, name: bytes) -> None:
+        if next(self._catalog.entries(ino), None) is not None:
+            raise DirectoryNotEmpty(f"{show(name)} is not empty")
+
+    def _drop_directory(self, changes: list[Change], ino: Ino, inode: Inode) -> None:
+        """A directory without a name: gone, or kept for the history below it."""
+        if self._core.has_keys(ino):
+            inode.nlink = 0
+            inode.ctime = self._core.clock()
+            changes.append(events.InodeSet(ino, inode))
+        else:
+            changes.append(events.InodeGone(ino))
+
+    # -- renaming ---------------------------------------------------------------------------------------------
+
+    def rename(
+        self,
+        parent: Ino,
+        name: bytes,
+        new_parent: Ino,
+        new_name: bytes,
+        writer: Writer,
+        *,
+        replace: bool = True,
+    ) -> None:
+        """Give a file or a directory another name, in one event whatever the directory holds (rename(2)).
+
+        replace=False: raise Exists if the new name is taken (RENAME_NOREPLACE).
+        """
+        check_name(new_name)
+        above = self._directory(parent)
+        if above.bucket != self._directory(new_parent).bucket:
+            raise CrossBucket("a rename cannot lead from one bucket into another; copy instead")
+        ino, inode = self.lookup(parent, name)
+        try:
+            old_ino, old = self.lookup(new_parent, new_name)
+        except NoSuchKey:
+            pass
+        else:
+            if not replace:
+                raise Exists(f"{show(new_name)} exists")
+            if old_ino == ino:
+                return
+            self._check_over(inode, old_ino, old, new_name)
+            self._files.publish_flushed(old_ino)
+        if inode.is_dir:
+            self._rename_directory(parent, name, new_parent, new_name, ino, writer)
+        else:
+            self._rename_file(parent, name, new_parent, new_name, ino, writer)
+
+    def _check_over(self, inode: Inode, old_ino: Ino, old: Inode, new_name: bytes) -> None:
+        if old.is_dir:
+            if not inode.is_dir:
+                raise IsADirectory(f"{show(new_name)} is a directory")
+            self._check_empty(old_ino, new_name)
+        elif inode.is_dir:
+            raise NotADirectory(f"{show(new_name)} is not a directory")
+
+    def _check_cycle(self, ino: Ino, directory: Ino) -> None:
+        while directory != STORE_ROOT:
+            if directory == ino:
+                raise InvalidName("a directory cannot move into itself")
+            directory = self.parent(self._catalog.inode(directory))
+
+    def _rename_directory(
+        self, parent: Ino, name: bytes, new_parent: Ino, new_name: bytes, ino: Ino, writer: Writer
+    ) -> None:
+        self._check_cycle(ino, new_parent)
+        changes: list[Change] = []
+        inode = self._catalog.inode(ino)
+        source, target = directory_key(name), directory_key(new_name)
+        now = self._core.clock()
+        old_ino = self._catalog.entry(new_parent, target)
+        changes.append(events.EntryGone(parent, source))
+        self._core.add_delete(changes, inode.key, source, ino, inode, writer)
+        changes.append(events.DirectoryTouched(parent, now, -1))
+        key = self._core.key_for(changes, new_parent, target)
+        if old_ino is not None:
+            self._drop_directory(changes, old_ino, self._catalog.inode(old_ino))
+        inode.key = key
+        inode.ctime = now
+        inode.seq = self._core.add_version(changes, key, target, ino, inode, writer)
+        changes.append(events.InodeSet(ino, inode))
+        changes.append(events.EntrySet(new_parent, target, ino))
+        changes.append(events.DirectoryTouched(new_parent, now, 0 if old_ino is not None else 1))
+        self._core.commit("rename", changes)
+
+    def _rename_file(
+        self, parent: Ino, name: bytes, new_parent: Ino, new_name: bytes, ino: Ino, writer: Writer
+    ) -> None:
+        self._files.publish_flushed(ino)
+        changes: list[Change] = []
+        inode = self._catalog.inode(ino)
+        source = self._key(parent, name)
+        target = self._core.key_for(changes, new_parent, new_name)
+        old_ino = self._catalog.entry(new_parent, new_name)
+        orphaned = False
+        if old_ino is not None:
+            orphaned = self._detach(changes, target, old_ino, self._catalog.inode(old_ino))
+        changes.append(events.EntryGone(parent, name))
+        if inode.nlink > 1:
+            changes.append(events.LinkGone(ino, source))
+            changes.append(events.LinkSet(ino, target))
+        if inode.seq:
+            seq = self._core.add_version(changes, target, new_name, ino, inode, writer)
+            if inode.key == source:
+                inode.seq = seq
+        if inode.key == source:
+            inode.key = target
+        self._leave_source(changes, source, name, ino, inode, writer, over_existing=old_ino is not None)
+        inode.ctime = self._core.clock()
+        changes.append(events.InodeSet(ino, inode))
+        changes.append(events.EntrySet(new_parent, new_name, ino))
+        changes.append(events.DirectoryTouched(parent, inode.ctime, 0))
+        if new_parent != parent:
+            changes.append(events.DirectoryTouched(new_parent, inode.ctime, 0))
+        self._core.commit("rename", changes)
+        if orphaned and old_ino is not None:
+            self._files.unlinked(old_ino)
+
+    def _leave_source(
+        self,
+        changes: list[Change],
+        source: KeyId,
+        name: bytes,
+        ino: Ino,
+        inode: Inode,
+        writer: Writer,
+        *,
+        over_existing: bool,
+    ) -> None:
+        """The history of the name that a file leaves: a delete marker, or nothing after a save by renaming."""
+        newest = list(islice(self._catalog.versions(source), 2))
+        age_us = self._core.clock() // 1000 - newest[0][0] if newest else 0
+        if rules.is_atomic_save(age_us=age_us, only_version=len(newest) == 1, over_existing=over_existing):
+            changes.append(events.VersionGone(source, newest[0][0]))
+            changes.append(events.KeyGone(source))
+        else:
+            self._core.add_delete(changes, source, name, ino, inode, writer)
+
+    def exchange(self, parent: Ino, name: bytes, new_parent: Ino, new_name: bytes, writer: Writer) -> None:
+        """Swap two names atomically (RENAME_EXCHANGE): each gets what the other had as its new version."""
+        if self._directory(parent).bucket != self._directory(new_parent).bucket:
+            raise CrossBucket("an exchange cannot lead from one bucket into another")
+        ino, inode = self.lookup(parent, name)
+        other_ino, other = self.lookup(new_parent, new_name)
+        if ino == other_ino:
+            return
+        if inode.is_dir:
+            self._check_cycle(ino, new_parent)
+        if other.is_dir:
+            self._check_cycle(other_ino, parent)
+        self._files.publish_flushed(ino)
+        self._files.publish_flushed(other_ino)
+        inode, other = self._catalog.inode(ino), self._catalog.inode(other_ino)
+        changes: list[Change] = []
+        same = inode.is_dir == other.is_dir
+        old_key = self._leave(changes, parent, name, ino, inode, writer, marker=not same)
+        new_key = self._leave(changes, new_parent, new_name, other_ino, other, writer, marker=not same)
+        self._arrive(changes, new_parent, new_name, ino, inode, old_key, writer)
+        self._arrive(changes, parent, name, other_ino, other, new_key, writer)
+        self._core.commit("exchange", changes)
+
+    def _leave(
+        self, changes: list[Change], parent: Ino, name: bytes, ino: Ino, inode: Inode, writer: Writer, *, marker: bool
+    ) -> KeyId:
+        sort_name = directory_key(name) if inode.is_dir else name
+        key = self._key(parent, sort_name)
+        changes.append(events.EntryGone(parent, sort_name))
+        if marker:
+            self._core.add_delete(changes, key, sort_name, ino, inode, writer)
+        changes.append(events.DirectoryTouched(parent, self._core.clock(), -1 if inode.is_dir else 0))
+        return key
+
+    def _arrive(
+        self, changes: list[Change], parent: Ino, name: bytes, ino: Ino, inode: Inode, old_key: KeyId, writer: Writer
+    ) -> None:
+        sort_name = directory_key(name) if inode.is_dir else name
+        key = self._core.key_for(changes, parent, sort_name)
+        if inode.nlink > 1 and not inode.is_dir:
+            changes.append(events.LinkGone(ino, old_key))
+            changes.append(events.LinkSet(ino, key))
+        seq = self._core.add_version(changes, key, sort_name, ino, inode, writer) if inode.seq else inode.seq
+        if inode.key == old_key:
+            inode.key = key
+            inode.seq = seq
+        inode.ctime = self._core.clock()
+        changes.append(events.InodeSet(ino, inode))
+        changes.append(events.EntrySet(parent, sort_name, ino))
+        changes.append(events.DirectoryTouched(parent, inode.ctime, 1 if inode.is_dir else 0))
+
+    # -- attributes -------------------------------------------------------------------------------------------
+
+    def set_attributes(
+        self,
+        ino: Ino,
+        *,
+        mode: int | None = None,
+        uid: int | None = None,
+        gid: int | None = None,
+        atime: int | None = None,
+        mtime: int | None = None,
+    ) -> Inode:
+        """chmod, chown, utimensat (times in ns): no version, they belong to the key. ctime becomes now."""
+        inode = self._catalog.inode(ino)
+        if mode is not None:
+            inode.mode = stat.S_IFMT(inode.mode) | stat.S_IMODE(mode)
+        if uid is not None or gid is not None:
+            inode.uid = inode.uid if uid is None else uid
+            inode.gid = inode.gid if gid is None else gid
+            if mode is None and inode.is_file:
+                inode.mode &= ~(stat.S_ISUID | (stat.S_ISGID if inode.mode & stat.S_IXGRP else 0))
+        inode.atime = inode.atime if atime is None else atime
+        if mtime is not None:
+            inode.mtime = mtime
+            self._files.set_mtime(ino, mtime)
+        inode.ctime = self._core.clock()
+        changes: list[Change] = [events.InodeSet(ino, inode)]
+        draft = self._catalog.draft(ino)
+        if draft is not None and mtime is not None:
+            changes.append(events.DraftSet(ino, Draft(draft.content, mtime, draft.ctime, draft.writer)))
+        self._core.commit("attributes", changes)
+        return self.inode(ino)
+
+    def get_attribute(self, ino: Ino, name: bytes) -> bytes:
+        """An extended attribute. Raises NoSuchAttribute."""
+        value = self._catalog.attribute(ino, name)
+        if value is None:
+            raise NoSuchAttribute(f"no attribute {show(name)}")
+        return value
+
+    def list_attributes(self, ino: Ino) -> list[bytes]:
+        """The names of the extended attributes."""
+        return self._catalog.attributes(ino)
+
+    def set_attribute(self, ino: Ino, name: bytes, value: bytes) -> None:
+        """Set an extended attribute; no version."""
+        if len(value) > ATTRIBUTE_BYTES_MAX:
+            raise AttributeTooLarge(f"an attribute has at most {ATTRIBUTE_BYTES_MAX} bytes")
+        inode = self._catalog.inode(ino)
+        inode.ctime = self._core.clock()
+        self._core.commit("setxattr", [events.AttributeSet(ino, name, value), events.InodeSet(ino, inode)])
+
+    def remove_attribute(self, ino: Ino, name: bytes) -> None:
+        """Remove an extended attribute. Raises NoSuchAttribute."""
+        self.get_attribute(ino, name)
+        inode = self._catalog.inode(ino)
+        inode.ctime = self._core.clock()
+        self._core.commit("removexattr", [events.AttributeGone(ino, name), events.InodeSet(ino, inode)])
