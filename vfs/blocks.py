@@ -74,6 +74,7 @@ class Blocks:
         self._index = index
         self._current: File | None = None
         self._dirty: dict[int, File] = {}
+        self._syncing: dict[int, File] = {}
         self._files: OrderedDict[int, File] = OrderedDict()
         self._cache: OrderedDict[BlockId, bytes] = OrderedDict()
         self._cached_bytes = 0
@@ -147,7 +148,7 @@ class Blocks:
         for old in list(self._files):
             if len(self._files) <= OPEN_SEGMENTS_MAX:
                 break
-            if self._files[old] is not self._current and old not in self._dirty:
+            if self._files[old] is not self._current and old not in self._dirty and old not in self._syncing:
                 self._files.pop(old).close()
 
     def scan(self, start: End) -> Iterator[Found]:
@@ -162,32 +163,42 @@ class Blocks:
             finally:
                 file.close()
 
-    def settle(self, end: End) -> int:
-        """Drop what is behind the last intact block *end*, and go on appending there. Returns bytes dropped."""
+    def settle(self, start: End, end: End) -> int:
+        """Drop what is behind the last intact block *end*, and go on appending there. Returns bytes dropped.
+
+        *start*: where the scan began; what is behind it may only be in the page cache, and is synced next.
+        """
         dropped = 0
-        for name in reversed(self._disk.list(FOLDER)):
+        for name in self._disk.list(FOLDER):
             segment = int(name, 16)
-            if segment < end.segment:
-                break
+            if segment < start.segment:
+                continue
             file = self._file(segment)
+            self._dirty[segment] = file
+            if segment < end.segment:
+                continue
             keep = end.offset if segment == end.segment else 0
             if file.size > keep:
                 dropped += file.size - keep
                 file.truncate(keep)
             if segment == end.segment:
                 self._current = file
-                self._dirty[segment] = file  # scanned, perhaps only in the page cache
         self.end = end
         return dropped
 
     def unsynced(self) -> dict[int, File]:
-        """What to sync, in any thread but one at a time, before calling `synced` with the same."""
-        taken, self._dirty = self._dirty, {}
-        return taken
+        """What to sync, in any thread but one at a time, before calling `synced`."""
+        self._syncing, self._dirty = self._dirty, {}
+        return self._syncing
 
-    def not_synced(self, files: dict[int, File]) -> None:
-        """The sync of *files* failed."""
-        self._dirty = files | self._dirty
+    def synced(self) -> None:
+        """The files of `unsynced` were synced."""
+        self._syncing = {}
+
+    def not_synced(self) -> None:
+        """The sync of the files of `unsynced` failed."""
+        self._dirty = self._syncing | self._dirty
+        self._syncing = {}
 
     def close(self) -> None:
         for file in self._files.values():

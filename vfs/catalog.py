@@ -3,12 +3,15 @@
 Owns the tables below. Derived: ``fold(apply, journal)`` over the places of the blocks gives every row. One write
 transaction is open all the time, and everything reads through it; `commit` makes it durable together with the
 positions that it stands for (a catalog checkpoint). What was not committed dies with the process and is replayed.
+Rows that one operation after the other changes (inodes, drafts, buckets) are kept decoded, and written before they are
+scanned or committed.
 
 Tables, with their keys (integers big-endian, 8 bytes, so that they sort) and values (msgpack unless said):
 
     entries     directory, sort name      -> inode (8 bytes)                the live names
     inodes      inode                     -> Inode
     keys        directory, sort name      -> key, sequence of the null version or 0 (16 bytes)
+    removed     key, inode                -> nothing                        directories kept for the history below
     key_names   key                       -> directory, sort name
     versions    key, ~sequence            -> Version                        newest first
     times       sequence                  -> key (8 bytes)                  every version, by time
@@ -25,6 +28,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator
+from copy import copy
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,10 +44,11 @@ from vfs.journal import START, Position
 from vfs.model import STORE_ROOT, BlockId, Bucket, Content, Draft, Ino, Inode, KeyId, Kind, Seq, Version
 
 FORMAT = 1
+INODES_KEPT_MAX = 8192  # decoded inodes in memory, about 6 MiB
 MAP_BYTES = 1 << 40  # of address space, not of memory or disk
 ENGINE = 0  # LMDB 0.9 (data format v1): py-lmdb carries 1.0 too, whose files are not interchangeable
 TABLES = tuple(
-    "entries inodes keys key_names versions times links attributes drafts orphans buckets blocks meta".split()  # noqa: SIM905
+    "entries inodes keys key_names removed versions times links attributes drafts orphans buckets blocks meta".split()  # noqa: SIM905
 )
 
 _U64 = struct.Struct(">Q")
@@ -115,9 +120,8 @@ class Catalog:
         self._entries, self._inodes, self._keys = db["entries"], db["inodes"], db["keys"]
         self._key_names, self._versions, self._times = db["key_names"], db["versions"], db["times"]
         self._links, self._attributes, self._drafts = db["links"], db["attributes"], db["drafts"]
-        self._orphans, self._buckets = db["orphans"], db["buckets"]
+        self._orphans, self._buckets, self._removed = db["orphans"], db["buckets"], db["removed"]
         self._block_rows, self._meta = db["blocks"], db["meta"]
-        self._begin()
         self._pending: dict[bytes, int] = {}
         self._handlers: dict[type[events.Change], Callable[[Any], None]] = {
             events.BucketSet: self._bucket_set,
@@ -139,6 +143,28 @@ class Catalog:
             events.AttributeGone: self._attribute_gone,
             events.OrphanSet: self._orphan_set,
         }
+        self._blocks: Blocks | None = None
+        self._begin()
+        self._load()
+
+    def _begin(self) -> None:
+        self._txn = self._env.begin(write=not self._read_only)
+        self._get: Any = self._txn.get
+        self._put: Any = self._txn.put
+        self._delete: Any = self._txn.delete
+
+    def _load(self) -> None:
+        """What is kept in memory, as of the last checkpoint."""
+        self._inode_cache: dict[Ino, Inode] = {}
+        self._inodes_changed: set[Ino] = set()
+        self._drafts_changed: set[Ino] = set()
+        self._buckets_changed: set[Ino] = set()
+        self._draft_rows = {
+            Ino(_U64.unpack(key)[0]): _decode_draft(value) for key, value in self._scan(self._drafts, b"", b"")
+        }
+        self._bucket_rows = {
+            Ino(_U64.unpack(key)[0]): _decode_bucket(value) for key, value in self._scan(self._buckets, b"", b"")
+        }
         raw = self._get(b"checkpoint", db=self._meta)
         self.checkpoint = (
             msgspec.msgpack.decode(raw, type=Checkpoint)
@@ -147,13 +173,6 @@ class Catalog:
         )
         self.next_id = self.checkpoint.next_id
         self.last_seq = self.checkpoint.last_seq
-        self._blocks: Blocks | None = None
-
-    def _begin(self) -> None:
-        self._txn = self._env.begin(write=not self._read_only)
-        self._get: Any = self._txn.get
-        self._put: Any = self._txn.put
-        self._delete: Any = self._txn.delete
 
     def attach(self, blocks: Blocks) -> None:
         """Where apply reads the nodes of manifests from, to count the references of what is below them."""
@@ -162,15 +181,42 @@ class Catalog:
     # -- committing -------------------------------------------------------------------------------------------
 
     def commit(self, journal: Position, blocks: End) -> None:
-        """Make the catalog durable as of these positions, which must be durable already (blocks and journal synced)."""
+        """Make the catalog durable as of these positions, which must be durable already (blocks and journal synced).
+
+        Raises NoSpace; then this is the catalog of the last checkpoint again, and what came since must be replayed.
+        """
         checkpoint = Checkpoint(journal, blocks, self.next_id, self.last_seq)
         try:
+            self._write_changed()
             self._put(b"checkpoint", _encode(checkpoint), db=self._meta)
             self._txn.commit()
         except lmdb.Error as error:
+            self._txn.abort()
+            self._begin()
+            self._load()
             raise NoSpace(f"the catalog cannot be committed: {error}") from error
         self.checkpoint = checkpoint
         self._begin()
+
+    def _write_changed(self) -> None:
+        """Bring the tables up to what is kept decoded."""
+        for ino in self._inodes_changed:
+            self._put(_u64(ino), _encode(self._inode_cache[ino]), db=self._inodes)
+        self._inodes_changed.clear()
+        for ino in self._drafts_changed:
+            draft = self._draft_rows.get(ino)
+            if draft is None:
+                self._delete(_u64(ino), db=self._drafts)
+            else:
+                self._put(_u64(ino), _encode(draft), db=self._drafts)
+        self._drafts_changed.clear()
+        for ino in self._buckets_changed:
+            bucket = self._bucket_rows.get(ino)
+            if bucket is None:
+                self._delete(_u64(ino), db=self._buckets)
+            else:
+                self._put(_u64(ino), _encode(bucket), db=self._buckets)
+        self._buckets_changed.clear()
 
     def close(self) -> None:
         """Drop what was not committed, and close."""
@@ -190,26 +236,45 @@ class Catalog:
             yield key, Ino(_U64.unpack(value)[0])
 
     def find_inode(self, ino: Ino) -> Inode | None:
-        raw = self._get(_u64(ino), db=self._inodes)
-        return None if raw is None else _decode_inode(raw)
+        """The inode, for the caller to change and put into an event."""
+        inode = self._kept_inode(ino)
+        return None if inode is None else copy(inode)
 
     def inode(self, ino: Ino) -> Inode:
-        """Raises NoSuchKey."""
-        raw = self._get(_u64(ino), db=self._inodes)
-        if raw is None:
+        """The same. Raises NoSuchKey."""
+        inode = self._kept_inode(ino)
+        if inode is None:
             raise NoSuchKey(f"no inode {ino}")
-        return _decode_inode(raw)
+        return copy(inode)
+
+    def _kept_inode(self, ino: Ino) -> Inode | None:
+        inode = self._inode_cache.get(ino)
+        if inode is None:
+            raw = self._get(_u64(ino), db=self._inodes)
+            if raw is not None:
+                inode = self._keep_inode(ino, _decode_inode(raw))
+        return inode
+
+    def _keep_inode(self, ino: Ino, inode: Inode) -> Inode:
+        if len(self._inode_cache) >= INODES_KEPT_MAX:
+            self._write_changed()
+            self._inode_cache.clear()
+        self._inode_cache[ino] = inode
+        return inode
 
     def bucket(self, ino: Ino) -> Bucket:
-        """Raises NoSuchKey."""
-        raw = self._get(_u64(ino), db=self._buckets)
-        if raw is None:
+        """A bucket, not to be changed. Raises NoSuchKey."""
+        bucket = self._bucket_rows.get(ino)
+        if bucket is None:
             raise NoSuchKey(f"no bucket with inode {ino}")
-        return _decode_bucket(raw)
+        return bucket
+
+    def find_bucket(self, ino: Ino) -> Bucket | None:
+        return self._bucket_rows.get(ino)
 
     def buckets(self) -> Iterator[tuple[Ino, Bucket]]:
-        for key, value in self._scan(self._buckets, b"", b""):
-            yield Ino(_U64.unpack(key)[0]), _decode_bucket(value)
+        """All buckets (at most BUCKETS_MAX), not to be changed."""
+        yield from self._bucket_rows.items()
 
     def key(self, parent: Ino, name: bytes) -> KeyId | None:
         """The key of a sort name, also of a deleted one."""
@@ -260,12 +325,16 @@ class Catalog:
         return [name for name, _ in self._scan(self._attributes, _u64(ino), b"")]
 
     def draft(self, ino: Ino) -> Draft | None:
-        raw = self._get(_u64(ino), db=self._drafts)
-        return None if raw is None else _decode_draft(raw)
+        return self._draft_rows.get(ino)
 
     def drafts(self) -> Iterator[tuple[Ino, Draft]]:
-        for key, value in self._scan(self._drafts, b"", b""):
-            yield Ino(_U64.unpack(key)[0]), _decode_draft(value)
+        """All drafts: at most one per open file."""
+        yield from self._draft_rows.items()
+
+    def removed(self, key: KeyId) -> list[Ino]:
+        """The directories that were removed at this key and are kept for the history below, the last one first."""
+        found = [Ino(_U64.unpack(raw)[0]) for raw, _ in self._scan(self._removed, _u64(key), b"")]
+        return sorted(found, key=lambda ino: -self.inode(ino).ctime)
 
     def orphans(self) -> Iterator[Ino]:
         for key, _ in self._scan(self._orphans, b"", b""):
@@ -324,15 +393,22 @@ class Catalog:
         for key, _ in self.rows("attributes"):
             yield Ino(_U64.unpack(key[:8])[0]), key[8:]
 
+    def find_key_name(self, key: KeyId) -> KeyName | None:
+        raw = self._get(_u64(key), db=self._key_names)
+        return None if raw is None else _key_name(raw)
+
     def has_link(self, ino: Ino, key: KeyId) -> bool:
         """Whether a key is one of the names of an inode that has several."""
         return self._get(_pair(ino, key), db=self._links) is not None
 
     def rows(self, table: str) -> Iterator[tuple[bytes, bytes]]:
         """Every raw row of a table, for comparing catalogs."""
+        self._write_changed()
         yield from self._scan(self._db[table], b"", b"")
 
     def count(self, table: str) -> int:
+        """How many rows a table has."""
+        self._write_changed()
         return int(self._txn.stat(self._db[table])["entries"])
 
     def _scan(self, db: Any, prefix: bytes, after: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -380,9 +456,11 @@ class Catalog:
         now = references + delta
         self._put(block, _BLOCK.pack(segment, offset, length, now, node), db=self._block_rows)
         if depth and segment and (references == 0 or now == 0):
-            step = 1 if references == 0 else -1
-            for child in self._children(block):
-                self._refer(child, step, depth - 1)
+            self._refer_children(block, 1 if references == 0 else -1, depth)
+
+    def _refer_children(self, block: BlockId, delta: int, depth: int) -> None:
+        for child in self._children(block):
+            self._refer(child, delta, depth - 1)
 
     def _children(self, block: BlockId) -> list[BlockId]:
         assert self._blocks is not None
@@ -417,32 +495,37 @@ class Catalog:
         references = row.references if row else 0
         self._put(block, _BLOCK.pack(*place, references, node), db=self._block_rows)
         if row and node and references and row.place == LOST:
-            for child in self._children(block):
-                found = self.block(child)
-                self._refer(child, 1, 1 if found and found.node else 0)
+            self._refer_children(block, 1, self._depth_of(block))
+
+    def _depth_of(self, node: BlockId) -> int:
+        """How many levels are below a node: all its leaves are at one level."""
+        child = next(iter(self._children(node)), None)
+        row = None if child is None else self.block(child)
+        return 1 + self._depth_of(child) if child is not None and row is not None and row.node else 1
 
     def _bucket_set(self, change: events.BucketSet) -> None:
-        bucket = change.bucket
-        raw = self._get(_u64(change.ino), db=self._buckets)
-        if raw is not None:
-            old = _decode_bucket(raw)
-            bucket = msgspec.structs.replace(bucket, versions=old.versions, size=old.size)
-        self._put(_u64(change.ino), _encode(bucket), db=self._buckets)
+        old = self._bucket_rows.get(change.ino)
+        counters = (old.versions, old.size) if old else (0, 0)
+        bucket = msgspec.structs.replace(change.bucket, versions=counters[0], size=counters[1])
+        self._bucket_rows[change.ino] = bucket
+        self._buckets_changed.add(change.ino)
 
     def _bucket_gone(self, change: events.BucketGone) -> None:
-        self._drop_directory(change.ino)
-        self._delete(_u64(change.ino), db=self._buckets)
-
-    def _drop_directory(self, ino: Ino) -> None:
-        """Every row of the history of directories below *ino*; there is no other history left."""
-        for _, key in list(self.keys(ino)):
-            for seq, version in list(self.versions(key)):
-                inode = self.find_inode(version.ino)
-                if version.kind is Kind.DIRECTORY and inode is not None and inode.key == key:
-                    self._drop_directory(version.ino)
-                self._version_gone(events.VersionGone(key, seq))
-            self._key_gone(events.KeyGone(key))
-        self._inode_gone(events.InodeGone(ino))
+        """Every row of the history of directories goes too; there is no other history left."""
+        directories = [change.ino]
+        while directories:
+            directory = directories.pop()
+            for _, key in list(self.keys(directory)):
+                for seq, version in list(self.versions(key)):
+                    inode = self._kept_inode(version.ino)
+                    if inode is not None and inode.is_dir and inode.key == key and version.ino not in directories:
+                        directories.append(version.ino)
+                    self._version_gone(events.VersionGone(key, seq, change.ino))
+                directories += [ino for ino in self.removed(key) if ino not in directories]
+                self._key_gone(events.KeyGone(key))
+            self._inode_gone(events.InodeGone(directory))
+        del self._bucket_rows[change.ino]
+        self._buckets_changed.add(change.ino)
 
     def _key_made(self, change: events.KeyMade) -> None:
         where = _u64(change.parent) + change.name
@@ -460,11 +543,10 @@ class Catalog:
         key, seq, version = change.key, change.seq, change.version
         self._put(_pair(key, _ALL_ONES - seq), _encode(version), db=self._versions)
         self._put(_u64(seq), _u64(key), db=self._times)
-        where = self._get(_u64(key), db=self._key_names)
         if version.null:
-            self._put(where, _pair(key, seq), db=self._keys)
+            self._put(self._get(_u64(key), db=self._key_names), _pair(key, seq), db=self._keys)
         self._count(version.content, 1)
-        self._add_to_bucket(where, version, 1)
+        self._add_to_bucket(change.bucket, version, 1)
         if seq > self.last_seq:
             self.last_seq = seq
 
@@ -475,21 +557,18 @@ class Catalog:
             raise Corrupt("journal", expected=f"version {seq} of key {key}", found="none")
         self._delete(_pair(key, _ALL_ONES - seq), db=self._versions)
         self._delete(_u64(seq), db=self._times)
-        where = self._get(_u64(key), db=self._key_names)
         if version.null:
-            self._put(where, _pair(key, 0), db=self._keys)
+            self._put(self._get(_u64(key), db=self._key_names), _pair(key, 0), db=self._keys)
         self._count(version.content, -1)
-        self._add_to_bucket(where, version, -1)
+        self._add_to_bucket(change.bucket, version, -1)
 
-    def _add_to_bucket(self, where: bytes, version: Version, delta: int) -> None:
+    def _add_to_bucket(self, ino: Ino, version: Version, delta: int) -> None:
         """Keep the bucket's counters of versions; the comings and goings of directories do not count."""
         if version.kind is Kind.CONTENT or version.kind is Kind.MARKER:
-            parent = self.inode(Ino(_U64.unpack(where[:8])[0]))
-            raw = self._get(_u64(parent.bucket), db=self._buckets)
-            bucket = _decode_bucket(raw)
+            bucket = self._bucket_rows[ino]
             bucket.versions += delta
             bucket.size += delta * version.content.size
-            self._put(_u64(parent.bucket), _encode(bucket), db=self._buckets)
+            self._buckets_changed.add(ino)
 
     def _entry_set(self, change: events.EntrySet) -> None:
         self._put(_u64(change.parent) + change.name, _u64(change.ino), db=self._entries)
@@ -499,42 +578,56 @@ class Catalog:
 
     def _inode_set(self, change: events.InodeSet) -> None:
         ino, inode = change.ino, change.inode
-        raw = self._get(_u64(ino), db=self._inodes)
-        if raw is not None:
-            self._count(_decode_inode(raw).content, -1)
+        old = self._kept_inode(ino)
+        if old is not None:
+            self._count(old.content, -1)
         elif ino >= self.next_id:
             self.next_id = ino + 1
         self._count(inode.content, 1)
-        self._put(_u64(ino), _encode(inode), db=self._inodes)
+        self._keep_inode(ino, copy(inode))
+        self._inodes_changed.add(ino)
+        if inode.is_dir:
+            if old is not None and old.nlink == 0:
+                self._delete(_pair(old.key, ino), db=self._removed)
+            if inode.nlink == 0:
+                self._put(_pair(inode.key, ino), b"", db=self._removed)
 
     def _inode_gone(self, change: events.InodeGone) -> None:
-        raw = self._get(_u64(change.ino), db=self._inodes)
-        if raw is None:
+        ino = change.ino
+        old = self._kept_inode(ino)
+        if old is None:
             return
-        self._count(_decode_inode(raw).content, -1)
-        self._delete(_u64(change.ino), db=self._inodes)
-        self._delete(_u64(change.ino), db=self._orphans)
-        for name in self.attributes(change.ino):
-            self._delete(_u64(change.ino) + name, db=self._attributes)
+        self._count(old.content, -1)
+        self._delete(_u64(ino), db=self._inodes)
+        del self._inode_cache[ino]
+        self._inodes_changed.discard(ino)
+        self._delete(_u64(ino), db=self._orphans)
+        if old.is_dir and old.nlink == 0:
+            self._delete(_pair(old.key, ino), db=self._removed)
+        for name in self.attributes(ino):
+            self._delete(_u64(ino) + name, db=self._attributes)
 
     def _directory_touched(self, change: events.DirectoryTouched) -> None:
-        inode = self.inode(change.ino)
+        inode = self._kept_inode(change.ino)
+        if inode is None:
+            raise Corrupt("journal", expected=f"directory {change.ino}", found="none")
         inode.mtime = inode.ctime = change.time
         inode.nlink += change.links
-        self._put(_u64(change.ino), _encode(inode), db=self._inodes)
+        self._inodes_changed.add(change.ino)
 
     def _draft_set(self, change: events.DraftSet) -> None:
-        raw = self._get(_u64(change.ino), db=self._drafts)
-        if raw is not None:
-            self._count(_decode_draft(raw).content, -1)
+        old = self._draft_rows.get(change.ino)
+        if old is not None:
+            self._count(old.content, -1)
         self._count(change.draft.content, 1)
-        self._put(_u64(change.ino), _encode(change.draft), db=self._drafts)
+        self._draft_rows[change.ino] = change.draft
+        self._drafts_changed.add(change.ino)
 
     def _draft_gone(self, change: events.DraftGone) -> None:
-        raw = self._get(_u64(change.ino), db=self._drafts)
-        if raw is not None:
-            self._count(_decode_draft(raw).content, -1)
-            self._delete(_u64(change.ino), db=self._drafts)
+        old = self._draft_rows.pop(change.ino, None)
+        if old is not None:
+            self._count(old.content, -1)
+            self._drafts_changed.add(change.ino)
 
     def _link_set(self, change: events.LinkSet) -> None:
         self._put(_pair(change.ino, change.key), b"", db=self._links)

@@ -100,13 +100,22 @@ class WorkingCopy:
         end = offset + len(data)
         if end > FILE_BYTES_MAX:
             raise TooLarge(f"a file has at most {FILE_BYTES_MAX} bytes")
-        if end > self.size:
+        size = self.size
+        if end > size:
             self._grow(end)
-        view = memoryview(data)
+        try:
+            self._write(offset, memoryview(data))
+        except BaseException:
+            if self.size > size:
+                self.truncate(size)  # as if nothing had been added
+            raise
+        return len(data)
+
+    def _write(self, offset: int, view: memoryview) -> None:
         done = 0
-        while done < len(data):
+        while done < len(view):
             index, start = divmod(offset + done, BLOCK_BYTES)
-            stop = min(BLOCK_BYTES, start + len(data) - done)
+            stop = min(BLOCK_BYTES, start + len(view) - done)
             piece = view[done : done + stop - start]
             if stop - start == BLOCK_BYTES:
                 self._leaves.pop(index, None)
@@ -119,7 +128,6 @@ class WorkingCopy:
                 if stop == BLOCK_BYTES:  # written to its end, most likely in sequence: off it goes
                     self._store_leaf(index)
             done += stop - start
-        return len(data)
 
     def truncate(self, size: int) -> None:
         """Make the file *size* bytes long; what is added reads as zeros. Raises TooLarge, Corrupt."""

@@ -6,6 +6,7 @@ build lists of changes with it and hand them to `commit`. Everything here is syn
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -17,6 +18,8 @@ from vfs.events import Change, Event
 from vfs.journal import Journal
 from vfs.model import Bucket, Ino, Inode, KeyId, Kind, Seq, State, Version, Writer
 from vfs.names import directory_key, show
+
+log = logging.getLogger("vfs.core")
 
 Clock = Callable[[], int]  # ns since 1970
 
@@ -47,8 +50,17 @@ class Core:
         if self.failed:
             raise DiskFailed(self.failed)
         event = Event(self.clock() // 1000, operation, changes)
-        self.journal.append(events.encode(event))
+        try:
+            self.journal.append(events.encode(event))
+        except DiskFailed as error:
+            self.fail(f"the journal cannot be written: {error}")
+            raise
         self.catalog.apply(event)
+
+    def fail(self, reason: str) -> None:
+        """Nobody can know what is on the disk: no more changes until the store is opened again."""
+        self.failed = f"the store is read-only: {reason}"
+        log.critical("%s", self.failed)
 
     def next_seq(self) -> Seq:
         """The sequence for a new version (µs since 1970)."""
@@ -64,12 +76,14 @@ class Core:
     # -- keys and chains --------------------------------------------------------------------------------------
 
     def state_for(self, bucket: Ino, name: bytes) -> State:
-        """The versioning state that holds for a sort name of a bucket."""
-        found: Bucket = self.catalog.bucket(bucket)
+        """The versioning state that holds for a sort name of a bucket.
+
+        Directories are no objects of S3: where there is versioning at all, their comings and goings are all kept.
+        """
+        found = self.catalog.bucket(bucket)
         if name.endswith(b"/"):
-            return found.state
-        patterns = rules.UNVERSIONED_DEFAULT if found.unversioned is None else tuple(found.unversioned)
-        return rules.state_for(found.state, name, patterns)
+            return State.ENABLED if found.state is State.SUSPENDED else found.state
+        return rules.state_for(found.state, name, unversioned_patterns(found))
 
     def key_for(self, changes: list[Change], parent: Ino, name: bytes) -> KeyId:
         """The key of a sort name, made if it is new."""
@@ -89,10 +103,11 @@ class Core:
             null_version = self.catalog.null_version(key)
         put = rules.put(state, null_version)
         if put.replaces is not None:
-            changes.append(events.VersionGone(key, put.replaces))
+            changes.append(events.VersionGone(key, put.replaces, inode.bucket))
         seq = self.next_seq()
         kind = Kind.DIRECTORY if inode.is_dir else Kind.CONTENT
-        changes.append(events.VersionAdded(key, seq, version_of(kind, put.null, ino, inode, writer)))
+        version = version_of(kind, put.null, ino, inode, writer)
+        changes.append(events.VersionAdded(key, seq, version, inode.bucket))
         return seq
 
     def _is_new(self, changes: list[Change], key: KeyId) -> bool:
@@ -114,11 +129,11 @@ class Core:
             others = others or self.has_keys(ino)
         rule = rules.delete(self.state_for(inode.bucket, name), null_version, others=others)
         if rule.removes is not None:
-            changes.append(events.VersionGone(key, rule.removes))
+            changes.append(events.VersionGone(key, rule.removes, inode.bucket))
         if rule.marker_null is not None:
             kind = Kind.NO_DIRECTORY if inode.is_dir else Kind.MARKER
             marker = version_of(kind, rule.marker_null, ino, inode, writer)
-            changes.append(events.VersionAdded(key, self.next_seq(), marker))
+            changes.append(events.VersionAdded(key, self.next_seq(), marker, inode.bucket))
         elif not others:
             changes.append(events.KeyGone(key))
 
@@ -161,35 +176,35 @@ class Core:
 
     def revive(self, changes: list[Change], directory: Ino, writer: Writer) -> list[Changed]:
         """Make sure that a directory lives, with those above it. Returns the names that appear. Raises Exists."""
-        inode = self.catalog.inode(directory)
-        if inode.nlink > 0:
-            return []
-        where = self.catalog.key_name(inode.key)
-        appeared = self.revive(changes, where.parent, writer)
-        name = where.name.removesuffix(b"/")
-        self.check_free(where.parent, name)
+        removed: list[tuple[Ino, Inode]] = []
+        while (inode := self.catalog.inode(directory)).nlink == 0:
+            removed.append((directory, inode))
+            directory = self.catalog.key_name(inode.key).parent
+        appeared = []
         now = self.clock()
-        inode.nlink = 2
-        inode.generation += 1
-        inode.mtime = inode.ctime = now
-        inode.seq = self.add_version(changes, inode.key, where.name, directory, inode, writer)
-        changes.append(events.InodeSet(directory, inode))
-        changes.append(events.EntrySet(where.parent, where.name, directory))
-        changes.append(events.DirectoryTouched(where.parent, now, 1))
-        return [*appeared, Changed(where.parent, name, None, directory)]
-
-    def removed_directory(self, key: KeyId) -> Ino | None:
-        """The directory with history that was removed at this key, the last one if there were several."""
-        for _, version in self.catalog.versions(key):
-            inode = self.catalog.find_inode(version.ino)
-            if inode is not None and inode.nlink == 0 and inode.key == key:
-                return version.ino
-        return None
+        for ino, inode in reversed(removed):
+            where = self.catalog.key_name(inode.key)
+            name = where.name.removesuffix(b"/")
+            self.check_free(where.parent, name)
+            inode.nlink = 2
+            inode.generation += 1
+            inode.mtime = inode.ctime = now
+            inode.seq = self.add_version(changes, inode.key, where.name, ino, inode, writer)
+            changes.append(events.InodeSet(ino, inode))
+            changes.append(events.EntrySet(where.parent, where.name, ino))
+            changes.append(events.DirectoryTouched(where.parent, now, 1))
+            appeared.append(Changed(where.parent, name, None, ino))
+        return appeared
 
     def check_free(self, parent: Ino, name: bytes) -> None:
         """Raise Exists if the live name is taken, by a file or a directory."""
         if self.catalog.entry(parent, name) is not None or self.catalog.entry(parent, directory_key(name)) is not None:
             raise Exists(f"{show(name)} exists")
+
+
+def unversioned_patterns(bucket: Bucket) -> tuple[bytes, ...]:
+    """The patterns of names that behave as in an unversioned bucket."""
+    return rules.UNVERSIONED_DEFAULT if bucket.unversioned is None else tuple(bucket.unversioned)
 
 
 def version_of(kind: Kind, null: bool, ino: Ino, inode: Inode, writer: Writer) -> Version:

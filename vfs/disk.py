@@ -101,8 +101,11 @@ class RealFile:
             raise DiskFailed(f"cannot sync {self._path}: {error.strerror}") from error
 
     def truncate(self, size: int) -> None:
-        os.ftruncate(self._fd, size)
-        os.fdatasync(self._fd)
+        try:
+            os.ftruncate(self._fd, size)
+            os.fdatasync(self._fd)
+        except OSError as error:
+            raise DiskFailed(f"cannot truncate {self._path}: {error.strerror}") from error
         self.size = size
 
     def close(self) -> None:
@@ -117,17 +120,20 @@ class RealDisk:
 
     def list(self, folder: str) -> list[str]:
         path = self._root / folder
-        if not path.is_dir():
-            path.mkdir(mode=0o700)
-            _sync_directory(self._root)
-        return sorted(os.listdir(path))
+        try:
+            if not path.is_dir():
+                path.mkdir(mode=0o700)
+                sync_directory(self._root)
+            return sorted(os.listdir(path))
+        except OSError as error:
+            raise DiskFailed(f"cannot list {path}: {error.strerror}") from error
 
     def open(self, path: str, *, create: bool = False) -> RealFile:
         where = self._root / path
         try:
             file = RealFile(where, os.O_RDWR | (os.O_CREAT | os.O_EXCL if create else 0))
             if create:
-                _sync_directory(where.parent)
+                sync_directory(where.parent)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise NoSpace(f"no space left for {where}: {error.strerror}") from error
@@ -135,11 +141,16 @@ class RealDisk:
         return file
 
     def remove(self, path: str) -> None:
-        (self._root / path).unlink()
-        _sync_directory((self._root / path).parent)
+        where = self._root / path
+        try:
+            where.unlink()
+            sync_directory(where.parent)
+        except OSError as error:
+            raise DiskFailed(f"cannot remove {where}: {error.strerror}") from error
 
 
-def _sync_directory(path: Path) -> None:
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory survive a power loss."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)

@@ -67,7 +67,7 @@ class ReadOnly(VfsError):
 
 
 class TooLarge(VfsError):
-    """A file larger than files can be."""
+    """A file, or a single change, larger than it can be."""
 
 
 class NoSpace(VfsError):
@@ -117,6 +117,10 @@ class TooManyLinks(VfsError):
 
 class AttributeTooLarge(VfsError):
     """An extended attribute over the kernel's limit."""
+
+
+class TooManyBuckets(VfsError):
+    """The store has as many buckets as a store can have."""
 
 
 class AccessDenied(VfsError):

@@ -45,6 +45,7 @@ class VersionAdded(Struct, array_like=True, frozen=True, tag=5):
     key: KeyId
     seq: Seq
     version: Version
+    bucket: Ino
 
 
 class VersionGone(Struct, array_like=True, frozen=True, tag=6):
@@ -52,6 +53,7 @@ class VersionGone(Struct, array_like=True, frozen=True, tag=6):
 
     key: KeyId
     seq: Seq
+    bucket: Ino
 
 
 class EntrySet(Struct, array_like=True, frozen=True, tag=7):

@@ -6,31 +6,34 @@ flush (at each close of a descriptor: a draft), release (once: the version).
 
 from __future__ import annotations
 
+import logging
 import stat
-from collections.abc import Iterator
 
 from vfs import events
 from vfs.content import WorkingCopy
 from vfs.core import Core
-from vfs.errors import IsADirectory, NotPermitted
+from vfs.errors import IsADirectory, NoSpace, NotPermitted
 from vfs.events import Change
 from vfs.model import Content, Draft, Ino, Inode, Writer
+
+log = logging.getLogger("vfs.files")
 
 SETID = stat.S_ISUID | stat.S_ISGID
 
 
 class OpenFile:
     """An inode with at least one handle. Invariants: `dirty` means that `copy` has what no draft has; `flushed` that
-    there is a draft which some close has promised.
+    there is a draft which some close has promised; `published` counts the versions made while it is open.
     """
 
-    __slots__ = ("copy", "ctime", "dirty", "flushed", "handles", "mtime", "unlinked", "writer")
+    __slots__ = ("copy", "ctime", "dirty", "flushed", "handles", "mtime", "published", "unlinked", "writer")
 
     def __init__(self, copy: WorkingCopy, writer: Writer, mtime: int) -> None:
         self.copy = copy
         self.handles = 0
         self.dirty = False
         self.flushed = False
+        self.published = 0
         self.unlinked = False
         self.writer = writer
         self.mtime = mtime  # ns; of the last change, or as set since
@@ -40,13 +43,22 @@ class OpenFile:
 class Handle:
     """One open file description."""
 
-    __slots__ = ("changed", "file", "ino", "writer")
+    __slots__ = ("_changed_at", "file", "ino", "writer")
 
     def __init__(self, ino: Ino, file: OpenFile, writer: Writer) -> None:
         self.ino = ino
         self.file = file
         self.writer = writer
-        self.changed = False  # something was changed through this handle since the last version
+        self._changed_at = -1
+
+    @property
+    def changed(self) -> bool:
+        """Whether something was changed through this handle since the last version of the file."""
+        return self._changed_at == self.file.published
+
+    def mark_changed(self) -> None:
+        """Something is being changed through this handle."""
+        self._changed_at = self.file.published
 
 
 class Files:
@@ -56,8 +68,11 @@ class Files:
         self._core = core
         self._open: dict[Ino, OpenFile] = {}
 
-    def open(self, ino: Ino, writer: Writer, *, truncate: bool = False) -> Handle:
-        """A handle for a regular file. *writer*: whose version it will be if it changes something."""
+    def open(self, ino: Ino, writer: Writer, *, truncate: bool = False, created: bool = False) -> Handle:
+        """A handle for a regular file. *writer*: whose version it will be if it changes something.
+
+        created: by this call of open(2), which is a change.
+        """
         file = self._open.get(ino)
         if file is None:
             inode = self._core.catalog.inode(ino)
@@ -66,10 +81,12 @@ class Files:
             draft = self._core.catalog.draft(ino)
             copy = WorkingCopy(self._core.blocks, draft.content if draft else inode.content)
             file = OpenFile(copy, writer, inode.mtime)
-            file.unlinked = inode.nlink == 0
+            file.unlinked = file.dirty = inode.nlink == 0
             self._open[ino] = file
         file.handles += 1
         handle = Handle(ino, file, writer)
+        if created:
+            handle.mark_changed()
         if truncate:
             self.truncate(handle, 0)
         return handle
@@ -84,20 +101,19 @@ class Files:
 
     def write(self, handle: Handle, offset: int, data: bytes) -> int:
         """Change bytes. Raises NoSpace, TooLarge, Corrupt; then the bytes at *offset* may be old or new."""
-        written = handle.file.copy.write(offset, data)
         self._changed(handle)
-        return written
+        return handle.file.copy.write(offset, data)
 
     def truncate(self, handle: Handle, size: int) -> None:
         """Set the length in bytes; counts as a change also if it was that already (POSIX ftruncate marks mtime)."""
-        handle.file.copy.truncate(size)
         self._changed(handle)
+        handle.file.copy.truncate(size)
 
     def _changed(self, handle: Handle) -> None:
         file = handle.file
         if not handle.changed:
-            handle.changed = True
             self._drop_setid(handle)
+            handle.mark_changed()
         file.dirty = True
         file.writer = handle.writer
         file.mtime = file.ctime = self._core.clock()
@@ -134,6 +150,8 @@ class Files:
     def flush(self, handle: Handle) -> None:
         """Make the content so far safe as a draft. Raises NoSpace, DiskFailed; then nothing is lost, try again."""
         file = handle.file
+        if file.unlinked:
+            return  # nobody can ever ask for it again
         if file.dirty:
             self._store_draft(handle.ino, file)
         if handle.changed:
@@ -188,16 +206,30 @@ class Files:
         file = self._open.get(ino)
         if file is not None:
             file.flushed = False
+            file.published += 1
+
+    def publish_all(self, ino: Ino) -> None:
+        """Publish also what no close has promised yet, before something else becomes current."""
+        file = self._open.get(ino)
+        if file is not None and file.dirty and not file.unlinked:
+            self._store_draft(ino, file)
+        self.publish(ino)
+
+    def has_changes(self, ino: Ino) -> bool:
+        """Whether the inode has changes that are not published."""
+        file = self._open.get(ino)
+        return (file is not None and file.dirty) or self._core.catalog.draft(ino) is not None
 
     def publish_flushed(self, ino: Ino) -> None:
         """Publish, under the names it has now, what some close has promised: its RELEASE may come after a rename."""
         file = self._open.get(ino)
-        if file is not None and file.flushed:
+        if file is None or file.flushed:
             self.publish(ino)
 
     def unlinked(self, ino: Ino) -> None:
-        """The inode lost its last name while open: it is dropped at the last release."""
-        self._open[ino].unlinked = True
+        """The inode lost its last name while open: its bytes are in the working copy until the last release."""
+        file = self._open[ino]
+        file.unlinked = file.dirty = True
 
     def truncate_path(self, ino: Ino, size: int, writer: Writer) -> None:
         """truncate(2): one version at once."""
@@ -210,6 +242,7 @@ class Files:
 
     def replace(self, ino: Ino, content: Content, writer: Writer) -> None:
         """Give a file stored content as its new current version, in one event: nothing is copied."""
+        self.publish_all(ino)
         core = self._core
         inode = core.catalog.inode(ino)
         if not inode.is_file:
@@ -218,24 +251,30 @@ class Files:
         now = core.clock()
         self.add_publish(changes, ino, inode, Draft(content, now, now, writer))
         core.commit("restore", changes)
+        self.reset(ino, content)
+
+    def reset(self, ino: Ino, content: Content) -> None:
+        """Something else is current now: whoever has the file open sees it."""
         file = self._open.get(ino)
-        if file is not None and not file.dirty:
-            file.copy = WorkingCopy(core.blocks, content)
+        if file is not None:
+            file.copy = WorkingCopy(self._core.blocks, content)
 
     def recover(self) -> int:
-        """After a crash: publish every draft, drop every orphan. Returns how many versions that made."""
-        core = self._core
-        for ino in list(core.catalog.orphans()):
-            core.commit("drop", [*self._drop_draft(ino), events.InodeGone(ino)])
-        published = 0
-        for ino in self._drafts():
-            self.publish(ino)
-            published += 1
-        return published
+        """After a crash: publish every draft, drop every orphan. Returns how many versions that made.
 
-    def _drafts(self) -> Iterator[Ino]:
-        while (first := next(self._core.catalog.drafts(), None)) is not None:
-            yield first[0]
+        On a full disk what is left stays as it is, and is safe, until the file is touched or the store is opened again.
+        """
+        core = self._core
+        published = 0
+        try:
+            for ino in list(core.catalog.orphans()):
+                core.commit("drop", [*self._drop_draft(ino), events.InodeGone(ino)])
+            for ino in [ino for ino, _ in core.catalog.drafts()]:
+                self.publish(ino)
+                published += 1
+        except NoSpace as error:
+            log.warning("files that were open are still to be published: %s", error)
+        return published
 
     def close(self) -> None:
         """Publish whatever is still open, as its last release would."""

@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Iterator
+from heapq import merge
+from itertools import groupby, islice
 from typing import NamedTuple
 
 from vfs import events, rules
 from vfs.core import Changed, Core
-from vfs.errors import IsADirectory, NoSuchKey, NoSuchVersion, NotPermitted
+from vfs.errors import IsADirectory, NameTooLong, NoSuchKey, NoSuchVersion, NotADirectory, NotPermitted
 from vfs.events import Change
 from vfs.files import Files
-from vfs.model import Ino, Inode, KeyId, Kind, Seq, Version, Writer
-from vfs.names import check_name, directory_key, format_version_id, parse_version_id, show
+from vfs.model import EMPTY, STORE_ROOT, Content, Ino, Inode, KeyId, Kind, Seq, Version, Writer
+from vfs.names import NAME_BYTES_MAX, check_name, directory_key, format_version_id, parse_version_id, show
+
+ALL = (1 << 64) - 1  # older than the end of time
 
 
 class Past(NamedTuple):
-    """What a name has been: the key of its files, and the directory whose history it leads to."""
+    """What a name has been: its keys with versions, and the directories whose history it leads to.
 
-    key: KeyId | None
-    directory: Ino | None
+    There may be several of either, because a directory takes its history along when it is renamed: where another one
+    stood before (`rm -rf src; mv src.new src`), the name has been both. What lives comes first.
+    """
+
+    keys: list[KeyId]
+    directories: list[Ino]
 
 
 class Rights(NamedTuple):
@@ -40,47 +48,66 @@ class History:
 
     # -- names ------------------------------------------------------------------------------------------------
 
-    def past(self, parent: Ino, name: bytes) -> Past:
-        """What a name of a directory has been. Raises NoSuchKey if it has no history."""
-        key = self._catalog.key(parent, name)
-        if key is not None and next(self._catalog.versions(key), None) is None:
-            key = None
-        directory_row = self._catalog.key(parent, directory_key(name))
-        directory = None if directory_row is None else self._directory_at(parent, name, directory_row)
-        if key is None and directory is None:
-            raise NoSuchKey(f"no history of {show(name)}")
-        return Past(key, directory)
+    def places(self, directory: Ino) -> list[Ino]:
+        """A directory, and those that were removed where it stands or stood."""
+        inode = self._catalog.inode(directory)
+        return [directory, *(ino for ino in self._catalog.removed(inode.key) if ino != directory)]
 
-    def _directory_at(self, parent: Ino, name: bytes, key: KeyId) -> Ino | None:
-        live = self._catalog.entry(parent, directory_key(name))
-        return live if live is not None else self._core.removed_directory(key)
+    def past(self, parent: Ino, name: bytes) -> Past:
+        """What a name has been, in a directory and in those that stood there. Raises NoSuchKey if it has no history."""
+        if len(name) > NAME_BYTES_MAX:
+            raise NameTooLong(f"{show(name)!r} is longer than {NAME_BYTES_MAX} bytes")
+        past = Past([], [])
+        for place in self.places(parent):
+            key = self._catalog.key(place, name)
+            if key is not None and next(self._catalog.versions(key), None) is not None:
+                past.keys.append(key)
+            live = self._catalog.entry(place, directory_key(name))
+            if live is not None:
+                past.directories.insert(0, live)
+            key = self._catalog.key(place, directory_key(name))
+            if key is not None:
+                past.directories.extend(self._catalog.removed(key))
+        if not past.keys and not past.directories:
+            raise NoSuchKey(f"no history of {show(name)}")
+        return past
 
     def names(self, parent: Ino, after: bytes = b"") -> Iterator[tuple[bytes, bytes, Past]]:
         """(sort name, name, past) of every name with history behind sort name *after*; deleted ones too."""
-        for sort_name, _ in self._catalog.keys(parent, after):
+        found = merge(*(self._sort_names(place, after) for place in self.places(parent)))
+        for sort_name, _ in groupby(found):
             name = sort_name.removesuffix(b"/")
-            if sort_name.endswith(b"/") and self._catalog.key(parent, name) is not None:
-                continue  # shown with the file of that name
             try:
-                yield sort_name, name, self.past(parent, name)
+                past = self.past(parent, name)
             except NoSuchKey:
                 continue
+            if not (past.keys and sort_name.endswith(b"/")):  # a name that was both is shown once
+                yield sort_name, name, past
+
+    def _sort_names(self, directory: Ino, after: bytes) -> Iterator[bytes]:
+        return (name for name, _ in self._catalog.keys(directory, after))
 
     # -- versions ---------------------------------------------------------------------------------------------
 
+    def chain(self, key: KeyId) -> list[KeyId]:
+        """A key, and those of its name in directories that stood at the same place."""
+        where = self._catalog.key_name(key)
+        return [key, *(other for other in self.past(where.parent, where.name).keys if other != key)]
+
     def versions(self, key: KeyId, before: Seq | None = None) -> Iterator[tuple[Seq, Version]]:
-        """The versions of a key, newest first; only those older than *before* if given."""
-        return self._catalog.versions(key) if before is None else self._catalog.versions(key, before)
+        """The versions of a key's whole chain, newest first; only those older than *before* if given."""
+        limit = ALL if before is None else before
+        return merge(*(self._catalog.versions(other, limit) for other in self.chain(key)), key=_newest_first)
 
     def version(self, key: KeyId, version_id: str) -> tuple[Seq, Version]:
-        """The version with that id. Raises NoSuchVersion, also for text that is no id."""
+        """The version with that id in a key's chain. Raises NoSuchVersion; InvalidName for text that is no id."""
         seq = parse_version_id(version_id)
-        if seq is None:
-            seq = self._catalog.null_version(key)
-        version = None if seq is None else self._catalog.version(key, Seq(seq))
-        if seq is None or version is None or version.null != (version_id == "null"):
-            raise NoSuchVersion(f"no version {version_id}")
-        return Seq(seq), version
+        for other in self.chain(key):
+            found = self._catalog.null_version(other) if seq is None else Seq(seq)
+            version = None if found is None else self._catalog.version(other, found)
+            if found is not None and version is not None and version.null == (seq is None):
+                return found, version
+        raise NoSuchVersion(f"no version {version_id}")
 
     def find(self, seq: Seq) -> tuple[KeyId, Version]:
         """A version by its sequence alone. Raises NoSuchVersion."""
@@ -111,17 +138,6 @@ class History:
             raise NoSuchKey("no history")
         return Rights(newest[1].uid, newest[1].gid, stat.S_IMODE(newest[1].mode))
 
-    def to_restore(self, key: KeyId) -> tuple[Seq, Version]:
-        """The version that `restore` means without an id: the last one with content that is not current."""
-        versions = self._catalog.versions(key)
-        newest = next(versions, None)
-        for seq, version in versions:
-            if version.kind is Kind.CONTENT:
-                return seq, version
-        if newest is None or newest[1].kind is not Kind.CONTENT or self.live(key) is None:
-            raise NoSuchVersion("no version to go back to")
-        raise NoSuchVersion("there is only one version, the current one")
-
     # -- changing ---------------------------------------------------------------------------------------------
 
     def purge(self, key: KeyId, seq: Seq, writer: Writer) -> list[Changed]:
@@ -132,31 +148,59 @@ class History:
             raise NoSuchVersion(f"no version {format_version_id(seq)}")
         if version.kind not in (Kind.CONTENT, Kind.MARKER):
             raise NotPermitted("the record of a directory cannot be purged")
-        changes: list[Change] = [events.VersionGone(key, seq)]
-        changed: list[Changed] = []
-        newest = [found for _, found in zip(range(2), catalog.versions(key), strict=False)]
-        after = newest[1][1] if len(newest) > 1 else None
-        orphan = None
-        if newest[0][0] == seq:
-            where = catalog.key_name(key)
-            ino = catalog.entry(where.parent, where.name)
-            if ino is None or catalog.draft(ino) is None:  # with a draft: what is being written will be current
-                new_ino = None
-                old = None if ino is None else catalog.inode(ino)
-                if after is not None and after.kind is Kind.CONTENT:
-                    if old is None:
-                        changed += core.revive(changes, where.parent, writer)
-                    new_ino = self._attach(changes, key, newest[1][0], after, old, ino, version)
-                if ino is not None and old is not None:
-                    orphan = self._let_go(changes, key, ino, old, entry_stays=new_ino is not None)
-                changes.append(events.DirectoryTouched(where.parent, core.clock(), 0))
-                if after is None:
-                    changes.append(events.KeyGone(key))
-                changed.append(Changed(where.parent, where.name, ino, new_ino))
+        where = catalog.key_name(key)
+        ino = catalog.entry(where.parent, where.name)
+        if ino is not None and catalog.inode(ino).nlink > 1 and self._files.has_changes(ino):
+            self._files.publish_all(ino)  # the other names shall have it too, before this one leads elsewhere
+        bucket = catalog.inode(where.parent).bucket
+        changes: list[Change] = [events.VersionGone(key, seq, bucket)]
+        newest = list(islice(catalog.versions(key), 2))
+        if newest[0][0] != seq:
+            core.commit("purge", changes)
+            return []
+        after = newest[1] if len(newest) > 1 else None
+        if after is not None and after[1].kind is not Kind.CONTENT:
+            after = None
+        changed = [Changed(where.parent, where.name, ino, ino)]
+        reset = orphan = None
+        if ino is not None and (self._files.has_changes(ino) or (after and self._can_take(ino, after[1]))):
+            reset = self._set_current(changes, ino, after)
+        else:
+            new = None
+            old = None if ino is None else catalog.inode(ino)
+            if after is not None:
+                changed += core.revive(changes, where.parent, writer)
+                new = self._attach(changes, key, *after, old, ino, version)
+            if ino is not None and old is not None:
+                orphan = self._let_go(changes, key, ino, old, entry_stays=new is not None)
+            changes.append(events.DirectoryTouched(where.parent, core.clock(), 0))
+            if len(newest) == 1:
+                changes.append(events.KeyGone(key))
+            changed[0] = Changed(where.parent, where.name, ino, new)
         core.commit("purge", changes)
         if orphan is not None:
             self._files.unlinked(orphan)
+        if ino is not None and reset is not None:
+            self._files.reset(ino, reset)
         return changed
+
+    def _can_take(self, ino: Ino, version: Version) -> bool:
+        """Whether an inode can become what a version was, and stay the same inode for those who have it open."""
+        inode = self._catalog.inode(ino)
+        return inode.nlink == 1 and inode.is_file and stat.S_ISREG(version.mode)
+
+    def _set_current(self, changes: list[Change], ino: Ino, current: tuple[Seq, Version] | None) -> Content | None:
+        """Let a live file be what is current now (None: nothing is published any more).
+
+        Returns the content for those who have it open, unless they are changing it: then that will be current.
+        """
+        inode = self._catalog.inode(ino)
+        inode.seq = current[0] if current else Seq(0)
+        inode.content = current[1].content if current else EMPTY
+        inode.mtime = current[1].mtime if current else inode.mtime
+        inode.ctime = self._core.clock()
+        changes.append(events.InodeSet(ino, inode))
+        return None if self._files.has_changes(ino) else inode.content
 
     def _attach(
         self,
@@ -218,14 +262,19 @@ class History:
         if version.kind is not Kind.CONTENT:
             raise NotPermitted("a delete marker has no content to restore")
         check_name(name)
+        if parent == STORE_ROOT:
+            raise NotPermitted("only buckets live at the root of a store")
+        if not catalog.inode(parent).is_dir:
+            raise NotADirectory("not a directory")
         if catalog.entry(parent, directory_key(name)) is not None:
             raise IsADirectory(f"{show(name)} is a directory")
         ino = catalog.entry(parent, name)
         old = None if ino is None else catalog.inode(ino)
         if ino is not None and old is not None and old.is_file and stat.S_ISREG(version.mode):
-            self._files.publish_flushed(ino)
             self._files.replace(ino, version.content, writer)
             return [Changed(parent, name, ino, ino)]
+        if ino is not None:
+            self._files.publish_all(ino)
         changes: list[Change] = []
         changed = core.revive(changes, parent, writer)
         key = core.key_for(changes, parent, name)
@@ -233,8 +282,8 @@ class History:
         bucket = catalog.inode(parent).bucket
         mode, uid, gid = version.mode, version.uid, version.gid
         orphan = None
-        if ino is not None and old is not None:
-            orphan = self._let_go(changes, key, ino, old, entry_stays=True)
+        if ino is not None:
+            orphan = self._let_go(changes, key, ino, catalog.inode(ino), entry_stays=True)
         new = Ino(core.new_id())
         inode = Inode(
             mode, 1, uid, gid, version.rdev, now, now, now, now, bucket, key, Seq(0), version.content, version.target
@@ -273,3 +322,7 @@ class History:
             found = self.version_at(key, moment)
             if found is not None:
                 yield (sort_name, *found)
+
+
+def _newest_first(item: tuple[Seq, Version]) -> int:
+    return -item[0]

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from xxhash import xxh3_64_intdigest
 
 from vfs.disk import Disk, File
-from vfs.errors import Corrupt
+from vfs.errors import Corrupt, TooLarge
 
 FOLDER = "journal"
 SEGMENT_BYTES_MAX = 64 << 20
@@ -71,24 +71,20 @@ class Journal:
         return file.size >= position.offset
 
     def records(self, position: Position) -> Iterator[Record]:
-        """The records from *position* to the last good one. Sets `end` behind each as it goes.
-
-        Raises Corrupt if what follows the last good record cannot be a torn tail.
-        """
-        self.end = position
+        """The intact records from *position* on, up to the first gap. Changes nothing."""
+        end = position
         segments = self.segments()
         if position.segment not in segments:
             segments = []
         for segment in segments[segments.index(position.segment) :] if segments else ():
-            if segment not in (self.end.segment, self.end.number + 1):
+            if segment not in (end.segment, end.number + 1):
                 break  # what is between was lost with the power: check_tail decides
             file = self._disk.open(_path(segment))
             try:
-                offset = self.end.offset if segment == position.segment else 0
-                while (record := _read(file, segment, offset, self.end.number + 1)) is not None:
-                    offset = record.end.offset
-                    self.durable = max(self.durable, record.durable)
-                    self.end = record.end
+                offset = end.offset if segment == position.segment else 0
+                while (record := _read(file, segment, offset, end.number + 1)) is not None:
+                    end = record.end
+                    offset = end.offset
                     yield record
                 torn = offset < file.size
             finally:
@@ -99,9 +95,8 @@ class Journal:
     def settle(self) -> int:
         """Drop everything behind `end`, which recovery accepted, and make `end` appendable. Returns bytes dropped.
 
-        Raises Corrupt, with nothing dropped, if a later record proves that what would go was durable once.
+        Call check_tail before.
         """
-        self.check_tail()
         dropped = 0
         for segment in reversed(self.segments()):
             if segment > self.end.segment:
@@ -121,15 +116,18 @@ class Journal:
         lost = self.end.number + 1
         if self.durable >= lost:
             raise self._damaged(lost)
+        for record in self.tail():
+            if record.durable >= lost and record.number > lost:
+                raise self._damaged(lost)
+
+    def tail(self) -> Iterator[Record]:
+        """Every intact record behind `end`, whatever lies between."""
         for segment in self.segments():
             if segment < self.end.segment:
                 continue
             file = self._disk.open(_path(segment))
             try:
-                offset = self.end.offset if segment == self.end.segment else 0
-                for record in _scan(file, segment, offset):
-                    if record.durable >= lost and record.number > lost:
-                        raise self._damaged(lost)
+                yield from _scan(file, segment, self.end.offset if segment == self.end.segment else 0)
             finally:
                 file.close()
 
@@ -142,6 +140,8 @@ class Journal:
 
     def append(self, payload: bytes) -> int:
         """Add a record and return its number. Raises NoSpace or DiskFailed, with nothing added."""
+        if len(payload) > PAYLOAD_BYTES_MAX:
+            raise TooLarge(f"a change of {len(payload)} bytes; the journal takes {PAYLOAD_BYTES_MAX}")
         file = self._file
         if file is None or file.size >= SEGMENT_BYTES_MAX:
             file = self._next_segment()
@@ -154,9 +154,10 @@ class Journal:
 
     def _next_segment(self) -> File:
         segment = self.end.number + 1
-        file = self._disk.open(_path(segment), create=True)
         if self._file is not None:
             self._file.sync()  # so that only the last segment ever has something to sync
+        file = self._disk.open(_path(segment), create=True)
+        if self._file is not None:
             self._retired.append(self._file)  # a sync in another thread may still hold it
         self._file = file
         self.end = Position(segment, 0, self.end.number)

@@ -83,9 +83,12 @@ def state_for(state: State, name: bytes, patterns: tuple[bytes, ...]) -> State:
     return State.UNVERSIONED if _matcher(patterns)(name) else state
 
 
-def is_atomic_save(*, age_us: int, only_version: bool, over_existing: bool) -> bool:
-    """Whether a rename is an editor's or tool's save through a temporary file, whose name is not worth a history."""
-    return over_existing and only_version and age_us < ATOMIC_SAVE_WINDOW_US
+def is_atomic_save(*, age_us: int, only_version: bool, over_existing: bool, target: State) -> bool:
+    """Whether a rename is an editor's or tool's save through a temporary file, whose name is not worth a history.
+
+    Not if the *target* keeps no history itself (`mv f f~`): then the source's is all there is.
+    """
+    return over_existing and only_version and age_us < ATOMIC_SAVE_WINDOW_US and target is not State.UNVERSIONED
 
 
 @lru_cache(maxsize=1000)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import logging
 import os
@@ -20,20 +21,22 @@ from vfs import events, rules, settings
 from vfs.blocks import Blocks
 from vfs.catalog import FORMAT, Catalog
 from vfs.core import Clock, Core
-from vfs.disk import Disk, File, RealDisk
+from vfs.disk import Disk, File, RealDisk, sync_directory
 from vfs.errors import (
     BucketExists,
     BucketNotEmpty,
     Corrupt,
     DiskFailed,
+    NoSpace,
     NoSuchBucket,
     NotAStore,
     StoreInUse,
+    TooManyBuckets,
 )
 from vfs.events import Change
 from vfs.files import Files
 from vfs.history import History
-from vfs.journal import Journal, Position
+from vfs.journal import Journal, Record
 from vfs.model import STORE_ROOT, Bucket, Ino, Inode, KeyId, State
 from vfs.names import check_bucket_name, directory_key, show
 from vfs.settings import Settings
@@ -42,6 +45,7 @@ from vfs.tree import Tree
 log = logging.getLogger("vfs.store")
 
 EVENTS_PER_CHECKPOINT_MAX = 20_000  # bounds the catalog's uncommitted pages, and what a recovery replays
+BUCKETS_MAX = 10_000
 DESCRIPTION = "store.toml"
 
 
@@ -52,21 +56,25 @@ class Store:
 
     def __init__(self, path: Path, disk: Disk, clock: Clock, lock_fd: int) -> None:
         self.path = path
-        self.settings: Settings = settings.load(path)
-        self._lock_fd = lock_fd
-        self._disk = disk
-        catalog = Catalog(path / "catalog")
-        journal = Journal(disk)
-        blocks = Blocks(disk, catalog)
-        catalog.attach(blocks)
-        self._core = Core(journal, blocks, catalog, clock)
-        self.files = Files(self._core)
-        self.tree = Tree(self._core, self.files)
-        self.history = History(self._core, self.files)
+        self._open = contextlib.ExitStack()
+        self._open.callback(os.close, lock_fd)
         try:
+            self.settings: Settings = settings.load(path)
+            catalog = Catalog(path / "catalog")
+            self._open.callback(catalog.close)
+            journal = Journal(disk)
+            self._open.callback(journal.close)
+            blocks = Blocks(disk, catalog)
+            self._open.callback(blocks.close)
+            catalog.attach(blocks)
+            self._core = Core(journal, blocks, catalog, clock)
+            self._marked = 0  # the last record, if it only says that all before were durable
+            self.files = Files(self._core)
+            self.tree = Tree(self._core, self.files)
+            self.history = History(self._core, self.files)
             self.recovered = self._recover()
         except BaseException:
-            self._release()
+            self._open.close()
             raise
 
     @classmethod
@@ -79,10 +87,10 @@ class Store:
         lock_fd = _lock(path)
         try:
             _check_description(path)
-            return cls(path, disk or RealDisk(path), clock, lock_fd)
         except BaseException:
             os.close(lock_fd)
             raise
+        return cls(path, disk or RealDisk(path), clock, lock_fd)
 
     # -- recovery ---------------------------------------------------------------------------------------------
 
@@ -96,12 +104,13 @@ class Store:
                 expected=f"record {checkpoint.journal.number}, which the catalog knows",
                 found="a journal that ends before; `vfs rebuild` makes the catalog again from what is there",
             )
-        end = checkpoint.blocks
+        blocks_end = checkpoint.blocks
         for found in core.blocks.scan(checkpoint.blocks):
             core.catalog.set_block_place(found.block, found.place, node=found.node)
-            end = found.end
-        dropped_blocks = core.blocks.settle(end)
-        replayed = self._replay(checkpoint.journal)
+            blocks_end = found.end
+        replayed = self._replay()
+        core.journal.check_tail()
+        dropped_blocks = core.blocks.settle(checkpoint.blocks, blocks_end)
         dropped = core.journal.settle()
         if core.catalog.find_inode(STORE_ROOT) is None:
             self._make_root()
@@ -113,19 +122,20 @@ class Store:
         self.checkpoint()
         return replayed
 
-    def _replay(self, position: Position) -> int:
-        core = self._core
+    def _replay(self) -> int:
+        """Apply what the journal has behind the catalog's checkpoint, as far as its content is there."""
+        journal, catalog = self._core.journal, self._core.catalog
+        start = catalog.checkpoint.journal
+        journal.end = start
+        journal.durable = max((record.durable for record in journal.records(start)), default=0)
         replayed = 0
-        for record in core.journal.records(position):
-            try:
-                event = events.decode(record.payload)
-            except msgspec.DecodeError as error:
-                raise Corrupt(f"journal record {record.number}", expected="an event", found=str(error)) from error
-            if record.number > core.journal.durable and not self._has_content(event):
-                core.journal.end = record.start  # its blocks went with the power: history ends before it
-                break
-            core.catalog.apply(event)
-            replayed += 1
+        for record in journal.records(start):
+            event = _decode(record)
+            if record.number > journal.durable and not self._has_content(event):
+                break  # its blocks went with the power: history ends before it
+            catalog.apply(event)
+            journal.end = record.end
+            replayed += bool(event.changes)
         return replayed
 
     def _has_content(self, event: events.Event) -> bool:
@@ -141,7 +151,11 @@ class Store:
     def sync(self) -> None:
         """Make every event so far survive a power loss: blocks, then the journal. Raises DiskFailed."""
         pending = self.begin_sync()
-        sync_files(pending)
+        try:
+            sync_files(pending)
+        except DiskFailed as error:
+            self.fail(error)
+            raise
         self.end_sync(pending)
 
     def begin_sync(self) -> Pending:
@@ -153,13 +167,13 @@ class Store:
 
     def end_sync(self, pending: Pending) -> None:
         """The files are on disk."""
+        self._core.blocks.synced()
         self._core.journal.synced(pending.number)
 
-    def fail(self, pending: Pending, error: DiskFailed) -> None:
+    def fail(self, error: DiskFailed) -> None:
         """A sync failed: nobody can know what is on disk, so the store takes no more changes until it is reopened."""
-        self._core.blocks.not_synced(pending.blocks)
-        self._core.failed = f"the store is read-only since a sync failed: {error}"
-        log.critical("%s", self._core.failed)
+        self._core.blocks.not_synced()
+        self._core.fail(f"a sync failed: {error}")
 
     def checkpoint(self) -> None:
         """Sync, then commit the catalog as of now. Raises DiskFailed, NoSpace."""
@@ -167,10 +181,32 @@ class Store:
         self.commit_catalog()
 
     def commit_catalog(self) -> None:
-        """Commit the catalog; everything that it knows must have been synced. Nothing to do: costs nothing."""
+        """Commit the catalog; everything that it knows must have been synced. Nothing new: costs nothing.
+
+        Then an event without changes is written: whoever replays the journal without the catalog sees by its header
+        that everything before was durable, and takes what is missing for damage, not for a torn tail.
+        """
         core = self._core
-        if core.catalog.checkpoint.journal != core.journal.end or core.catalog.checkpoint.blocks != core.blocks.end:
-            core.catalog.commit(core.journal.end, core.blocks.end)
+        end = core.journal.end
+        if end.number == self._marked and core.catalog.checkpoint.blocks == core.blocks.end:
+            return
+        try:
+            core.catalog.commit(end, core.blocks.end)
+        except NoSpace:
+            self._apply_again()
+            raise
+        if end.number != self._marked and end.number > 1:
+            with contextlib.suppress(NoSpace):
+                core.commit("checkpoint", [])
+        self._marked = core.journal.end.number
+
+    def _apply_again(self) -> None:
+        """The catalog fell back to its last checkpoint: bring it up to now again."""
+        core = self._core
+        for found in core.blocks.scan(core.catalog.checkpoint.blocks):
+            core.catalog.set_block_place(found.block, found.place, node=found.node)
+        for record in core.journal.records(core.catalog.checkpoint.journal):
+            core.catalog.apply(_decode(record))
 
     @property
     def wants_checkpoint(self) -> bool:
@@ -193,17 +229,11 @@ class Store:
                 self.files.close()
                 self.checkpoint()
         finally:
-            self._release()
+            self._open.close()
 
     def abandon(self) -> None:
         """Let go without writing anything, as a crash would."""
-        self._release()
-
-    def _release(self) -> None:
-        self._core.catalog.close()
-        self._core.journal.close()
-        self._core.blocks.close()
-        os.close(self._lock_fd)
+        self._open.close()
 
     # -- buckets ----------------------------------------------------------------------------------------------
 
@@ -211,6 +241,8 @@ class Store:
         """Make a bucket, in the store's default state unless told. Raises InvalidName, BucketExists."""
         check_bucket_name(name)
         core = self._core
+        if core.catalog.count("buckets") >= BUCKETS_MAX:
+            raise TooManyBuckets(f"a store has at most {BUCKETS_MAX} buckets")
         if core.catalog.entry(STORE_ROOT, directory_key(name)) is not None:
             raise BucketExists(f"bucket {show(name)} exists")
         if state is None:
@@ -239,10 +271,6 @@ class Store:
     def bucket(self, ino: Ino) -> Bucket:
         """A bucket by its root directory. Raises NoSuchKey."""
         return self._core.catalog.bucket(ino)
-
-    def unversioned(self, bucket: Bucket) -> tuple[bytes, ...]:
-        """The patterns of names that behave as in an unversioned bucket."""
-        return rules.UNVERSIONED_DEFAULT if bucket.unversioned is None else tuple(bucket.unversioned)
 
     def buckets(self) -> list[tuple[Ino, Bucket]]:
         """All buckets, by name."""
@@ -311,6 +339,13 @@ def sync_files(pending: Pending) -> None:
         file.sync()
 
 
+def _decode(record: Record) -> events.Event:
+    try:
+        return events.decode(record.payload)
+    except msgspec.DecodeError as error:
+        raise Corrupt(f"journal record {record.number}", expected="an event", found=str(error)) from error
+
+
 def disk_usage(path: Path) -> int:
     """Bytes that the files of a store take on the disk."""
     total = 0
@@ -336,8 +371,12 @@ def _prepare(path: Path) -> None:
     if DESCRIPTION not in names:
         if strangers:
             raise NotAStore(f"{path} is no vfs store and not empty (it has {strangers[0]}); name another directory")
-        (path / (DESCRIPTION + ".new")).write_text(f'format = {FORMAT}\nengine = "lmdb-0.9"\n')
+        with open(path / (DESCRIPTION + ".new"), "w") as file:
+            file.write(f'format = {FORMAT}\nengine = "lmdb-0.9"\n')
+            file.flush()
+            os.fsync(file.fileno())
         os.rename(path / (DESCRIPTION + ".new"), path / DESCRIPTION)
+        sync_directory(path)
 
 
 def _check_description(path: Path) -> None:

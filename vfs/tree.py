@@ -19,6 +19,7 @@ from vfs.errors import (
     Exists,
     InvalidName,
     IsADirectory,
+    NameTooLong,
     NoSuchAttribute,
     NoSuchKey,
     NotADirectory,
@@ -27,8 +28,8 @@ from vfs.errors import (
 )
 from vfs.events import Change
 from vfs.files import Files
-from vfs.model import EMPTY, STORE_ROOT, Draft, Ino, Inode, KeyId, Writer
-from vfs.names import check_name, directory_key, show
+from vfs.model import EMPTY, STORE_ROOT, Draft, Ino, Inode, KeyId, Kind, State, Writer
+from vfs.names import NAME_BYTES_MAX, check_name, directory_key, show
 
 LINKS_MAX = 4096  # names of one inode: a write makes a version under each
 ATTRIBUTE_BYTES_MAX = 65536  # the kernel's XATTR_SIZE_MAX
@@ -47,6 +48,8 @@ class Tree:
 
     def lookup(self, parent: Ino, name: bytes) -> tuple[Ino, Inode]:
         """The inode of a name. A directory hides a file of the same name (only an S3 client can make both)."""
+        if len(name) > NAME_BYTES_MAX:
+            raise NameTooLong(f"{show(name)!r} is longer than {NAME_BYTES_MAX} bytes")
         ino = self._catalog.entry(parent, name + b"/") or self._catalog.entry(parent, name)
         if ino is None:
             raise NoSuchKey(f"no {show(name)} here")
@@ -155,11 +158,13 @@ class Tree:
         key = self._core.key_for(changes, parent, directory_key(name))
         inode = self._new(above, stat.S_IFDIR | stat.S_IMODE(mode), writer.uid, gid, key)
         inode.nlink = 2
-        ino = self._core.removed_directory(key)
-        if ino is None:
-            ino = Ino(self._core.new_id())
-        else:
+        removed = self._catalog.removed(key)
+        if removed:
+            ino = removed[0]
             inode.generation = self._catalog.inode(ino).generation + 1
+            changes += [events.AttributeGone(ino, attribute) for attribute in self._catalog.attributes(ino)]
+        else:
+            ino = Ino(self._core.new_id())
         inode.seq = self._core.add_version(changes, key, directory_key(name), ino, inode, writer)
         changes.append(events.InodeSet(ino, inode))
         changes.append(events.EntrySet(parent, directory_key(name), ino))
@@ -202,11 +207,9 @@ class Tree:
     def unlink(self, parent: Ino, name: bytes, writer: Writer) -> Ino:
         """Delete a key. Works on until the last close for those who have it open. Returns the inode."""
         self._directory(parent)
-        if self._catalog.entry(parent, directory_key(name)) is not None:
+        ino, inode = self.lookup(parent, name)
+        if inode.is_dir:
             raise IsADirectory(f"{show(name)} is a directory")
-        ino = self._catalog.entry(parent, name)
-        if ino is None:
-            raise NoSuchKey(f"no {show(name)} here")
         self._files.publish_flushed(ino)
         changes: list[Change] = []
         inode = self._catalog.inode(ino)
@@ -235,14 +238,11 @@ class Tree:
         """Remove an empty directory; the history below it stays. Returns the inode."""
         self._directory(parent)
         sort_name = directory_key(name)
-        ino = self._catalog.entry(parent, sort_name)
-        if ino is None:
-            if self._catalog.entry(parent, name) is not None:
-                raise NotADirectory(f"{show(name)} is not a directory")
-            raise NoSuchKey(f"no {show(name)} here")
+        ino, inode = self.lookup(parent, name)
+        if not inode.is_dir:
+            raise NotADirectory(f"{show(name)} is not a directory")
         self._check_empty(ino, name)
         changes: list[Change] = []
-        inode = self._catalog.inode(ino)
         changes.append(events.EntryGone(parent, sort_name))
         self._core.add_delete(changes, self._key(parent, sort_name), sort_name, ino, inode, writer)
         self._drop_directory(changes, ino, inode)
@@ -359,7 +359,8 @@ class Tree:
                 inode.seq = seq
         if inode.key == source:
             inode.key = target
-        self._leave_source(changes, source, name, ino, inode, writer, over_existing=old_ino is not None)
+        state = self._core.state_for(inode.bucket, new_name)
+        self._leave_source(changes, source, name, ino, inode, writer, over_existing=old_ino is not None, target=state)
         inode.ctime = self._core.clock()
         changes.append(events.InodeSet(ino, inode))
         changes.append(events.EntrySet(new_parent, new_name, ino))
@@ -380,12 +381,14 @@ class Tree:
         writer: Writer,
         *,
         over_existing: bool,
+        target: State,
     ) -> None:
         """The history of the name that a file leaves: a delete marker, or nothing after a save by renaming."""
         newest = list(islice(self._catalog.versions(source), 2))
+        only = len(newest) == 1 and newest[0][1].kind is Kind.CONTENT
         age_us = self._core.clock() // 1000 - newest[0][0] if newest else 0
-        if rules.is_atomic_save(age_us=age_us, only_version=len(newest) == 1, over_existing=over_existing):
-            changes.append(events.VersionGone(source, newest[0][0]))
+        if rules.is_atomic_save(age_us=age_us, only_version=only, over_existing=over_existing, target=target):
+            changes.append(events.VersionGone(source, newest[0][0], inode.bucket))
             changes.append(events.KeyGone(source))
         else:
             self._core.add_delete(changes, source, name, ino, inode, writer)

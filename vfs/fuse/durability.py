@@ -48,7 +48,7 @@ class Durability:
         try:
             await trio.to_thread.run_sync(sync_files, pending)
         except DiskFailed as error:
-            self._store.fail(pending, error)
+            self._store.fail(error)
             raise
         self._store.end_sync(pending)
 

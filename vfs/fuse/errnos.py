@@ -25,6 +25,7 @@ ERRNO: dict[type[errors.VfsError], int] = {
     errors.ReadOnly: errno.EROFS,
     errors.TooLarge: errno.EFBIG,
     errors.TooManyLinks: errno.EMLINK,
+    errors.TooManyBuckets: errno.EDQUOT,
     errors.AttributeTooLarge: errno.E2BIG,
     errors.NoSuchAttribute: errno.ENODATA,
     errors.NoSpace: errno.ENOSPC,

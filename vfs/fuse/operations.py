@@ -21,7 +21,7 @@ import trio
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, ReaddirToken, RequestContext, SetattrFields
 
 from vfs.content import WorkingCopy, etag
-from vfs.core import Changed
+from vfs.core import Changed, unversioned_patterns
 from vfs.errors import (
     Corrupt,
     InvalidName,
@@ -381,8 +381,7 @@ class Operations(pyfuse3.Operations):
     ) -> tuple[FileInfo, EntryAttributes]:
         writer = callers.writer(ctx)
         ino, inode = self._tree.create(self._live(parent), name, mode, ctx.gid, writer)
-        handle = self._files.open(ino, writer)
-        handle.changed = True
+        handle = self._files.open(ino, writer, created=True)
         return FileInfo(fh=self._keep(handle), keep_cache=True), self._entry(ino, inode)
 
     @_quick
@@ -514,7 +513,7 @@ class Operations(pyfuse3.Operations):
                             "Created": timestamp(bucket.created),
                             "Versions": bucket.versions,
                             "Bytes": bucket.size,
-                            "Unversioned": [show(pattern) for pattern in self.store.unversioned(bucket)],
+                            "Unversioned": [show(pattern) for pattern in unversioned_patterns(bucket)],
                         }
                     )
         raise NoSuchAttribute(f"no attribute user.vfs.{show(word)}")
@@ -557,10 +556,10 @@ class Operations(pyfuse3.Operations):
         self._check_readable(key, ctx)
         *above, name = path.split(b"/")
         for part in above:
-            found = self.store.history.past(directory, part).directory
-            if found is None:
+            directories = self.store.history.past(directory, part).directories
+            if not directories:
                 raise NoSuchKey(f"no directory {show(part)}")
-            directory = found
+            directory = directories[0]
         callers.check(ctx, self._tree.inode(directory), callers.WRITE | callers.SEARCH)
         if self._tree.inode(directory).bucket != self._bucket_of(key):
             raise FUSEError(errno.EXDEV)

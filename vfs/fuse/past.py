@@ -90,15 +90,14 @@ class PastTree:
         return self.stat(number(Node.VERSION, seq))
 
     def _stat_past(self, past: Past) -> Stat:
-        if past.key is not None:
-            return self.stat(number(Node.KEY, past.key))
-        assert past.directory is not None, "a past has at least one of the two"
-        return self.stat(number(Node.DIRECTORY, past.directory))
+        if past.keys:
+            return self.stat(number(Node.KEY, past.keys[0]))
+        return self.stat(number(Node.DIRECTORY, past.directories[0]))
 
     def _also_directory(self, key: KeyId) -> Ino | None:
         """The directory that stands or stood at the same name as a file's key."""
         where = self._store.core.catalog.key_name(key)
-        return self._history.past(where.parent, where.name).directory
+        return next(iter(self._history.past(where.parent, where.name).directories), None)
 
     def stat(self, ino: int) -> Stat:
         """What stat tells of a node: never easier to read than what it is the history of. Raises NoSuchKey."""
@@ -135,10 +134,10 @@ class PastTree:
     def _list_directory(self, directory: Ino, after: int) -> Iterator[tuple[bytes, Stat, int]]:
         catalog = self._store.core.catalog
         start = catalog.key_name(KeyId(after & _MASK)).name if after else b""
+        places = self._history.places(directory)
         for sort_name, name, past in self._history.names(directory, start):
-            row = catalog.key(directory, sort_name)
-            if row is not None:
-                yield name, self._stat_past(past), number(Node.DIRECTORY, row)
+            row = next(key for place in places if (key := catalog.key(place, sort_name)) is not None)
+            yield name, self._stat_past(past), number(Node.DIRECTORY, row)
 
     def read_log(self, key: KeyId) -> Iterator[bytes]:
         """The versions of a key, newest first, each as a line of JSON in S3's words."""

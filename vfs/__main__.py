@@ -1,0 +1,5 @@
+"""`python -m vfs`."""
+
+from vfs.cli.main import main
+
+main()
