@@ -28,7 +28,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator
-from copy import copy
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -238,14 +237,14 @@ class Catalog:
     def find_inode(self, ino: Ino) -> Inode | None:
         """The inode, for the caller to change and put into an event."""
         inode = self._kept_inode(ino)
-        return None if inode is None else copy(inode)
+        return None if inode is None else inode.copy()
 
     def inode(self, ino: Ino) -> Inode:
         """The same. Raises NoSuchKey."""
         inode = self._kept_inode(ino)
         if inode is None:
             raise NoSuchKey(f"no inode {ino}")
-        return copy(inode)
+        return inode.copy()
 
     def _kept_inode(self, ino: Ino) -> Inode | None:
         inode = self._inode_cache.get(ino)
@@ -584,7 +583,7 @@ class Catalog:
         elif ino >= self.next_id:
             self.next_id = ino + 1
         self._count(inode.content, 1)
-        self._keep_inode(ino, copy(inode))
+        self._keep_inode(ino, inode.copy())
         self._inodes_changed.add(ino)
         if inode.is_dir:
             if old is not None and old.nlink == 0:

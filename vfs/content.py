@@ -97,6 +97,8 @@ class WorkingCopy:
 
     def write(self, offset: int, data: bytes) -> int:
         """Put *data* at *offset*. Returns its length. Raises TooLarge, NoSpace, Corrupt."""
+        if not data:
+            return 0
         end = offset + len(data)
         if end > FILE_BYTES_MAX:
             raise TooLarge(f"a file has at most {FILE_BYTES_MAX} bytes")
@@ -196,8 +198,8 @@ class WorkingCopy:
         del self._leaves[index]
 
     def _put_leaf(self, data: bytearray | memoryview) -> BlockId:
-        view = memoryview(data)
-        return HOLE if view == _ZEROS_VIEW[: len(view)] else self._blocks.put(view)
+        with memoryview(data) as view:  # released even while an exception holds the frame
+            return HOLE if view == _ZEROS_VIEW[: len(view)] else self._blocks.put(view)
 
     def _changed_leaf(self, index: int) -> bytearray:
         leaf = self._leaves.get(index)

@@ -95,6 +95,10 @@ class Inode(Struct, array_like=True):
     target: bytes = b""  # of a symlink
     generation: int = 0  # goes up when a removed directory is made again: the kernel must not take it for the old
 
+    def copy(self) -> Inode:
+        """One to change."""
+        return self.__copy__()  # type: ignore[attr-defined,no-any-return]
+
     @property
     def is_dir(self) -> bool:
         return stat.S_ISDIR(self.mode)

@@ -47,8 +47,9 @@ def directory_key(name: bytes) -> bytes:
 
 
 def show(name: bytes) -> str:
-    """*name* as text for messages; bytes that are no UTF-8 become escapes."""
-    return name.decode("utf-8", "backslashreplace")
+    """*name* as text for messages, on one line; what is no UTF-8 or cannot be printed becomes escapes."""
+    text = name.decode("utf-8", "backslashreplace")
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def format_version_id(seq: int, *, null: bool = False) -> str:
