@@ -388,6 +388,11 @@ class Catalog:
             ino, number = _PAIR.unpack(key)
             yield Ino(ino), KeyId(number)
 
+    def every_removed(self) -> Iterator[tuple[KeyId, Ino]]:
+        for key, _ in self.rows("removed"):
+            number, ino = _PAIR.unpack(key)
+            yield KeyId(number), Ino(ino)
+
     def every_attribute(self) -> Iterator[tuple[Ino, bytes]]:
         for key, _ in self.rows("attributes"):
             yield Ino(_U64.unpack(key[:8])[0]), key[8:]

@@ -117,6 +117,12 @@ def _waiting(
     return wrapper
 
 
+def _refuse_acl(name: bytes) -> None:
+    """POSIX ACLs would be stored without being obeyed: say that there are none (ENOTSUP, as a mount without acl)."""
+    if name.startswith(b"system."):
+        raise FUSEError(errno.ENOTSUP)
+
+
 class OpenDirectory:
     """A directory being listed. Remembers the names of the last reply, for a listing that deletes as it goes."""
 
@@ -471,6 +477,7 @@ class Operations(pyfuse3.Operations):
                 await self._wait_settled()
                 return b""
             return self._facts_of(ino, name[len(PREFIX) :])
+        _refuse_acl(name)
         if is_past(ino):
             raise NoSuchAttribute("history has the attributes of vfs only")
         return self._tree.get_attribute(self._ino(ino), name)
@@ -525,6 +532,7 @@ class Operations(pyfuse3.Operations):
     @_change
     def setxattr(self, ino: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
         real = self._live(ino)
+        _refuse_acl(name)
         if name == PREFIX + b"versioning":
             self._set_versioning(real, value)
         elif name == PREFIX + b"restore":

@@ -1,0 +1,35 @@
+"""One daemon serves all the tests of a module, each in a bucket of its own; at the end the store must be intact."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.mounted import Mounted
+
+
+@pytest.fixture(scope="module")
+def mounted() -> Iterator[Mounted]:
+    with tempfile.TemporaryDirectory(prefix="vfs-test-") as folder:
+        os.chmod(folder, 0o755)  # other users must get to the mount; pytest's own folders are closed to them
+        mount = Mounted(Path(folder), "-o", "allow_other")
+        try:
+            mount.start()
+            yield mount
+            mount.end()
+        finally:
+            mount.clean_up()
+
+
+@pytest.fixture
+def bucket(mounted: Mounted, request: pytest.FixtureRequest) -> Path:
+    """The directory of a new, Enabled bucket."""
+    name = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).strip("-")[:50].strip("-")
+    path = mounted.root / f"b-{name}"
+    path.mkdir()
+    return path

@@ -1,0 +1,228 @@
+"""`.versions` as a user sees it (docs/semantics.md, "`.versions`")."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from tests.mounted import Mounted, bash, contents, run, versions
+
+pytestmark = pytest.mark.fuse
+
+
+def blocks_on_disk(mounted: Mounted) -> int:
+    return sum(path.stat().st_size for path in (mounted.store / "blocks").iterdir())
+
+
+def test_recover_by_copying(bucket: Path, mounted: Mounted) -> None:
+    (bucket / "f").write_bytes(os.urandom(300_000))
+    old = (bucket / "f").read_bytes()
+    (bucket / "f").write_bytes(b"oops")
+    before = blocks_on_disk(mounted)
+    run(["cp", str(versions(bucket / "f")[0]), str(bucket / "f")])
+    assert (bucket / "f").read_bytes() == old
+    assert contents(bucket / "f") == [old, b"oops", old], "the copy is a new version, the others stay"
+    assert blocks_on_disk(mounted) == before, "no content is stored twice"
+
+
+def test_a_version_is_a_read_only_file(bucket: Path) -> None:
+    (bucket / "f").write_bytes(b"one")
+    os.utime(bucket / "f", ns=(1, 12345))
+    (bucket / "f").write_bytes(b"twice")
+    first, second = versions(bucket / "f")
+    assert (first.stat().st_size, second.stat().st_size) == (3, 5)
+    assert stat.S_ISREG(first.stat().st_mode)
+    assert stat.S_IMODE(first.stat().st_mode) & 0o222 == 0
+    with pytest.raises(OSError, match=os.strerror(errno.EROFS)):
+        first.write_bytes(b"x")
+
+
+def test_everything_else_is_erofs(bucket: Path) -> None:
+    (bucket / "f").write_bytes(b"one")
+    version = versions(bucket / "f")[0]
+    history = bucket / ".versions"
+    for attempt in (
+        lambda: (history / "new").write_bytes(b""),
+        lambda: (history / "f" / "new").write_bytes(b""),
+        lambda: (history / "new").mkdir(),
+        lambda: os.rename(version, bucket / "x"),
+        lambda: os.rename(bucket / "f", history / "f2"),
+        lambda: os.link(version, bucket / "x"),
+        lambda: os.chmod(version, 0o644),
+        lambda: os.utime(version),
+        lambda: os.truncate(version, 0),
+        lambda: os.setxattr(version, "user.x", b""),
+        lambda: os.symlink("x", history / "x"),
+        lambda: os.rmdir(history / "f"),
+        lambda: os.unlink(history / "f" / ".log"),
+    ):
+        with pytest.raises(OSError, match=os.strerror(errno.EROFS)):
+            attempt()
+    assert contents(bucket / "f") == [b"one"]
+
+
+def test_never_listed(bucket: Path) -> None:
+    bash("mkdir d; echo x > d/f; echo y > f", bucket)
+    assert bash("ls -a; find . | sort; ls -aR d", bucket).count(".versions") == 0
+    bash("rm -rf d", bucket)
+    assert bash("cat .versions/d/f/*Z 2>/dev/null || true", bucket) == "x\n"
+
+
+def test_reserved_names_cannot_be_made(bucket: Path) -> None:
+    (bucket / "f").touch()
+    for attempt in (
+        lambda: (bucket / ".snapshots").mkdir(),
+        lambda: (bucket / ".snapshots").touch(),
+        lambda: os.rename(bucket / "f", bucket / ".snapshots"),
+        lambda: os.link(bucket / "f", bucket / ".snapshots"),
+    ):
+        with pytest.raises(OSError, match=os.strerror(errno.EINVAL)):
+            attempt()
+
+
+def test_delete_marker_and_undelete(bucket: Path) -> None:
+    (bucket / "f").write_bytes(b"precious")
+    (bucket / "f").chmod(0o640)
+    (bucket / "f").unlink()
+    marker = versions(bucket / "f")[1]
+    assert marker.is_symlink()
+    assert os.readlink(marker) == "(deleted)"
+    assert not marker.exists()
+    marker.unlink()
+    assert (bucket / "f").read_bytes() == b"precious", "purging the marker undeletes"
+    assert stat.S_IMODE((bucket / "f").stat().st_mode) == 0o640
+    assert contents(bucket / "f") == [b"precious"]
+
+
+def test_purging_the_current_version(bucket: Path) -> None:
+    for text in (b"one", b"two", b"three"):
+        (bucket / "f").write_bytes(text)
+    versions(bucket / "f")[2].unlink()
+    assert (bucket / "f").read_bytes() == b"two", "the newest that remains is current"
+    versions(bucket / "f")[0].unlink()
+    assert contents(bucket / "f") == [b"two"]
+    versions(bucket / "f")[0].unlink()
+    assert not (bucket / "f").exists()
+    assert not os.path.lexists(bucket / ".versions" / "f")
+
+
+def test_purge_while_the_file_is_open(bucket: Path) -> None:
+    (bucket / "f").write_bytes(b"one")
+    (bucket / "f").write_bytes(b"two")
+    with open(bucket / "f", "r+b") as file:
+        assert file.read() == b"two"
+        versions(bucket / "f")[1].unlink()
+        file.seek(0)
+        assert file.read() == b"one"
+        file.write(b" and more")
+    assert contents(bucket / "f") == [b"one", b"one and more"]
+
+
+def test_rm_of_all_versions(bucket: Path) -> None:
+    bash("for i in 1 2 3; do echo $i > f; done; rm f; rm -f .versions/f/*", bucket)
+    assert os.listdir(bucket / ".versions") == []
+
+
+def test_a_renamed_directory_takes_its_history_along(bucket: Path) -> None:
+    bash("mkdir -p d/sub; echo one > d/sub/f; echo two > d/sub/f; mv d e", bucket)
+    assert contents(bucket / "e/sub/f") == [b"one\n", b"two\n"]
+    assert [p.read_bytes() for p in sorted((bucket / ".versions/e/sub/f").iterdir())] == [b"one\n", b"two\n"]
+    assert os.listdir(bucket / "e/.versions") == ["sub"]
+
+
+def test_history_goes_on_in_a_directory_made_again(bucket: Path) -> None:
+    bash("mkdir d; echo one > d/f; rm -r d; mkdir d; echo two > d/f", bucket)
+    assert contents(bucket / "d/f") == [b"one\n", None, b"two\n"]
+
+
+def test_a_directory_moved_over_a_removed_one_hides_nothing(bucket: Path) -> None:
+    bash("mkdir d; echo old > d/f; echo only > d/g; rm -r d; mkdir n; echo new > n/f; mv n d", bucket)
+    assert contents(bucket / "d/f") == [b"old\n", None, b"new\n"]
+    assert sorted(os.listdir(bucket / "d/.versions")) == ["f", "g"]
+    assert contents(bucket / "d/g") == [b"only\n", None]
+
+
+def test_undelete_in_a_removed_directory(bucket: Path) -> None:
+    bash("mkdir -p d/sub; echo one > d/sub/f; rm -r d; rm .versions/d/sub/f/$(ls .versions/d/sub/f | tail -1)", bucket)
+    assert (bucket / "d/sub/f").read_text() == "one\n", "the directories above come back"
+
+
+def test_many_versions_are_all_listed(bucket: Path) -> None:
+    path = bucket / "f"
+    for i in range(300):
+        path.write_bytes(b"%d" % i)
+    assert contents(path) == [b"%d" % i for i in range(300)]
+
+
+def test_many_names_are_all_listed(bucket: Path) -> None:
+    for i in range(1000):
+        (bucket / f"name-{i}").touch()
+    bash("rm name-*", bucket)
+    assert len(os.listdir(bucket / ".versions")) == 1000
+
+
+def test_rm_rf_of_a_large_directory_while_it_is_listed(bucket: Path) -> None:
+    (bucket / "d").mkdir()
+    for i in range(3000):
+        (bucket / "d" / f"name-{i}").touch()
+    assert len(os.listdir(bucket / "d")) == 3000
+    bash("rm -rf d", bucket)
+    assert os.listdir(bucket) == []
+
+
+def test_symlinks_and_special_files_have_history(bucket: Path) -> None:
+    bash("ln -s one s; rm s; ln -s two s; mkfifo p; rm p", bucket)
+    found = versions(bucket / "s")
+    assert [os.readlink(version) for version in found] == ["one", "(deleted)", "two"]
+    assert stat.S_ISFIFO(versions(bucket / "p")[0].lstat().st_mode)
+
+
+def test_permissions_are_never_looser_than_the_keys(bucket: Path) -> None:
+    path = bucket / "f"
+    path.write_bytes(b"secret")
+    bucket.chmod(0o755)
+    os.chown(path, 1000, 1000)
+    path.chmod(0o600)
+    version = versions(path)[0]
+
+    def can_read(uid: int) -> bool:
+        command = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "cat", str(version)]
+        return run(command, check=False).returncode == 0
+
+    assert can_read(1000)
+    assert not can_read(1001)
+    assert stat.S_IMODE(version.stat().st_mode) == 0o400
+    path.chmod(0o644)
+    assert can_read(1001)
+    path.unlink()
+    assert can_read(1001), "the last mode holds for a deleted key"
+    bucket.chmod(0o700)
+    assert not can_read(1001), "search on the directories above is asked for as in the live tree"
+
+
+def test_who_may_purge(bucket: Path) -> None:
+    path = bucket / "f"
+    path.write_bytes(b"one")
+    os.chown(path, 1000, 1000)
+    bucket.chmod(0o755)
+    command = ["setpriv", "--reuid=1000", "--regid=1000", "--clear-groups", "rm", "-f", str(versions(path)[0])]
+    assert run(command, check=False).returncode != 0, "who cannot delete the key cannot purge it"
+    bucket.chmod(0o777)
+    run(command)
+    assert not path.exists()
+
+
+def test_log_file(bucket: Path) -> None:
+    import json
+
+    bash("mkdir d; echo one > d/f; rm d/f", bucket)
+    marker, first = (json.loads(line) for line in (bucket / "d/.versions/f/.log").read_text().splitlines())
+    assert (marker["Key"], marker["DeleteMarker"], marker["IsLatest"]) == ("d/f", True, True)
+    assert (first["Size"], first["DeleteMarker"], first["IsLatest"]) == (4, False, False)
+    assert first["Writer"]["Program"] == "bash"
+    assert first["Writer"]["Uid"] == os.getuid()
+    assert "-" in first["ETag"]

@@ -1,0 +1,126 @@
+"""A store mounted by a real daemon, for tests: started and stopped as a user would, and seen to be clean after."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+TIMEOUT_S = 60
+REPO = Path(__file__).parent.parent
+_UNEXPECTED = re.compile(r"\b(WARNING|ERROR|CRITICAL)\b")
+
+
+class Mounted:
+    """A daemon in the foreground of a process of its own. `root` is the mount point."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        self.store = folder / "store"
+        self.root = folder / "mnt"
+        self.log = folder / "log"
+        self._options = options
+        self._process: subprocess.Popen[bytes] | None = None
+        self.root.mkdir(parents=True, exist_ok=True)
+
+    def start(self) -> None:
+        """Mount, and return when the mount answers."""
+        with self.log.open("ab") as log:
+            self._process = process = subprocess.Popen(
+                [sys.executable, "-m", "vfs", "mount", "--foreground", *self._options, str(self.store), str(self.root)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=REPO,
+            )
+        wait_until(lambda: process.poll() is not None or self._is_mounted(), "the mount")
+        assert process.poll() is None, f"the daemon ended: {self.log.read_text()}"
+
+    def _is_mounted(self) -> bool:
+        try:
+            os.statvfs(self.root)  # asks the daemon; a stat may be answered from the cache of a dead mount
+            return os.path.ismount(self.root)
+        except OSError:  # a dead mount, about to be cleared
+            return False
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "not started"
+        return self._process.pid
+
+    def stop(self) -> None:
+        """Unmount by SIGTERM; the daemon must end well."""
+        assert self._process is not None, "not started"
+        self._process.terminate()
+        assert self._process.wait(TIMEOUT_S) == 0, self.log.read_text()
+
+    def kill(self) -> None:
+        """The end of the daemon without warning: SIGKILL. Clears the dead mount."""
+        assert self._process is not None, "not started"
+        os.kill(self._process.pid, signal.SIGKILL)
+        self._process.wait(TIMEOUT_S)
+        subprocess.run(["fusermount3", "-uz", str(self.root)], check=True, timeout=TIMEOUT_S)
+
+    def end(self, *, expected: Sequence[str] = ()) -> None:
+        """After a test: stop if it runs, then see that the log warns of nothing but *expected* and that the store is
+        intact.
+        """
+        if self._process is not None and self._process.poll() is None:
+            self.stop()
+        self.check_log(expected)
+        self.check_store()
+
+    def check_log(self, expected: Sequence[str] = ()) -> None:
+        lines = self.log.read_text().splitlines()
+        strange = [line for line in lines if _UNEXPECTED.search(line) and not any(word in line for word in expected)]
+        assert not strange, f"the daemon's log says: {strange}"
+
+    def check_store(self) -> None:
+        """`vfs check` finds nothing."""
+        done = run([sys.executable, "-m", "vfs", "check", str(self.store)], cwd=REPO, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def clean_up(self) -> None:
+        """Leave nothing behind, whatever happened."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait(TIMEOUT_S)
+        with contextlib.suppress(subprocess.CalledProcessError):
+            run(["fusermount3", "-uz", str(self.root)])
+
+
+def run(
+    command: Sequence[str], *, cwd: Path | None = None, check: bool = True, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """A program that must end in time: FUSE can hang whoever uses it."""
+    return subprocess.run(
+        command, cwd=cwd, check=check, env=env, capture_output=True, text=True, timeout=TIMEOUT_S, stdin=subprocess.DEVNULL
+    )
+
+
+def bash(script: str, cwd: Path) -> str:
+    """What a script prints; it stops at the first failure."""
+    return run(["bash", "-euc", script], cwd=cwd).stdout
+
+
+def versions(path: Path) -> list[Path]:
+    """The versions of a file as files, oldest first (`null` where its time puts it is last by name)."""
+    return sorted((path.parent / ".versions" / path.name).iterdir(), key=lambda version: version.name)
+
+
+def contents(path: Path) -> list[bytes | None]:
+    """What the versions of a file hold, oldest first; None is a delete marker."""
+    return [None if version.is_symlink() else version.read_bytes() for version in versions(path)]
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    """Poll for something that another process does; fails after TIMEOUT_S."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {TIMEOUT_S} s for {what}"
+        time.sleep(0.01)

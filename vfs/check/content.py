@@ -1,0 +1,232 @@
+"""Whether all content is there: the blocks on the disk, the manifests above them, the references to them.
+
+Every node with references is read, and all that refers to a block (contents, nodes) is written down in a temporary
+SQLite file, which sorts it. So each node is read once, however many versions share it; and if every content's root and
+every node's children are there, every content is there to its last block.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from pathlib import Path
+
+from vfs.blocks import LOST, Blocks
+from vfs.catalog import BlockRow, Catalog
+from vfs.check.findings import Findings, Kind
+from vfs.check.names import path_of_key
+from vfs.content import children
+from vfs.disk import Disk
+from vfs.errors import Corrupt, DiskFailed
+from vfs.model import BlockId, Ino, KeyId, Seq
+from vfs.names import format_version_id
+
+ROWS_PER_INSERT = 10_000
+BLOCKS_NAMED_MAX = 3  # of the damaged blocks of one version
+
+_SCHEMA = """
+PRAGMA journal_mode = OFF;
+PRAGMA synchronous = OFF;
+CREATE TABLE refer (block BLOB, node BLOB, key INTEGER, seq INTEGER, draft INTEGER);
+CREATE TABLE damaged (block BLOB PRIMARY KEY) WITHOUT ROWID;
+"""
+# What a damaged block harms: the nodes above it, and the versions and drafts above those.
+_HARMED = """
+CREATE INDEX refer_block ON refer (block);
+CREATE TEMP TABLE harmed AS WITH RECURSIVE harmed (block, cause) AS (
+    SELECT block, block FROM damaged
+    UNION SELECT refer.node, harmed.cause FROM refer JOIN harmed USING (block) WHERE refer.node IS NOT NULL
+) SELECT * FROM harmed;
+"""
+
+Reference = tuple[bytes, bytes | None, int | None, int | None, int | None]  # block, then who refers to it
+
+
+class Scratch:
+    """Who refers to which block, and which blocks are damaged: on disk, in no order, sorted when asked."""
+
+    def __init__(self, path: Path) -> None:
+        self._db = sqlite3.connect(path, isolation_level=None)
+        self._db.executescript(_SCHEMA)
+        self._db.execute("BEGIN")
+
+    def close(self) -> None:
+        """Close; the file may go."""
+        self._db.close()
+
+    def add(self, references: Iterable[Reference]) -> None:
+        """Note references."""
+        self._db.executemany("INSERT INTO refer VALUES (?, ?, ?, ?, ?)", references)
+
+    def add_damaged(self, block: BlockId) -> None:
+        """Note a damaged or missing block."""
+        self._db.execute("INSERT OR IGNORE INTO damaged VALUES (?)", (block,))
+
+    def counts(self) -> Iterator[tuple[bytes, int]]:
+        """(block, how many references it has), by block."""
+        yield from self._db.execute("SELECT block, count(*) FROM refer GROUP BY block ORDER BY block")
+
+    def harmed(self) -> Iterator[tuple[int | None, int | None, int | None, bytes]]:
+        """(key, sequence, draft's inode, damaged block) of each content that needs a damaged block, by content."""
+        self._db.execute("COMMIT")
+        self._db.executescript(_HARMED)
+        yield from self._db.execute(
+            "SELECT DISTINCT key, seq, draft, cause FROM refer JOIN harmed USING (block)"
+            " WHERE node IS NULL AND (key IS NOT NULL OR draft IS NOT NULL) ORDER BY key, seq, draft, cause"
+        )
+
+
+def check_content(findings: Findings, catalog: Catalog, folded: Catalog, disk: Disk, scratch: Path) -> None:
+    """Report damaged blocks with the versions they harm, and wrong references.
+
+    *folded* knows where a scan of the disk found intact blocks, so that only what it did not find is read again.
+    """
+    blocks = Blocks(disk, catalog)
+    notes = Scratch(scratch)
+    try:
+        damaged = _check_blocks(findings, catalog, folded, blocks, notes)
+        notes.add(_contents(findings, catalog))
+        unread = _read_nodes(findings, catalog, blocks, notes)
+        damaged += _check_references(findings, catalog, notes, unread=unread)
+        if damaged:
+            _report_harmed(findings, catalog, notes)
+    finally:
+        notes.close()
+        blocks.close()
+
+
+def _check_blocks(findings: Findings, catalog: Catalog, folded: Catalog, blocks: Blocks, notes: Scratch) -> int:
+    """Compare the index with what a scan of the disk found. Returns how many blocks that somebody needs are damaged."""
+    damaged = 0
+    ours = findings.track("blocks: index", catalog.count("blocks"), catalog.blocks())
+    for block, row, found in _paired(ours, folded.blocks()):
+        if row is None:
+            if found is not None and found.place != LOST:
+                findings.add(Kind.CATALOG, f"block {block.hex()}", "is on the disk, and the catalog does not have it")
+            continue
+        if found is not None and found.place == row.place and row.place != LOST:
+            if found.node != row.node:
+                findings.add(Kind.CATALOG, f"block {block.hex()}", "is a node, or not, and the catalog says otherwise")
+            continue
+        where = f"block {block.hex()}"
+        try:
+            if row.place == LOST:
+                raise Corrupt("blocks", expected="the block", found="none of its bytes: it was lost before")
+            blocks.verify(block, row.place, node=row.node)
+        except (Corrupt, DiskFailed) as error:
+            harmless = row.references == 0
+            tail = "; nothing refers to it any more" if harmless else ""
+            findings.add(Kind.BLOCK, where, f"is damaged: {error}{tail}", harmless=harmless)
+            if not harmless:
+                notes.add_damaged(block)
+                damaged += 1
+        else:
+            if found is None or found.place == LOST:
+                message = "is intact, but its header is not: it can be read, and would be lost by `vfs rebuild`"
+                findings.add(Kind.BLOCK, where, message, harmless=row.references == 0)
+    return damaged
+
+
+def _paired(
+    ours: Iterator[tuple[BlockId, BlockRow]], theirs: Iterator[tuple[BlockId, BlockRow]]
+) -> Iterator[tuple[BlockId, BlockRow | None, BlockRow | None]]:
+    """The rows of two indexes side by side, by block."""
+    mine, other = next(ours, None), next(theirs, None)
+    while mine is not None or other is not None:
+        if other is None or (mine is not None and mine[0] < other[0]):
+            assert mine is not None, "one of the two is left"
+            yield *mine, None
+            mine = next(ours, None)
+        elif mine is None or other[0] < mine[0]:
+            yield other[0], None, other[1]
+            other = next(theirs, None)
+        else:
+            yield *mine, other[1]
+            mine, other = next(ours, None), next(theirs, None)
+
+
+def _contents(findings: Findings, catalog: Catalog) -> Iterator[Reference]:
+    """What refers to the root of a content. An inode's is not named: its version or draft is."""
+    for key, seq, version in findings.track("references: versions", catalog.count("versions"), catalog.every_version()):
+        if version.content.root:
+            yield version.content.root, None, key, seq, None
+    for _, inode in findings.track("references: inodes", catalog.count("inodes"), catalog.every_inode()):
+        if inode.content.root:
+            yield inode.content.root, None, None, None, None
+    for ino, draft in catalog.drafts():
+        if draft.content.root:
+            yield draft.content.root, None, None, None, ino
+
+
+def _read_nodes(findings: Findings, catalog: Catalog, blocks: Blocks, notes: Scratch) -> int:
+    """Note what the nodes refer to. Returns how many of them cannot be read."""
+    unread = 0
+    references: list[Reference] = []
+    for block, row in findings.track("references: nodes", catalog.count("blocks"), catalog.blocks()):
+        if not row.node or not row.references:
+            continue
+        try:
+            below = list(children(blocks.get(block, node=True)))
+        except (Corrupt, DiskFailed):
+            unread += 1
+            continue
+        references += [(child, block, None, None, None) for child in below]
+        if len(references) >= ROWS_PER_INSERT:
+            notes.add(references)
+            references.clear()
+    notes.add(references)
+    return unread
+
+
+def _check_references(findings: Findings, catalog: Catalog, notes: Scratch, *, unread: int) -> int:
+    """Compare the index with what refers to blocks. Returns how many blocks are missing.
+
+    What a node that cannot be read refers to cannot be counted, so with such nodes too few is no fault.
+    """
+    missing = 0
+    counts = notes.counts()
+    counted = next(counts, None)
+    for block, row in findings.track("references: blocks", catalog.count("blocks"), catalog.blocks()):
+        while counted is not None and counted[0] < block:
+            missing += _report_missing(findings, notes, counted)
+            counted = next(counts, None)
+        wanted = 0
+        if counted is not None and counted[0] == block:
+            wanted = counted[1]
+            counted = next(counts, None)
+        if row.references < wanted or (row.references > wanted and not unread):
+            message = f"has {row.references} references by the catalog, and {wanted} by a recount"
+            findings.add(Kind.REFERENCES, f"block {block.hex()}", message)
+    while counted is not None:
+        missing += _report_missing(findings, notes, counted)
+        counted = next(counts, None)
+    return missing
+
+
+def _report_missing(findings: Findings, notes: Scratch, counted: tuple[bytes, int]) -> int:
+    block, references = counted
+    findings.add(Kind.BLOCK, f"block {block.hex()}", f"is not in the index, and {references} contents or nodes need it")
+    notes.add_damaged(BlockId(block))
+    return 1
+
+
+def _report_harmed(findings: Findings, catalog: Catalog, notes: Scratch) -> None:
+    """Name every version that cannot be read to its end."""
+    for (key, seq, draft), rows in groupby(notes.harmed(), key=lambda row: row[:3]):
+        named, count = [], 0
+        for *_, cause in rows:
+            count += 1
+            if count <= BLOCKS_NAMED_MAX:
+                named.append(cause.hex())
+        needed = f"needs {count} damaged block{'s' if count > 1 else ''}: {', '.join(named)}"
+        if count > len(named):
+            needed += ", …"
+        if key is not None and seq is not None:
+            version = catalog.version(KeyId(key), Seq(seq))
+            version_id = format_version_id(seq, null=version is not None and version.null)
+            findings.add(Kind.VERSION, f"{path_of_key(catalog, KeyId(key))} version {version_id}", needed)
+        else:
+            inode = catalog.find_inode(Ino(draft or 0))
+            path = path_of_key(catalog, inode.key) if inode is not None else f"inode {draft}"
+            findings.add(Kind.VERSION, f"{path}, not yet published", needed)

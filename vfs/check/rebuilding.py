@@ -1,0 +1,187 @@
+"""The catalog made again in place."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from vfs.catalog import Catalog
+from vfs.check.findings import Progress
+from vfs.check.folding import Fold, ReadOnlyDisk, bytes_behind, decode
+from vfs.disk import RealDisk
+from vfs.errors import Corrupt, NotAStore
+from vfs.journal import FOLDER as JOURNAL
+from vfs.journal import START, Journal, Position
+from vfs.store import DESCRIPTION, Store, _check_description, _lock
+
+BEFORE = "catalog.before-rebuild"
+NEW = "catalog.new"
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """events: replayed. lost: that the old catalog knew and the journal no longer has. before: where the old catalog
+    is, if there was one. cut: where the end of the journal is, if it was cut.
+    """
+
+    events: int
+    lost: int
+    before: Path | None
+    cut: Path | None
+
+
+@contextmanager
+def hold(path: Path) -> Iterator[int]:
+    """Hold a store that exists; the descriptor of its lock. Raises NotAStore, StoreInUse."""
+    if not (path / DESCRIPTION).is_file():
+        raise NotAStore(f"{path} is no vfs store (it has no {DESCRIPTION}); name the directory of a store")
+    _check_description(path)
+    try:
+        lock_fd = _lock(path)
+    except OSError as error:
+        raise NotAStore(f"{path} cannot be locked: {error.strerror}") from error
+    try:
+        yield lock_fd
+    finally:
+        os.close(lock_fd)
+
+
+def rebuild(path: Path, progress: Progress, *, cut: bool = False) -> Rebuilt:
+    """Make the catalog of a store again from its journal and blocks, then open and close the store once with it.
+
+    The new one is made beside the old one. When it is complete, the old one moves to ``catalog.before-rebuild`` (in
+    place of an earlier one) and stays there: only somebody who has looked at the result can know that it may go.
+    Blocks that are damaged stay damaged: their versions read as Corrupt.
+
+    Raises NotAStore, StoreInUse, and Corrupt if the journal is damaged before its end; then everything is as it was.
+    cut: what is behind the damage goes to ``journal.cut-<time>`` instead, and with it what happened after.
+    """
+    with hold(path) as lock_fd:
+        disk = ReadOnlyDisk(path)
+        old = path / "catalog"
+        had_old = old.exists()
+        known = _known_record(old)
+        survey = _survey(disk, known)
+        cut_to = None
+        if survey.damage is not None:
+            if not cut:
+                raise survey.damage
+            cut_to = _cut(path, survey.end)
+        events = _make(path, disk, survey, progress)
+        if had_old:
+            shutil.rmtree(path / BEFORE, ignore_errors=True)
+            os.rename(old, path / BEFORE)
+        os.rename(path / NEW, old)
+        _sync(path)
+        try:
+            store = Store(path, RealDisk(path), time.time_ns, os.dup(lock_fd))
+            store.close()
+        except BaseException:
+            os.rename(old, path / NEW)
+            if had_old:
+                os.rename(path / BEFORE, old)
+            raise
+    lost = max(0, (known or 0) - survey.end.number)
+    return Rebuilt(events + store.recovered, lost, path / BEFORE if had_old else None, cut_to)
+
+
+class _Survey(NamedTuple):
+    """What the journal holds: where the records end that can be used, which of them are known to have been durable
+    (a record number), and the damage if that is not where the journal ends.
+    """
+
+    end: Position
+    durable: int
+    damage: Corrupt | None
+
+
+def _known_record(old: Path) -> int | None:
+    """The last record that the old catalog knows, None if it cannot say."""
+    try:
+        catalog = Catalog(old, read_only=True)
+    except Corrupt:
+        return None
+    number = catalog.checkpoint.journal.number
+    catalog.close()
+    return number
+
+
+def _survey(disk: ReadOnlyDisk, known: int | None) -> _Survey:
+    """Read the journal once. A torn tail, which a crash leaves, is no damage: opening the store drops it.
+
+    Intact records behind damaged bytes can be either. Nobody can tell if the old catalog cannot: then it is damage.
+    """
+    journal = Journal(disk)
+    durable = known or 0
+    for record in journal.records(START):
+        try:
+            decode(record)
+        except Corrupt as error:
+            return _Survey(journal.end, min(durable, journal.end.number), error)
+        durable = max(durable, record.durable)
+        journal.end = record.end
+    lost = journal.end.number + 1
+    intact_behind = False
+    for record in journal.tail():
+        intact_behind = True
+        durable = max(durable, record.durable)
+    damage = None
+    if bytes_behind(disk, journal.end) and (durable >= lost or (known is None and intact_behind)):
+        damage = Corrupt(
+            f"journal/{journal.end.segment:016x} at byte {journal.end.offset}",
+            expected=f"record {lost}",
+            found="damaged bytes; restore the journal from a copy, or keep what is before with `vfs rebuild --cut`",
+        )
+    return _Survey(journal.end, min(durable, journal.end.number), damage)
+
+
+def _make(path: Path, disk: ReadOnlyDisk, survey: _Survey, progress: Progress) -> int:
+    """Fold what is known to have been durable into a new catalog. Returns how many events; recovery does the rest."""
+    shutil.rmtree(path / NEW, ignore_errors=True)
+    fold = Fold(path / NEW, disk, progress)
+    try:
+        fold.scan_blocks()
+        fold.replay(upto=survey.durable)
+        fold.commit()
+        return fold.applied
+    finally:
+        fold.close()
+        _sync(path / NEW)
+
+
+def _cut(path: Path, end: Position) -> Path:
+    """Move what is behind *end* in the journal into a directory of its own, which is returned."""
+    aside = path / time.strftime("journal.cut-%Y%m%dT%H%M%SZ", time.gmtime())
+    aside.mkdir(mode=0o700)
+    folder = path / JOURNAL
+    for name in sorted(os.listdir(folder)):
+        if int(name, 16) == end.segment:
+            _copy_tail(folder / name, end.offset, aside / f"{name}-from-byte-{end.offset}")
+            os.truncate(folder / name, end.offset)
+        elif int(name, 16) > end.segment:
+            os.rename(folder / name, aside / name)
+    _sync(aside)
+    _sync(folder)
+    return aside
+
+
+def _copy_tail(source: Path, offset: int, target: Path) -> None:
+    with source.open("rb") as reader, target.open("xb") as writer:
+        reader.seek(offset)
+        shutil.copyfileobj(reader, writer)
+        writer.flush()
+        os.fsync(writer.fileno())
+
+
+def _sync(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,167 @@
+"""`vfs bucket`, `vfs versioning`: buckets, as the directories at the root of a mount."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from vfs.cli import output
+from vfs.cli.mounts import Mount, locate, mount_of, vfs_mounts
+from vfs.cli.output import WRONG, Cell, Column, Failure
+from vfs.errors import InvalidName
+from vfs.names import check_bucket_name
+
+BUCKET = "user.vfs.bucket"
+VERSIONING = "user.vfs.versioning"
+
+_COLUMNS = (
+    Column("bucket"),
+    Column("versioning"),
+    Column("versions", right=True),
+    Column("size", right=True),
+    Column("created"),
+)
+_COLOURS = {"Enabled": "green", "Suspended": "yellow", "Unversioned": "red"}
+
+
+@click.group()
+def bucket() -> None:
+    """List, make and remove buckets. A bucket is a directory at the root of a mount."""
+
+
+@bucket.command("list", short_help="List the buckets of a mount, or of all.")
+@click.argument("mountpoint", required=False)
+@click.option("--json", "as_json", is_flag=True, help="A list of objects.")
+def list_buckets(mountpoint: str | None, as_json: bool) -> None:
+    """List the buckets of the mount that MOUNTPOINT lies in, or of all mounts: path, versioning, number of versions,
+    sum of their sizes, time of creation.
+    """
+    mounts = vfs_mounts() if mountpoint is None else [mount_of(os.path.realpath(mountpoint))]
+    found = (facts for mount in mounts for facts in _buckets(mount))
+    if as_json:
+        output.write_json_list(found)
+    else:
+        output.write_table(_COLUMNS, map(_row, found))
+
+
+def _buckets(mount: Mount) -> Iterator[dict[str, Any]]:
+    own = _read(mount.mountpoint)
+    if own is not None:  # mounted with --bucket
+        yield own
+        return
+    try:
+        names = sorted(os.listdir(mount.mountpoint))
+    except OSError as error:
+        raise Failure(f"{mount.mountpoint}: {error.strerror}") from error
+    for name in names:
+        facts = _read(os.path.join(mount.mountpoint, name))
+        if facts is not None:
+            yield facts
+
+
+def _read(path: str) -> dict[str, Any] | None:
+    """What a bucket's directory tells of it, None if *path* is no bucket."""
+    try:
+        raw = os.getxattr(path, BUCKET)
+    except OSError as error:
+        if error.errno in (errno.ENODATA, errno.EOPNOTSUPP):
+            return None
+        raise Failure(f"{path}: {error.strerror}") from error
+    return {"Path": path, **json.loads(raw)}
+
+
+def _row(facts: dict[str, Any]) -> list[Cell]:
+    return [
+        Cell(facts["Path"], "blue"),
+        Cell(facts["Versioning"], _COLOURS[facts["Versioning"]]),
+        Cell(str(facts["Versions"])),
+        Cell(output.human_size(facts["Bytes"])),
+        Cell(output.human_time(facts["Created"])),
+    ]
+
+
+def _existing(path: str) -> dict[str, Any]:
+    """What there is to know of the bucket at a path. Raises Failure."""
+    real = os.path.realpath(path)
+    mount = mount_of(real)
+    facts = _read(real) if os.path.isdir(real) else None
+    if facts is None:
+        raise Failure(f"{path} is no bucket; `vfs bucket list {mount.mountpoint}` lists those that there are", WRONG)
+    return facts
+
+
+@bucket.command("create", short_help="Make a bucket.")
+@click.argument("path")
+def create(path: str) -> None:
+    """Make a bucket. PATH is a name at the root of a mount; it follows S3's rules: 3 to 63 of a-z 0-9 . -"""
+    place = locate(path)
+    name = place.below[-1]
+    if place.path != os.path.join(place.mount.mountpoint, name) or _read(place.above) is not None:
+        raise Failure(f"{path}: buckets are made at the root of the mount of a whole store", WRONG)
+    try:
+        check_bucket_name(os.fsencode(name))
+    except InvalidName as error:
+        raise Failure(str(error), WRONG) from error
+    try:
+        os.mkdir(place.path)
+    except FileExistsError:
+        raise Failure(f"{path} exists") from None
+    except OSError as error:
+        raise Failure(f"{path}: {error.strerror}") from error
+    output.write(f"made bucket {path}, versioning {_existing(path)['Versioning']}")
+
+
+@bucket.command("delete", short_help="Remove an empty bucket.")
+@click.argument("path")
+def delete(path: str) -> None:
+    """Remove the bucket at PATH, which must have neither files nor history."""
+    facts = _existing(path)
+    try:
+        os.rmdir(facts["Path"])
+    except OSError as error:
+        if error.errno == errno.ENOTEMPTY:
+            count = facts["Versions"]
+            reason = f"has {count} versions" if count else "is not empty"
+            raise Failure(f"{path} {reason}; remove its files, and purge their versions (vfs purge), first") from error
+        raise Failure(f"{path}: {error.strerror}") from error
+    output.write(f"removed bucket {path}")
+
+
+@bucket.command("show", short_help="Show what there is to know of a bucket.")
+@click.argument("path")
+@click.option("--json", "as_json", is_flag=True, help="An object.")
+def show(path: str, as_json: bool) -> None:
+    """Show what there is to know of the bucket at PATH. Unversioned: names whose old versions are not kept."""
+    facts = _existing(path)
+    if as_json:
+        output.write_json(facts)
+        return
+    facts["Bytes"] = f"{facts['Bytes']} ({output.human_size(facts['Bytes'])})"
+    facts["Created"] = output.human_time(facts["Created"])
+    facts["Unversioned"] = " ".join(facts["Unversioned"])
+    output.write_table((Column(""), Column("")), ([Cell(name, "blue"), Cell(str(facts[name]))] for name in facts))
+
+
+@click.command()
+@click.argument("path", metavar="BUCKETPATH")
+@click.argument("state", type=click.Choice(("enabled", "suspended"), case_sensitive=False), required=False)
+def versioning(path: str, state: str | None) -> None:
+    """Show whether the bucket at BUCKETPATH keeps versions, or change it: [enabled|suspended]. Suspended: what is there
+    stays, and new content of a file replaces the one before.
+    """
+    facts = _existing(path)
+    if state is not None:
+        try:
+            os.setxattr(facts["Path"], VERSIONING, state.title().encode())
+        except OSError as error:
+            if error.errno == errno.EINVAL:
+                message = f"{path} is {facts['Versioning']}, which cannot become {state.title()}"
+                raise Failure(message) from error
+            raise Failure(f"{path}: {error.strerror}") from error
+        facts = _existing(path)
+    output.write(facts["Versioning"])

@@ -1,0 +1,107 @@
+"""The `vfs` command: its subcommands, and one place where errors become one line and an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from vfs import __version__
+from vfs.cli import output
+from vfs.cli.output import FAILED, WRONG, Failure
+from vfs.errors import InvalidName, NotAStore, StoreInUse, VfsError
+
+INTERRUPTED = 130  # as shells say it: 128 + SIGINT
+
+# name: the module that has it, and one line about it
+COMMANDS = {
+    "mount": ("mounting", "Mount a store; make it if it is missing."),
+    "umount": ("mounting", "Unmount a store, and wait until it is closed."),
+    "log": ("versions", "List the versions of a file, deleted or not."),
+    "restore": ("versions", "Make an earlier version of a file current again."),
+    "purge": ("versions", "Remove versions of a file for good."),
+    "bucket": ("buckets", "List, make, remove and show buckets."),
+    "versioning": ("buckets", "Show or change the versioning of a bucket."),
+    "status": ("stores", "Show what is mounted."),
+    "check": ("stores", "Read a store to its last byte and report damage."),
+    "rebuild": ("stores", "Make the catalog of a store again."),
+}
+
+_WRONG = (InvalidName, NotAStore, StoreInUse)  # the caller named the wrong thing
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are run or asked for help: `vfs --help` needs none of them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names of all commands, for help."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of a name."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _ = COMMANDS[cmd_name]
+        command = getattr(importlib.import_module(f"vfs.cli.{module}"), cmd_name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of commands, for help."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, short) for name, (_, short) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="vfs", message="%(prog)s %(version)s", help="Show the version of vfs.")
+def cli() -> None:
+    """Versioned buckets, mounted as a directory that forgets nothing.
+
+    \b
+    vfs mount ~/vfs-store ~/vfs   mounts a store, and makes it if it is not there
+    vfs log FILE                  shows the versions of a file
+    vfs restore FILE              brings back the one before
+
+    \b
+    Exit codes:
+      0  done
+      1  the operation failed: no such version, permission denied, check found problems…
+      2  wrong usage, store, mount point or option
+    """
+
+
+def main() -> None:
+    """Entry point: run the command line of this process, and exit."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a command; returns the exit code. Errors that vfs knows become one line on stderr."""
+    try:
+        code = cli.main(args=list(arguments), prog_name="vfs", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return WRONG
+    except click.UsageError as error:
+        where = error.ctx.command_path if error.ctx else "vfs"
+        output.write_error(f"{error.format_message().rstrip('.')}; see `{where} --help`")
+        return WRONG
+    except Failure as error:
+        output.write_error(error.message)
+        return error.code
+    except VfsError as error:
+        output.write_error(str(error))
+        return WRONG if isinstance(error, _WRONG) else FAILED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit fails, too
+        return FAILED
+    except OSError as error:
+        name = f"{error.filename}: " if error.filename is not None else ""
+        output.write_error(f"{name}{error.strerror or error}")
+        return FAILED
+    except (KeyboardInterrupt, click.Abort):
+        return INTERRUPTED

@@ -1,0 +1,314 @@
+"""`vfs mount`, `vfs umount`: starting and stopping the daemon of a store.
+
+In the background, the daemon is `vfs mount --foreground --ready-fd N` in a session of its own. It writes one line into
+that pipe: "ready", or its exit code and why it failed. Its output goes to ``daemon.log`` in the store from the moment
+that everything the caller named has been found right.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+from vfs.cli.mounts import Mount, is_dead, is_within, mount_of, mounted_on
+from vfs.cli.output import FAILED, WRONG, Failure
+from vfs.errors import DiskFailed, InvalidName, NoSpace, VfsError
+from vfs.names import check_bucket_name
+
+READY = "ready"
+LOG = "daemon.log"
+CLOSE_SECONDS_MAX = 60.0  # that `umount` waits for the store to be closed
+POLL_SECONDS = 0.02
+DEAD_MOUNTS_MAX = 16  # one upon the other
+
+_PRIORITIES = {"DEBUG": 7, "INFO": 6, "WARNING": 4, "ERROR": 3, "CRITICAL": 2}  # sd-daemon(3)
+
+log = logging.getLogger("vfs.mount")
+
+
+@click.command()
+@click.argument("store")
+@click.argument("mountpoint")
+@click.option("--bucket", metavar="NAME", help="Mount only this bucket, as the root; it is made if it is not there.")
+@click.option("--foreground", is_flag=True, help="Stay in the foreground, and log to stderr.")
+@click.option(
+    "-o",
+    "options",
+    metavar="OPTION,...",
+    multiple=True,
+    help="Mount options: allow_other, allow_root, ro, noexec, suid, dev.",
+)
+@click.option("--ready-fd", type=int, hidden=True, help="For `vfs mount` itself: where to tell that the mount answers.")
+def mount(
+    store: str, mountpoint: str, bucket: str | None, foreground: bool, options: tuple[str, ...], ready_fd: int | None
+) -> None:
+    """Mount STORE on MOUNTPOINT, an empty directory. STORE is made if it is missing or empty.
+
+    Returns when the mount answers; the daemon goes on in the background, and its log is daemon.log in STORE. A dead
+    mount that a daemon left behind at MOUNTPOINT is cleared away first.
+    """
+    where = Path(os.path.abspath(store)), Path(os.path.abspath(mountpoint))
+    wanted = [option for text in options for option in text.split(",") if option]
+    if ready_fd is not None:
+        sys.exit(_serve_in_background(*where, bucket, wanted, ready_fd))
+    check_places(*where, bucket)
+    if foreground:
+        _log_to_stderr()
+        _serve(*where, bucket, wanted, lambda: None)
+    else:
+        _spawn(*where, bucket, wanted)
+
+
+# -- before -----------------------------------------------------------------------------------------------------------
+
+
+def check_places(store: Path, mountpoint: Path, bucket: str | None) -> None:
+    """See that what the caller named can be right, without opening anything. Raises Failure."""
+    if bucket is not None:
+        try:
+            check_bucket_name(os.fsencode(bucket))
+        except InvalidName as error:
+            raise Failure(str(error), WRONG) from error
+    _check_store(store)
+    _clear_dead(mountpoint)
+    _check_mountpoint(mountpoint)
+    real_store, real_mountpoint = os.path.realpath(store), os.path.realpath(mountpoint)
+    if is_within(real_store, real_mountpoint) or is_within(real_mountpoint, real_store):
+        raise Failure(f"{store} and {mountpoint}: a store and its mount point cannot lie in one another", WRONG)
+
+
+def _check_store(store: Path) -> None:
+    if store.is_dir():
+        return  # what is in it: see Store.open
+    if store.exists() or store.is_symlink():
+        raise Failure(f"{store} is not a directory; name a store, or a directory to make", WRONG)
+    if not store.parent.is_dir():
+        raise Failure(f"{store} cannot be made: there is no directory {store.parent}", WRONG)
+
+
+def _check_mountpoint(mountpoint: Path) -> None:
+    if not mountpoint.exists():
+        raise Failure(f"{mountpoint} does not exist; make it: mkdir {mountpoint}", WRONG)
+    if not mountpoint.is_dir():
+        raise Failure(f"{mountpoint} is not a directory, which a mount point must be", WRONG)
+    there = mounted_on(os.path.realpath(mountpoint))
+    if there is not None and there.is_vfs:
+        raise Failure(f"{mountpoint} is mounted already, from {there.source}; unmount it first (vfs umount)", WRONG)
+    try:
+        names = os.listdir(mountpoint)
+    except OSError as error:
+        raise Failure(f"{mountpoint}: {error.strerror}", WRONG) from error
+    if names:
+        raise Failure(f"{mountpoint} is not empty (it has {names[0]}), and would be hidden; name another", WRONG)
+
+
+def _clear_dead(mountpoint: Path) -> None:
+    """Take away what daemons that died left mounted. Raises Failure if it is not ours."""
+    for _ in range(DEAD_MOUNTS_MAX):
+        if not is_dead(str(mountpoint)):
+            return
+        there = mounted_on(str(mountpoint)) or mounted_on(os.path.realpath(mountpoint))
+        if there is None or not there.is_vfs:
+            raise Failure(f"{mountpoint} is a dead mount, and not of vfs; unmount it first (fusermount3 -u)", WRONG)
+        error = _unmount(there.mountpoint, lazy=True)
+        if error:
+            raise Failure(f"{mountpoint} is a dead mount that cannot be cleared away: {error}")
+        log.warning("cleared away the dead mount of %s on %s", there.source, mountpoint)
+
+
+# -- the daemon -------------------------------------------------------------------------------------------------------
+
+
+def _serve(
+    store: Path, mountpoint: Path, bucket: str | None, options: Sequence[str], on_ready: Callable[[], None]
+) -> None:
+    from vfs.fuse import daemon
+
+    try:
+        daemon.serve(store, mountpoint, bucket=bucket, options=options, on_ready=on_ready)
+    except (NoSpace, DiskFailed):
+        raise  # it may work the next time
+    except VfsError as error:
+        raise Failure(str(error), WRONG) from error
+
+
+def _serve_in_background(
+    store: Path, mountpoint: Path, bucket: str | None, options: Sequence[str], ready_fd: int
+) -> int:
+    """The daemon's side of `_spawn`. Returns its exit code."""
+    os.set_inheritable(ready_fd, False)
+    with os.fdopen(ready_fd, "w") as pipe:
+
+        def tell(text: str) -> None:
+            if not pipe.closed:
+                pipe.write(" ".join(text.split("\n")) + "\n")
+                pipe.close()
+
+        try:
+            from vfs.fuse import daemon
+
+            daemon.check_options(options)
+            store.mkdir(mode=0o700, exist_ok=True)
+            _check_is_store(store)
+            _log_to_file(store / LOG)
+            os.chdir("/")
+            _serve(store, mountpoint, bucket, options, lambda: tell(READY))
+        except (VfsError, Failure) as error:
+            code = error.code if isinstance(error, Failure) else WRONG
+            message = error.message if isinstance(error, Failure) else str(error)
+            log.critical("%s", message)
+            tell(f"{code} {message}")
+            return code
+    return 0
+
+
+def _check_is_store(store: Path) -> None:
+    """Write no log into a directory that is something else: Store.open would refuse it."""
+    names = set(os.listdir(store)) - {LOG, "lock", "config.toml"}
+    if names and not any(name.startswith("store.toml") for name in names):
+        raise Failure(f"{store} is no vfs store and not empty (it has {min(names)}); name another directory", WRONG)
+
+
+def _spawn(store: Path, mountpoint: Path, bucket: str | None, options: Sequence[str]) -> None:
+    """Start the daemon in the background, and return when its mount answers. Raises Failure."""
+    reader, writer = os.pipe()
+    command = [sys.executable, "-m", "vfs", "mount", "--foreground", "--ready-fd", str(writer)]
+    command += [f"--bucket={bucket}"] if bucket is not None else []
+    command += ["-o", ",".join(options)] if options else []
+    with os.fdopen(reader) as pipe:
+        try:
+            child = subprocess.Popen(
+                [*command, "--", str(store), str(mountpoint)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=(writer,),
+                start_new_session=True,
+            )
+        finally:
+            os.close(writer)
+        answer = pipe.readline().rstrip("\n")
+    if answer != READY:
+        _report_failure(store, child.wait(), answer)
+    child.returncode = 0  # it is to stay when this process goes, so nobody waits for it
+
+
+def _report_failure(store: Path, code: int, answer: str) -> NoReturn:
+    word, _, message = answer.partition(" ")
+    if word.isdigit():
+        raise Failure(message, int(word))
+    how = f"signal {-code}" if code < 0 else f"exit code {code}"
+    raise Failure(f"the daemon ended without a word ({how}); look into {store / LOG}", FAILED)
+
+
+def _log_to_file(path: Path) -> None:
+    """From now on, all output of this process goes to the end of a file."""
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.dup2(fd, 1)
+    os.dup2(fd, 2)
+    os.close(fd)
+    _log_to_stderr()
+
+
+def _log_to_stderr() -> None:
+    handler = logging.StreamHandler()
+    if _is_journal(sys.stderr.fileno()):
+        handler.setFormatter(PriorityFormatter("%(name)s: %(message)s"))
+    else:
+        handler.setFormatter(
+            logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
+        )
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+
+
+def _is_journal(fd: int) -> bool:
+    """Whether a descriptor leads to systemd's journal, which adds the time itself (systemd.exec(5), JOURNAL_STREAM)."""
+    found = os.fstat(fd)
+    return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
+
+
+class PriorityFormatter(logging.Formatter):
+    """Lines with a priority in front of each, as systemd's journal reads them (sd-daemon(3))."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One or more lines."""
+        prefix = f"<{_PRIORITIES.get(record.levelname, 6)}>"
+        return "\n".join(prefix + line for line in super().format(record).split("\n"))
+
+
+# -- unmounting -------------------------------------------------------------------------------------------------------
+
+
+@click.command()
+@click.argument("mountpoint")
+def umount(mountpoint: str) -> None:
+    """Unmount what is mounted on MOUNTPOINT, and return when its daemon has closed the store."""
+    there = _mounted(mountpoint)
+    error = _unmount(there.mountpoint)
+    if "busy" in error:
+        raise Failure(f"{mountpoint} is busy: somebody has files open there; `fuser -vm {mountpoint}` shows who")
+    if error:
+        raise Failure(f"{mountpoint} cannot be unmounted: {error}")
+    deadline = time.monotonic() + CLOSE_SECONDS_MAX
+    while is_held(Path(there.source)):
+        if time.monotonic() > deadline:
+            raise Failure(
+                f"{mountpoint} is unmounted, and its store is not closed after {CLOSE_SECONDS_MAX:.0f} s; "
+                f"look into {Path(there.source) / LOG}"
+            )
+        time.sleep(POLL_SECONDS)
+
+
+def _mounted(mountpoint: str) -> Mount:
+    """The mount of vfs at a mount point. Raises Failure."""
+    absolute = os.path.abspath(mountpoint)
+    there = mounted_on(absolute) or mounted_on(os.path.realpath(absolute))
+    if there is not None and there.is_vfs:
+        return there
+    if there is None and os.path.isdir(absolute):
+        try:
+            outer = mount_of(os.path.realpath(absolute))
+        except Failure:
+            pass
+        else:
+            raise Failure(f"{mountpoint} lies in a mount of vfs; unmount that: vfs umount {outer.mountpoint}", WRONG)
+    raise Failure(f"no vfs is mounted on {mountpoint}; `vfs status` lists the mounts that there are", WRONG)
+
+
+def _unmount(mountpoint: str, *, lazy: bool = False) -> str:
+    """Unmount. Returns why it failed, nothing if it did not."""
+    if os.geteuid() == 0 or shutil.which("fusermount3") is None:
+        command = ["umount", *(["-l"] if lazy else [])]
+    else:
+        command = ["fusermount3", "-uz" if lazy else "-u"]
+    done = subprocess.run(
+        [*command, "--", mountpoint], capture_output=True, text=True, check=False, env={**os.environ, "LC_ALL": "C"}
+    )
+    return "" if done.returncode == 0 else " ".join(done.stderr.split()) or f"{command[0]} failed"
+
+
+def is_held(store: Path) -> bool:
+    """Whether a process holds a store, as far as this one can see."""
+    try:
+        fd = os.open(store / "lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    else:
+        return False
+    finally:
+        os.close(fd)

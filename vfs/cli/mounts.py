@@ -1,0 +1,121 @@
+"""The mounts of vfs that this process sees, and where a path is in them, also one that does not live any more."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from vfs.cli.output import WRONG, Failure
+
+FSTYPE = "fuse.vfs"
+VERSIONS = ".versions"
+_MOUNTINFO = Path("/proc/self/mountinfo")
+_ESCAPE = re.compile(r"\\([0-7]{3})")
+
+
+class Mount(NamedTuple):
+    """A line of mountinfo (proc(5)): where, what, and from where (the path of the store)."""
+
+    mountpoint: str
+    fstype: str
+    source: str
+
+    @property
+    def is_vfs(self) -> bool:
+        return self.fstype == FSTYPE
+
+
+class Place(NamedTuple):
+    """Where a path is. above: the nearest directory that lives, without symlinks; below: the names that lead on from
+    there, through removed directories, to the path's own name.
+    """
+
+    mount: Mount
+    above: str
+    below: tuple[str, ...]
+
+    @property
+    def path(self) -> str:
+        return os.path.join(self.above, *self.below)
+
+    @property
+    def history(self) -> str:
+        """Where the versions of the path are."""
+        return os.path.join(self.above, VERSIONS, *self.below)
+
+
+def all_mounts() -> list[Mount]:
+    """Every mount, those that hide others last."""
+    return parse_mountinfo(_MOUNTINFO.read_text("utf-8", "surrogateescape"))
+
+
+def vfs_mounts() -> list[Mount]:
+    """Every mount of vfs."""
+    return [mount for mount in all_mounts() if mount.is_vfs]
+
+
+def parse_mountinfo(text: str) -> list[Mount]:
+    """The mounts that the text of mountinfo lists."""
+    found = []
+    for line in text.splitlines():
+        before, _, after = line.partition(" - ")
+        fstype, source = after.split(" ")[:2]
+        found.append(Mount(_unescaped(before.split(" ")[4]), fstype, _unescaped(source)))
+    return found
+
+
+def _unescaped(text: str) -> str:
+    return _ESCAPE.sub(lambda match: chr(int(match[1], 8)), text)
+
+
+def mounted_on(mountpoint: str) -> Mount | None:
+    """What is mounted exactly there; the uppermost, if there are several."""
+    return next((mount for mount in reversed(all_mounts()) if mount.mountpoint == mountpoint), None)
+
+
+def mount_of(path: str) -> Mount:
+    """The vfs mount that an absolute path without symlinks lies in. Raises Failure."""
+    inside = [mount for mount in all_mounts() if is_within(path, mount.mountpoint)]
+    longest = max(len(mount.mountpoint) for mount in inside)
+    mount = next(mount for mount in reversed(inside) if len(mount.mountpoint) == longest)
+    if not mount.is_vfs:
+        raise Failure(f"{path} is not on a vfs mount; `vfs status` lists those that there are", WRONG)
+    return mount
+
+
+def is_within(path: str, directory: str) -> bool:
+    """Whether an absolute path is *directory* or below it."""
+    return path == directory or path.startswith(directory.rstrip("/") + "/")
+
+
+def is_dead(path: str) -> bool:
+    """Whether the daemon of the mount at a path has died."""
+    try:
+        os.statvfs(path)  # asks the daemon; stat may be answered from what the kernel cached
+    except OSError as error:
+        return error.errno == errno.ENOTCONN
+    return False
+
+
+def locate(path: str) -> Place:
+    """Where the key of a path is, alive or not. Raises Failure."""
+    trimmed = path.rstrip("/") or "/"
+    if os.path.basename(trimmed) in ("", ".", ".."):
+        trimmed = os.path.realpath(trimmed)
+    above, name = os.path.split(trimmed)
+    names = [name]
+    while not os.path.isdir(above or "."):
+        if is_dead(above):
+            raise Failure(f"{above}: the daemon of this mount has died; mount the store again (vfs mount)")
+        above, name = os.path.split(above)
+        if name in ("", ".", ".."):
+            raise Failure(f"{path}: there is no {os.path.join(above, name)}", WRONG)
+        names.insert(0, name)
+    real = os.path.realpath(above)
+    place = Place(mount_of(real), real, tuple(names))
+    if VERSIONS in place.path[len(place.mount.mountpoint) :].split("/"):
+        raise Failure(f"{path} lies in {VERSIONS}; name the file itself, as it is or was outside", WRONG)
+    return place

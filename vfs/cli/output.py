@@ -1,0 +1,144 @@
+"""What people and programs see: errors, tables, JSON. Owns the exit codes.
+
+On a terminal: a header, aligned columns, colours (unless NO_COLOR is set). In a pipe: the same cells, separated by
+tabs, without header and colours. Errors are one line on stderr.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from itertools import chain, islice
+from typing import NamedTuple
+
+import click
+
+FAILED = 1  # the operation failed
+WRONG = 2  # wrong usage, store, mount point or option
+WIDTH_ROWS = 200  # rows that decide how wide a column is; later ones may stick out
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
+
+
+class Failure(click.ClickException):
+    """An error of one line: the thing, the reason, what to do. code: the exit code."""
+
+    def __init__(self, message: str, code: int = FAILED) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Cell(NamedTuple):
+    """A cell of a table: its text, and its colour on a terminal."""
+
+    text: str
+    colour: str | None = None
+
+
+class Column(NamedTuple):
+    """A column of a table; numbers stand to the right."""
+
+    title: str
+    right: bool = False
+
+
+def on_terminal() -> bool:
+    """Whether a person reads the output."""
+    return sys.stdout.isatty()
+
+
+def _styled(text: str, colour: str | None) -> str:
+    return click.style(text, fg=colour) if colour and not os.environ.get("NO_COLOR") else text
+
+
+def write(text: str) -> None:
+    """A line of output."""
+    click.echo(printable(text))
+
+
+def write_coloured(cells: Iterable[Cell]) -> None:
+    """A line of output in several colours."""
+    click.echo("".join(_styled(printable(cell.text), cell.colour) for cell in cells))
+
+
+def write_error(message: str) -> None:
+    """A line on stderr."""
+    prefix = _styled("vfs:", "red") if sys.stderr.isatty() else "vfs:"
+    click.echo(f"{prefix} {printable(' '.join(message.split(chr(10))))}", err=True)
+
+
+def write_json(value: object) -> None:
+    """A JSON value, for programs; indented for people on a terminal."""
+    click.echo(json.dumps(value, indent=2 if on_terminal() else None))
+
+
+def write_json_list(values: Iterable[object]) -> None:
+    """A JSON list, written as its items come."""
+    separator = "["
+    for value in values:
+        click.echo(f"{separator}{json.dumps(value)}", nl=False)
+        separator = ",\n " if on_terminal() else ", "
+    click.echo("[]" if separator == "[" else "]")
+
+
+def write_table(columns: Sequence[Column], rows: Iterable[Sequence[Cell]]) -> None:
+    """Rows as they come; on a terminal the first ones decide the widths."""
+    cells = ([Cell(printable(cell.text), cell.colour) for cell in row] for row in rows)
+    if on_terminal():
+        _write_aligned(columns, cells)
+    else:
+        for row in cells:
+            click.echo("\t".join(cell.text for cell in row))
+
+
+def _write_aligned(columns: Sequence[Column], rows: Iterator[list[Cell]]) -> None:
+    first = list(islice(rows, WIDTH_ROWS))
+    if not first:
+        return
+    titles = [Cell(column.title, "bright_black") for column in columns]
+    widths = [max(len(row[at].text) for row in [titles, *first]) for at in range(len(columns))]
+    for row in chain([titles], first, rows):
+        line = ""
+        for column, width, cell in zip(columns, widths, row, strict=True):
+            padding = " " * (width - len(cell.text))
+            text = _styled(cell.text, cell.colour)
+            line += (padding + text if column.right else text + padding) + "  "
+        click.echo(line.rstrip())
+
+
+def printable(text: str) -> str:
+    """*text* without what would move a terminal's cursor or cannot be encoded: names can hold any byte."""
+    return "".join(char if char.isprintable() else _escaped(char) for char in text)
+
+
+def _escaped(char: str) -> str:
+    if "\udc80" <= char <= "\udcff":  # a byte that is no UTF-8 (surrogateescape)
+        return f"\\x{ord(char) - 0xDC00:02x}"
+    return char.encode("unicode_escape").decode("ascii")
+
+
+def human_size(size: int) -> str:
+    """Bytes for people: ``999 B``, ``1.2 MiB``."""
+    if size < 1024:
+        return f"{size} B"
+    value, unit = float(size), 0
+    while value >= 1023.95 and unit < len(_UNITS) - 1:
+        value /= 1024
+        unit += 1
+    return f"{value:.1f} {_UNITS[unit]}"
+
+
+def human_time(timestamp: str) -> str:
+    """An ISO 8601 time as local time for people: ``2026-11-20 16:16:17``."""
+    return f"{datetime.fromisoformat(timestamp).astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+def user_name(uid: int) -> str:
+    """The name of a user, the number if it has none."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
