@@ -99,7 +99,14 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """A program that must end in time: FUSE can hang whoever uses it."""
     return subprocess.run(
-        command, cwd=cwd, check=check, env=env, capture_output=True, text=True, timeout=TIMEOUT_S, stdin=subprocess.DEVNULL
+        command,
+        cwd=cwd,
+        check=check,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        stdin=subprocess.DEVNULL,
     )
 
 

@@ -117,17 +117,21 @@ class Core:
         self, changes: list[Change], key: KeyId, name: bytes, ino: Ino, inode: Inode, writer: Writer
     ) -> None:
         """A delete of a key, as the bucket's state says. A key without any version just goes."""
-        newest = next(self.catalog.versions(key), None)
-        if newest is None:
-            changes.append(events.KeyGone(key))
-            return
-        if rules.removes_name(newest[1].kind):
-            return  # what was deleted now had never been published
-        null_version = self.catalog.null_version(key)
-        others = any(seq != null_version for seq, _ in self.catalog.versions(key))
-        if inode.is_dir:
-            others = others or self.has_keys(ino)
-        rule = rules.delete(self.state_for(inode.bucket, name), null_version, others=others)
+        if not (inode.seq and inode.key == key):  # else what is deleted is published, and current
+            newest = next(self.catalog.versions(key), None)
+            if newest is None:
+                changes.append(events.KeyGone(key))
+                return
+            if rules.removes_name(newest[1].kind):
+                return  # what is deleted had never been published
+        state = self.state_for(inode.bucket, name)
+        null_version, others = None, True
+        if state is not State.ENABLED:
+            null_version = self.catalog.null_version(key)
+            others = any(seq != null_version for seq, _ in self.catalog.versions(key))
+            if inode.is_dir:
+                others = others or self.has_keys(ino) or bool(self.catalog.removed(key))
+        rule = rules.delete(state, null_version, others=others)
         if rule.removes is not None:
             changes.append(events.VersionGone(key, rule.removes, inode.bucket))
         if rule.marker_null is not None:

@@ -23,17 +23,30 @@ SETID = stat.S_ISUID | stat.S_ISGID
 
 class OpenFile:
     """An inode with at least one handle. Invariants: `dirty` means that `copy` has what no draft has; `flushed` that
-    there is a draft which some close has promised; `published` counts the versions made while it is open.
+    there is a draft which some close has promised. Changes are counted: `changes` were made since it was opened, those
+    up to `drafted` are in a draft or a version, those up to `published` in a version.
     """
 
-    __slots__ = ("copy", "ctime", "dirty", "flushed", "handles", "mtime", "published", "unlinked", "writer")
+    __slots__ = (
+        "changes",
+        "copy",
+        "ctime",
+        "dirty",
+        "drafted",
+        "flushed",
+        "handles",
+        "mtime",
+        "published",
+        "unlinked",
+        "writer",
+    )
 
     def __init__(self, copy: WorkingCopy, writer: Writer, mtime: int) -> None:
         self.copy = copy
         self.handles = 0
         self.dirty = False
         self.flushed = False
-        self.published = 0
+        self.changes = self.drafted = self.published = 0
         self.unlinked = False
         self.writer = writer
         self.mtime = mtime  # ns; of the last change, or as set since
@@ -49,16 +62,17 @@ class Handle:
         self.ino = ino
         self.file = file
         self.writer = writer
-        self._changed_at = -1
+        self._changed_at = 0
 
     @property
     def changed(self) -> bool:
-        """Whether something was changed through this handle since the last version of the file."""
-        return self._changed_at == self.file.published
+        """Whether something was changed through this handle that is in no version."""
+        return self._changed_at > self.file.published
 
     def mark_changed(self) -> None:
         """Something is being changed through this handle."""
-        self._changed_at = self.file.published
+        self.file.changes += 1
+        self._changed_at = self.file.changes
 
 
 class Files:
@@ -87,6 +101,7 @@ class Files:
         handle = Handle(ino, file, writer)
         if created:
             handle.mark_changed()
+            file.drafted = file.changes
         if truncate:
             self.truncate(handle, 0)
         return handle
@@ -113,7 +128,7 @@ class Files:
         file = handle.file
         if not handle.changed:
             self._drop_setid(handle)
-            handle.mark_changed()
+        handle.mark_changed()
         file.dirty = True
         file.writer = handle.writer
         file.mtime = file.ctime = self._core.clock()
@@ -160,6 +175,7 @@ class Files:
     def _store_draft(self, ino: Ino, file: OpenFile) -> None:
         draft = Draft(file.copy.seal(), file.mtime, file.ctime, file.writer)
         self._core.commit("draft", [events.DraftSet(ino, draft)])
+        file.drafted = file.changes
         file.dirty = False
 
     def release(self, handle: Handle) -> None:
@@ -206,7 +222,7 @@ class Files:
         file = self._open.get(ino)
         if file is not None:
             file.flushed = False
-            file.published += 1
+            file.published = file.drafted
 
     def publish_all(self, ino: Ino) -> None:
         """Publish also what no close has promised yet, before something else becomes current."""
@@ -258,6 +274,7 @@ class Files:
         file = self._open.get(ino)
         if file is not None:
             file.copy = WorkingCopy(self._core.blocks, content)
+            file.published = file.drafted = file.changes
 
     def recover(self) -> int:
         """After a crash: publish every draft, drop every orphan. Returns how many versions that made.

@@ -49,9 +49,18 @@ class History:
     # -- names ------------------------------------------------------------------------------------------------
 
     def places(self, directory: Ino) -> list[Ino]:
-        """A directory, and those that were removed where it stands or stood."""
+        """A directory, and those that stood where it stands or stood: itself first, removed ones after."""
         inode = self._catalog.inode(directory)
-        return [directory, *(ino for ino in self._catalog.removed(inode.key) if ino != directory)]
+        if not inode.key:
+            return [directory]
+        found = [directory, *self._catalog.removed(inode.key)]
+        where = self._catalog.key_name(inode.key)
+        for parent in self.places(where.parent)[1:]:
+            live = self._catalog.entry(parent, where.name)
+            key = self._catalog.key(parent, where.name)
+            found += [] if live is None else [live]
+            found += [] if key is None else self._catalog.removed(key)
+        return list(dict.fromkeys(found))
 
     def past(self, parent: Ino, name: bytes) -> Past:
         """What a name has been, in a directory and in those that stood there. Raises NoSuchKey if it has no history."""

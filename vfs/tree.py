@@ -353,14 +353,12 @@ class Tree:
         if inode.nlink > 1:
             changes.append(events.LinkGone(ino, source))
             changes.append(events.LinkSet(ino, target))
-        if inode.seq:
-            seq = self._core.add_version(changes, target, new_name, ino, inode, writer)
-            if inode.key == source:
-                inode.seq = seq
-        if inode.key == source:
-            inode.key = target
+        seq = self._core.add_version(changes, target, new_name, ino, inode, writer) if inode.seq else inode.seq
         state = self._core.state_for(inode.bucket, new_name)
         self._leave_source(changes, source, name, ino, inode, writer, over_existing=old_ino is not None, target=state)
+        if inode.key == source:
+            inode.key = target
+            inode.seq = seq
         inode.ctime = self._core.clock()
         changes.append(events.InodeSet(ino, inode))
         changes.append(events.EntrySet(new_parent, new_name, ino))
@@ -384,7 +382,7 @@ class Tree:
         target: State,
     ) -> None:
         """The history of the name that a file leaves: a delete marker, or nothing after a save by renaming."""
-        newest = list(islice(self._catalog.versions(source), 2))
+        newest = list(islice(self._catalog.versions(source), 2)) if over_existing else []
         only = len(newest) == 1 and newest[0][1].kind is Kind.CONTENT
         age_us = self._core.clock() // 1000 - newest[0][0] if newest else 0
         if rules.is_atomic_save(age_us=age_us, only_version=only, over_existing=over_existing, target=target):

@@ -140,15 +140,18 @@ class PastTree:
             yield name, self._stat_past(past), number(Node.DIRECTORY, row)
 
     def read_log(self, key: KeyId) -> Iterator[bytes]:
-        """The versions of a key, newest first, each as a line of JSON in S3's words."""
+        """The versions of a key, newest first, each as a line of JSON in S3's words.
+
+        Those of its name in directories that stood there before come after its own.
+        """
         where = self._store.core.catalog.key_name(key)
         inode = self._store.core.catalog.inode(where.parent)
         above = self._store.tree.path(where.parent)[1] if inode.key else b""
         path = (above + b"/" + where.name if above else where.name).decode("utf-8", "surrogateescape")
-        newest = True
-        for seq, version in self._history.versions(key):
-            yield msgspec.json.encode(describe(path, seq, version, newest)) + b"\n"
-            newest = False
+        current = self._history.current(key)
+        for other in self._history.chain(key):
+            for seq, version in self._store.core.catalog.versions(other):
+                yield msgspec.json.encode(describe(path, seq, version, seq == current)) + b"\n"
 
     def version(self, ino: int) -> tuple[KeyId, Seq, Version]:
         """The version of a node. Raises NoSuchVersion, ReadOnly for other nodes."""
