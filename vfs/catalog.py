@@ -312,6 +312,11 @@ class Catalog:
         raw = self._get(_u64(seq), db=self._times)
         return None if raw is None else KeyId(_U64.unpack(raw)[0])
 
+    def first_version_after(self, seq: Seq) -> Seq:
+        """The first version of the store, by time, that is newer; the end of time if there is none."""
+        found = next(self._scan(self._times, b"", _u64(seq)), None)
+        return Seq(_ALL_ONES) if found is None else Seq(_U64.unpack(found[0])[0])
+
     def links(self, ino: Ino) -> list[KeyId]:
         """The names of an inode that has several (at most LINKS_MAX)."""
         return [KeyId(_U64.unpack(key)[0]) for key, _ in self._scan(self._links, _u64(ino), b"")]

@@ -322,6 +322,10 @@ class History:
                 return found
         raise NoSuchKey(f"no {show(name)} at {format_version_id(moment)}")
 
+    def changed_between(self, start: Seq, end: Seq) -> bool:
+        """Whether any version of the store is newer than *start* and not newer than *end*."""
+        return self._catalog.first_version_after(start) <= end
+
     def list_at(self, parent: Ino, moment: Seq, after: bytes = b"") -> Iterator[tuple[bytes, Seq, Version]]:
         """(sort name, sequence, version) of what a directory held at a moment, in S3's key order.
 

@@ -60,6 +60,28 @@ def format_version_id(seq: int, *, null: bool = False) -> str:
     return f"{moment:%Y%m%dT%H%M%S}.{moment.microsecond:06d}Z"
 
 
+def format_gmt(moment: int) -> str:
+    """A moment (µs since 1970) as Samba's shadow copies are named: ``@GMT-2026.11.20-15.16.00``."""
+    return f"{_EPOCH + timedelta(microseconds=moment):@GMT-%Y.%m.%d-%H.%M.%S}"
+
+
+def parse_moment(text: str) -> int:
+    """A moment in µs since 1970: a version id, ``@GMT-…``, or any ISO 8601 date and time (UTC unless it says more).
+
+    Raises InvalidName.
+    """
+    try:
+        if text.startswith("@GMT-"):
+            moment = datetime.strptime(text, "@GMT-%Y.%m.%d-%H.%M.%S").replace(tzinfo=UTC)
+        else:
+            moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise InvalidName(f"{text!r} is no moment: it looks like 20261120T1516 or 2026-11-20 15:16") from None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return (moment - _EPOCH) // timedelta(microseconds=1)
+
+
 def parse_version_id(text: str) -> int | None:
     """The sequence (µs since 1970) that *text* names, None for ``null``.
 

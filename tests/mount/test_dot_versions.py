@@ -74,11 +74,14 @@ def test_never_listed(bucket: Path) -> None:
 
 def test_reserved_names_cannot_be_made(bucket: Path) -> None:
     (bucket / "f").touch()
+    (bucket / "d").mkdir()
+    with pytest.raises(FileExistsError):
+        (bucket / ".versions").mkdir()
     for attempt in (
-        lambda: (bucket / ".snapshots").mkdir(),
-        lambda: (bucket / ".snapshots").touch(),
-        lambda: os.rename(bucket / "f", bucket / ".snapshots"),
-        lambda: os.link(bucket / "f", bucket / ".snapshots"),
+        lambda: (bucket / "d/.snapshots").mkdir(),
+        lambda: (bucket / "d/.snapshots").touch(),
+        lambda: os.rename(bucket / "f", bucket / "d/.snapshots"),
+        lambda: os.link(bucket / "f", bucket / "d/.snapshots"),
     ):
         with pytest.raises(OSError, match=os.strerror(errno.EINVAL)):
             attempt()

@@ -49,8 +49,15 @@ log = logging.getLogger("vfs.mount")
     help="Mount options: allow_other, allow_root, ro, noexec, suid, dev.",
 )
 @click.option("--ready-fd", type=int, hidden=True, help="For `vfs mount` itself: where to tell that the mount answers.")
+@click.pass_context
 def mount(
-    store: str, mountpoint: str, bucket: str | None, foreground: bool, options: tuple[str, ...], ready_fd: int | None
+    context: click.Context,
+    store: str,
+    mountpoint: str,
+    bucket: str | None,
+    foreground: bool,
+    options: tuple[str, ...],
+    ready_fd: int | None,
 ) -> None:
     """Mount STORE on MOUNTPOINT, an empty directory. STORE is made if it is missing or empty.
 
@@ -60,7 +67,7 @@ def mount(
     where = Path(os.path.abspath(store)), Path(os.path.abspath(mountpoint))
     wanted = [option for text in options for option in text.split(",") if option]
     if ready_fd is not None:
-        sys.exit(_serve_in_background(*where, bucket, wanted, ready_fd))
+        context.exit(_serve_in_background(*where, bucket, wanted, ready_fd))
     check_places(*where, bucket)
     if foreground:
         _log_to_stderr()
@@ -154,6 +161,7 @@ def _serve_in_background(
                 pipe.write(" ".join(text.split("\n")) + "\n")
                 pipe.close()
 
+        logged = False
         try:
             from vfs.fuse import daemon
 
@@ -161,13 +169,14 @@ def _serve_in_background(
             store.mkdir(mode=0o700, exist_ok=True)
             _check_is_store(store)
             _log_to_file(store / LOG)
+            logged = True
             os.chdir("/")
             _serve(store, mountpoint, bucket, options, lambda: tell(READY))
-        except (VfsError, Failure) as error:
+        except (VfsError, Failure, OSError) as error:
             code = error.code if isinstance(error, Failure) else WRONG
-            message = error.message if isinstance(error, Failure) else str(error)
-            log.critical("%s", message)
-            tell(f"{code} {message}")
+            if logged:
+                log.critical("%s", error)
+            tell(f"{code} {error}")
             return code
     return 0
 

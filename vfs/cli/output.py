@@ -50,8 +50,13 @@ def on_terminal() -> bool:
     return sys.stdout.isatty()
 
 
-def _styled(text: str, colour: str | None) -> str:
-    return click.style(text, fg=colour) if colour and not os.environ.get("NO_COLOR") else text
+def errors_on_terminal() -> bool:
+    """Whether a person reads the errors."""
+    return sys.stderr.isatty()
+
+
+def _styled(text: str, colour: str | None, *, wanted: bool) -> str:
+    return click.style(text, fg=colour) if text and colour and wanted and not os.environ.get("NO_COLOR") else text
 
 
 def write(text: str) -> None:
@@ -61,13 +66,14 @@ def write(text: str) -> None:
 
 def write_coloured(cells: Iterable[Cell]) -> None:
     """A line of output in several colours."""
-    click.echo("".join(_styled(printable(cell.text), cell.colour) for cell in cells))
+    wanted = on_terminal()
+    click.echo("".join(_styled(printable(cell.text), cell.colour, wanted=wanted) for cell in cells), color=True)
 
 
 def write_error(message: str) -> None:
     """A line on stderr."""
-    prefix = _styled("vfs:", "red") if sys.stderr.isatty() else "vfs:"
-    click.echo(f"{prefix} {printable(' '.join(message.split(chr(10))))}", err=True)
+    prefix = _styled("vfs:", "red", wanted=errors_on_terminal())
+    click.echo(f"{prefix} {printable(message.replace(chr(10), ' '))}", err=True, color=True)
 
 
 def write_json(value: object) -> None:
@@ -104,9 +110,9 @@ def _write_aligned(columns: Sequence[Column], rows: Iterator[list[Cell]]) -> Non
         line = ""
         for column, width, cell in zip(columns, widths, row, strict=True):
             padding = " " * (width - len(cell.text))
-            text = _styled(cell.text, cell.colour)
+            text = _styled(cell.text, cell.colour, wanted=True)
             line += (padding + text if column.right else text + padding) + "  "
-        click.echo(line.rstrip())
+        click.echo(line.rstrip(), color=True)
 
 
 def printable(text: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -144,7 +143,7 @@ class Bar:
 
     def __init__(self) -> None:
         self._shown = ""
-        self._wanted = sys.stderr.isatty()
+        self._wanted = output.errors_on_terminal()
 
     def show(self, what: str, done: int, total: int) -> None:
         """Draw it, if it looks any different."""
@@ -154,11 +153,11 @@ class Bar:
         filled = "#" * int(share * _BAR_COLUMNS)
         text = f"[{filled:<{_BAR_COLUMNS}}] {int(share * 100):3d}% {what}"
         if text != self._shown:
-            click.echo(f"\r{text}\x1b[K", err=True, nl=False)
+            click.echo(f"\r{text}\x1b[K", err=True, nl=False, color=True)
             self._shown = text
 
     def clear(self) -> None:
         """Take it away."""
         if self._shown:
-            click.echo("\r\x1b[K", err=True, nl=False)
+            click.echo("\r\x1b[K", err=True, nl=False, color=True)
             self._shown = ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -109,6 +110,7 @@ def _bucket(store: Store, name: str) -> Ino:
 
 
 async def _main(durability: Durability, mountpoint: Path, on_ready: Callable[[], None]) -> None:
+    gc.freeze()  # what is here stays: do not look through it again and again
     async with trio.open_nursery() as nursery:
         nursery.start_soon(durability.run)
         nursery.start_soon(_stop_on_signal, mountpoint)

@@ -37,9 +37,10 @@ from vfs.files import Handle
 from vfs.fuse import callers
 from vfs.fuse.durability import Durability
 from vfs.fuse.errnos import ERRNO
-from vfs.fuse.past import Node, PastTree, Stat, is_past, number, split, target, timestamp, writer_fields
+from vfs.fuse.nodes import Node, Stat, is_past, number, split
+from vfs.fuse.past import LOG_START, LogPosition, PastTree, target, timestamp, writer_fields
 from vfs.model import NOBODY, STORE_ROOT, Ino, Inode, KeyId, Kind, Seq, State
-from vfs.names import NAME_BYTES_MAX, VERSIONS, format_version_id, show
+from vfs.names import NAME_BYTES_MAX, SNAPSHOTS, VERSIONS, format_version_id, show
 from vfs.store import Store
 
 log = logging.getLogger("vfs.fuse")
@@ -140,10 +141,32 @@ class OpenVersion:
 
 
 class OpenLog:
-    """The log of a key being read, from the front; lines are made as they are asked for."""
+    """The log of a key being read, from the front. Invariant: `_data` are the bytes from `_offset` on that were made
+    and not yet asked for.
+    """
 
-    def __init__(self, lines: list[bytes]) -> None:
-        self.data = b"".join(lines)
+    def __init__(self, past: PastTree, key: KeyId) -> None:
+        self._past = past
+        self._key = key
+        self._restart()
+
+    def _restart(self) -> None:
+        self._offset = 0
+        self._data = b""
+        self._next: LogPosition | None = LOG_START
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Bytes at *offset*; what lies before is forgotten, and made again if somebody seeks back."""
+        if offset < self._offset:
+            self._restart()
+        while self._next is not None and self._offset + len(self._data) < offset + size:
+            lines, self._next = self._past.read_log(self._key, self._next)
+            self._data += lines
+            skipped = min(max(offset - self._offset, 0), len(self._data))
+            self._data = self._data[skipped:]
+            self._offset += skipped
+        start = offset - self._offset
+        return self._data[start : start + size]
 
 
 class Operations(pyfuse3.Operations):
@@ -198,6 +221,9 @@ class Operations(pyfuse3.Operations):
         entry.st_ctime_ns = inode.ctime
         return entry
 
+    def _is_bucket(self, ino: Ino) -> bool:
+        return ino != STORE_ROOT and self.store.core.catalog.find_bucket(ino) is not None
+
     def _past_entry(self, found: Stat) -> EntryAttributes:
         """A node of history: asked for each time, because what it shows follows the live key."""
         entry = EntryAttributes()
@@ -224,6 +250,8 @@ class Operations(pyfuse3.Operations):
         directory = self._ino(parent)
         if name == VERSIONS and directory != STORE_ROOT:
             return self._past_entry(self._past.stat(number(Node.DIRECTORY, directory)))
+        if name == SNAPSHOTS and self._is_bucket(directory):
+            return self._past_entry(self._past.stat(number(Node.SNAPSHOTS, directory)))
         try:
             ino, inode = self._tree.lookup(directory, name)
         except NoSuchKey:
@@ -296,16 +324,18 @@ class Operations(pyfuse3.Operations):
     async def unlink(self, parent: int, name: bytes, ctx: RequestContext) -> None:
         if is_past(parent):
             self._invalidate(self._purge(parent, name, ctx))
+            self.durability.changed()
+            await self._wait_settled()  # the caller holds the lock of a node of history, not of the live directory
         else:
             self._tree.unlink(self._ino(parent), name, callers.writer(ctx))
-        self.durability.changed()
-        if self._invalidations:
-            await self._wait_settled()
+            self.durability.changed()
         if self.sync_each:
             await self.durability.sync()
 
     def _purge(self, parent: int, name: bytes, ctx: RequestContext) -> list[Changed]:
         """rm of a version: by whoever may delete the key itself (write and search on the directory, sticky or not)."""
+        if split(parent)[0] is not Node.KEY:
+            raise ReadOnly("history is read-only; only .versions/NAME/ID can be removed")
         key, seq, _ = self._past.version(self._past.lookup(parent, name).ino)
         directory = self._tree.inode(self.store.core.catalog.key_name(key).parent)
         callers.check(ctx, directory, callers.WRITE | callers.SEARCH)
@@ -406,7 +436,7 @@ class Operations(pyfuse3.Operations):
             raise ReadOnly("history is read-only")
         node, of = split(ino)
         if node is Node.LOG:
-            return FileInfo(fh=self._keep(OpenLog(list(self._past.read_log(KeyId(of))))), direct_io=True)
+            return FileInfo(fh=self._keep(OpenLog(self._past, KeyId(of))), direct_io=True)
         key, seq, version = self._past.version(ino)
         what = f"{show(self.store.core.catalog.key_name(key).name)} version {format_version_id(seq)}"
         copy = WorkingCopy(self.store.core.blocks, version.content)
@@ -424,7 +454,7 @@ class Operations(pyfuse3.Operations):
             log.error("damage harms %s: %s", self._what(handle), error)
             raise FUSEError(errno.EIO) from error
         assert isinstance(handle, OpenLog)
-        return handle.data[off : off + size]
+        return handle.read(off, size)
 
     def _what(self, handle: Handle | OpenVersion | OpenDirectory | OpenLog) -> str:
         if isinstance(handle, OpenVersion):
@@ -490,7 +520,7 @@ class Operations(pyfuse3.Operations):
             real = self._ino(ino)
             inode = self._tree.inode(real)
             if inode.is_dir:
-                return self._facts_of_directory(real, inode, word)
+                return self._facts_of_directory(real, word)
             key = self.store.core.catalog.key(*self.store.core.catalog.key_name(inode.key)) if inode.seq else None
             seq, version = inode.seq, None if key is None else self.store.core.catalog.version(key, inode.seq)
         if seq is None or version is None:
@@ -504,10 +534,10 @@ class Operations(pyfuse3.Operations):
                 return msgspec.json.encode(writer_fields(version.writer))
         raise NoSuchAttribute(f"no attribute user.vfs.{show(word)}")
 
-    def _facts_of_directory(self, ino: Ino, inode: Inode, word: bytes) -> bytes:
+    def _facts_of_directory(self, ino: Ino, word: bytes) -> bytes:
         if word == b"status":
             return msgspec.json.encode(self._facts | self.store.figures())
-        if ino == inode.bucket and ino != STORE_ROOT:
+        if self._is_bucket(ino):
             bucket = self.store.bucket(ino)
             match word:
                 case b"versioning":
@@ -543,7 +573,7 @@ class Operations(pyfuse3.Operations):
             self._tree.set_attribute(real, name, value)
 
     def _set_versioning(self, ino: Ino, value: bytes) -> None:
-        if ino == STORE_ROOT or ino != self._tree.inode(ino).bucket:
+        if not self._is_bucket(ino):
             raise NotPermitted("user.vfs.versioning belongs to the directory of a bucket")
         try:
             state = {b"Enabled": State.ENABLED, b"Suspended": State.SUSPENDED}[value]

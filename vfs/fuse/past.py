@@ -1,80 +1,56 @@
-"""What ``.versions`` looks like: directories of names, directories of version ids, the versions as files.
-
-Nothing here is remembered between requests: an inode number above the catalog's own says which of the four kinds of
-node it is, and of which directory, key or version (docs/semantics.md).
-"""
+"""What ``.versions`` looks like: directories of names, directories of version ids, the versions as files."""
 
 from __future__ import annotations
 
 import stat
 from collections.abc import Iterator
-from enum import IntEnum
+from itertools import islice
 from typing import NamedTuple
 
 import msgspec
 
 from vfs.content import etag
 from vfs.errors import InvalidName, NoSuchKey, NoSuchVersion, ReadOnly
-from vfs.history import Past, Rights
+from vfs.fuse.nodes import MASK, Node, Stat, number, split
+from vfs.fuse.snapshots import Snapshots
+from vfs.history import ALL, Past, Rights
 from vfs.model import Ino, KeyId, Kind, Seq, Version, Writer
-from vfs.names import format_version_id
+from vfs.names import format_version_id, show
 from vfs.store import Store
 
-_SHIFT = 60
-_MASK = (1 << _SHIFT) - 1
+json = msgspec.json.encode
+
 LOG = b".log"
 DELETED = b"(deleted)"
 
 
-class Node(IntEnum):
-    """The kinds of nodes under ``.versions``, and of what their number is."""
+class LogPosition(NamedTuple):
+    """How far a log was read: which chain of the name, and the versions older than which are next."""
 
-    DIRECTORY = 1  # the names of a directory (inode) that have history
-    KEY = 2  # the version ids of a key
-    VERSION = 3  # one version (sequence)
-    LOG = 4  # the versions of a key as lines of JSON
+    chain: int
+    before: int
 
 
-class Stat(NamedTuple):
-    """What stat tells of a node. Times in ns."""
-
-    ino: int
-    mode: int
-    uid: int
-    gid: int
-    size: int
-    mtime: int
-    ctime: int
-    rdev: int = 0
-
-
-def is_past(ino: int) -> bool:
-    """Whether an inode number is that of a node under ``.versions``."""
-    return ino > _MASK
-
-
-def number(node: Node, of: int) -> int:
-    """The inode number of a node."""
-    return node << _SHIFT | of
-
-
-def split(ino: int) -> tuple[Node, int]:
-    """The kind of a node, and the inode, key or sequence it is of."""
-    return Node(ino >> _SHIFT), ino & _MASK
+_SNAPSHOT_NODES = (Node.SNAPSHOTS, Node.SNAPSHOT)
+LOG_START = LogPosition(0, ALL)
+LOG_LINES_MAX = 256  # made in one go
 
 
 class PastTree:
-    """The nodes under ``.versions``, read from the history of a store."""
+    """The nodes under ``.versions`` and ``.snapshots``, read from the history of a store."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._history = store.history
+        self._snapshots = Snapshots(store, store.core.clock)
 
     def lookup(self, parent: int, name: bytes) -> Stat:
         """The node of a name below a node. Raises NoSuchKey."""
         node, of = split(parent)
         if node is Node.DIRECTORY:
             return self._stat_past(self._history.past(Ino(of), name))
+        if node in _SNAPSHOT_NODES:
+            return self.stat(self._snapshots.lookup(node, of, name))
         if node is not Node.KEY:
             raise NoSuchKey("not a directory")
         key = KeyId(of)
@@ -109,6 +85,8 @@ class PastTree:
         if node is Node.VERSION:
             key, version = self._history.find(Seq(of))
             return _stat_version(ino, Seq(of), version, self._history.rights(key))
+        if node in _SNAPSHOT_NODES:
+            return self._snapshots.stat(ino)
         key = KeyId(of)
         rights = self._history.rights(key)
         time = (self._history.current(key) or 0) * 1000
@@ -120,6 +98,9 @@ class PastTree:
         node, of = split(ino)
         if node is Node.DIRECTORY:
             yield from self._list_directory(Ino(of), after)
+        elif node in _SNAPSHOT_NODES:
+            for name, child, cookie in self._snapshots.list(ino, after):
+                yield name, self.stat(child), cookie
         elif node is Node.KEY:
             key = KeyId(of)
             if after < number(Node.DIRECTORY, 0):
@@ -129,29 +110,34 @@ class PastTree:
                     yield name, self.stat(number(Node.VERSION, seq)), seq
             below = self._also_directory(key)
             if below is not None:
-                yield from self._list_directory(below, after & _MASK if after > _MASK else 0)
+                yield from self._list_directory(below, after & MASK if after > MASK else 0)
 
     def _list_directory(self, directory: Ino, after: int) -> Iterator[tuple[bytes, Stat, int]]:
         catalog = self._store.core.catalog
-        start = catalog.key_name(KeyId(after & _MASK)).name if after else b""
+        start = catalog.key_name(KeyId(after & MASK)).name if after else b""
         places = self._history.places(directory)
         for sort_name, name, past in self._history.names(directory, start):
             row = next(key for place in places if (key := catalog.key(place, sort_name)) is not None)
             yield name, self._stat_past(past), number(Node.DIRECTORY, row)
 
-    def read_log(self, key: KeyId) -> Iterator[bytes]:
-        """The versions of a key, newest first, each as a line of JSON in S3's words.
+    def read_log(self, key: KeyId, start: LogPosition) -> tuple[bytes, LogPosition | None]:
+        """The versions of a key, newest first, as lines of JSON in S3's words: some of them, and where to go on.
 
         Those of its name in directories that stood there before come after its own.
         """
-        where = self._store.core.catalog.key_name(key)
-        inode = self._store.core.catalog.inode(where.parent)
-        above = self._store.tree.path(where.parent)[1] if inode.key else b""
-        path = (above + b"/" + where.name if above else where.name).decode("utf-8", "surrogateescape")
+        catalog = self._store.core.catalog
+        where = catalog.key_name(key)
+        above = self._store.tree.path(where.parent)[1]
+        path = show(above + b"/" + where.name if above else where.name)
         current = self._history.current(key)
-        for other in self._history.chain(key):
-            for seq, version in self._store.core.catalog.versions(other):
-                yield msgspec.json.encode(describe(path, seq, version, seq == current)) + b"\n"
+        chain = self._history.chain(key)
+        for position in range(start.chain, len(chain)):
+            before = start.before if position == start.chain else ALL
+            found = list(islice(catalog.versions(chain[position], before), LOG_LINES_MAX))
+            if found:
+                lines = [json(describe(path, seq, version, seq == current)) for seq, version in found]
+                return b"\n".join(lines) + b"\n", LogPosition(position, found[-1][0])
+        return b"", None
 
     def version(self, ino: int) -> tuple[KeyId, Seq, Version]:
         """The version of a node. Raises NoSuchVersion, ReadOnly for other nodes."""
@@ -165,7 +151,7 @@ class PastTree:
 def describe(path: str, seq: Seq, version: Version, newest: bool) -> dict[str, object]:
     """A version in the words of S3's ListObjectVersions, and its writer."""
     found: dict[str, object] = {
-        "Key": path.encode("utf-8", "replace").decode(),
+        "Key": path,
         "VersionId": format_version_id(seq, null=version.null),
         "IsLatest": newest,
         "LastModified": timestamp(seq),

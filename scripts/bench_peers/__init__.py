@@ -1,0 +1,1 @@
+"""What scripts/bench is made of: the filesystems it compares, what it measures on them, and the table."""

@@ -1,0 +1,241 @@
+"""The filesystems that scripts/bench compares: how each is mounted, unmounted and asked for its version."""
+
+import os
+import shlex
+import subprocess
+import sys
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+COMMAND_S_MAX = 600
+MOUNT_S_MAX = 30
+UNMOUNT_S_MAX = 60
+VFS_BUCKET = "bench"
+
+
+class PeerMissing(Exception):
+    """This filesystem cannot be measured here; the message says why."""
+
+
+def run(*command: str | Path, timeout_s: float = COMMAND_S_MAX) -> str:
+    """Run a command to its end and return what it printed; `subprocess.CalledProcessError` if it fails."""
+    done = subprocess.run(
+        command, check=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=timeout_s
+    )
+    return done.stdout
+
+
+def first_line_of(*command: str) -> str:
+    """The first line that a command prints; `PeerMissing` if there is no such command or it fails."""
+    try:
+        output = run(*command, timeout_s=MOUNT_S_MAX)
+    except FileNotFoundError:
+        raise PeerMissing(f"{command[0]} is not installed") from None
+    except subprocess.CalledProcessError as error:
+        last = (error.stdout.strip().splitlines() or ["no output"])[-1]
+        raise PeerMissing(f"{shlex.join(command)}: {last}") from None
+    return (output.strip().splitlines() or [""])[0]
+
+
+class Peer(ABC):
+    """One filesystem under test. Between `mount` and `unmount`, `root` is a directory in it.
+
+    `store` is where it keeps its content on the disk; None if it keeps none.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, work: Path) -> None:
+        self.mountpoint = work / self.name / "mnt"
+        self.mountpoint.mkdir(parents=True)
+        self.store: Path | None = work / self.name / "store"
+        self.store.mkdir()
+
+    @property
+    def root(self) -> Path:
+        return self.mountpoint
+
+    @abstractmethod
+    def version(self) -> str:
+        """What is measured; `PeerMissing` if it is not there."""
+
+    @abstractmethod
+    def mount(self) -> None: ...
+
+    @abstractmethod
+    def unmount(self) -> None:
+        """Unmount, and return when its process has ended; nothing to do if it is not mounted."""
+
+    def remount(self) -> None:
+        self.unmount()
+        self.mount()
+
+    def restore(self, path: Path) -> Path:
+        """Get the file as it was before its last change, and return where: here, a copy of the whole file."""
+        restored = path.with_name(path.name + ".restored")
+        run("cp", path, restored)
+        return restored
+
+
+class Plain(Peer):
+    """A plain directory, no FUSE."""
+
+    name = "ext4"
+
+    def __init__(self, work: Path) -> None:
+        super().__init__(work)
+        self.store = self.mountpoint
+
+    def version(self) -> str:
+        return f"plain directory on {first_line_of('findmnt', '-no', 'FSTYPE', '-T', str(self.mountpoint))}"
+
+    def mount(self) -> None:
+        pass
+
+    def unmount(self) -> None:
+        pass
+
+
+class Daemon(Peer):
+    """A filesystem whose process we start and keep in the foreground: `_process` is None or ours and running."""
+
+    def __init__(self, work: Path) -> None:
+        super().__init__(work)
+        self._log = work / self.name / "log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @abstractmethod
+    def command(self) -> Sequence[str | Path]:
+        """What serves the mount until it is unmounted."""
+
+    def mount(self) -> None:
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self.command(),
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C is for us: we unmount before it ends
+                env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+            )
+        give_up = time.monotonic() + MOUNT_S_MAX
+        while not self.mountpoint.is_mount():
+            if self._process.poll() is not None or time.monotonic() > give_up:
+                self.unmount()
+                raise PeerMissing(f"{self.name} does not mount: {self._log.read_text().strip() or 'no output'}")
+            time.sleep(0.01)
+
+    def unmount(self) -> None:
+        process, self._process = self._process, None
+        if self.mountpoint.is_mount():
+            unmount_fuse(self.mountpoint)
+        if process is None:
+            return
+        try:
+            process.wait(UNMOUNT_S_MAX)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise
+
+
+class Empty(Daemon):
+    """The empty pyfuse3 filesystem of empty.py."""
+
+    name = "empty"
+
+    def __init__(self, work: Path) -> None:
+        super().__init__(work)
+        self.store = None
+        self._state = work / self.name / "state"
+
+    def version(self) -> str:
+        return "pyfuse3 " + first_line_of(sys.executable, "-c", "import pyfuse3; print(pyfuse3.__version__)")
+
+    def command(self) -> Sequence[str | Path]:
+        return [sys.executable, Path(__file__).with_name("empty.py"), "--state", self._state, self.mountpoint]
+
+
+class Bindfs(Daemon):
+    """bindfs with its defaults."""
+
+    name = "bindfs"
+
+    def version(self) -> str:
+        return first_line_of("bindfs", "--version")
+
+    def command(self) -> Sequence[str | Path]:
+        assert self.store is not None
+        return ["bindfs", "-f", self.store, self.mountpoint]
+
+
+class Gocryptfs(Daemon):
+    """gocryptfs with its defaults (but a cheap password hash, which only the mount pays for)."""
+
+    name = "gocryptfs"
+
+    def version(self) -> str:
+        return first_line_of("gocryptfs", "-version")
+
+    def command(self) -> Sequence[str | Path]:
+        assert self.store is not None
+        password_file = self.store.with_name("password")
+        if not password_file.exists():
+            password_file.write_text("bench\n")
+            run("gocryptfs", "-init", "-q", "-scryptn", "10", "-passfile", password_file, self.store)
+        return ["gocryptfs", "-fg", "-q", "-passfile", password_file, self.store, self.mountpoint]
+
+
+class Vfs(Peer):
+    """vfs as it is in this checkout, through its command line."""
+
+    name = "vfs"
+
+    @property
+    def root(self) -> Path:
+        return self.mountpoint / VFS_BUCKET
+
+    def version(self) -> str:
+        with_vfs_importable()
+        first_line_of(sys.executable, "-m", "vfs", "mount", "--help")
+        return "checkout " + first_line_of("git", "-C", str(REPOSITORY), "describe", "--always", "--dirty")
+
+    def mount(self) -> None:
+        assert self.store is not None
+        run(sys.executable, "-m", "vfs", "mount", self.store, self.mountpoint, timeout_s=MOUNT_S_MAX)
+        self.root.mkdir(exist_ok=True)
+
+    def unmount(self) -> None:
+        if not self.mountpoint.is_mount():
+            return
+        try:
+            run(sys.executable, "-m", "vfs", "umount", self.mountpoint, timeout_s=UNMOUNT_S_MAX)
+        finally:
+            if self.mountpoint.is_mount():
+                unmount_fuse(self.mountpoint)
+
+    def restore(self, path: Path) -> Path:
+        oldest = min(os.listdir(path.parent / ".versions" / path.name))
+        run(sys.executable, "-m", "vfs", "restore", path, oldest)
+        return path
+
+
+PEERS: tuple[type[Peer], ...] = (Plain, Empty, Bindfs, Gocryptfs, Vfs)
+
+
+def with_vfs_importable() -> None:
+    """Let ``python -m vfs`` find this checkout, wherever the benchmark is started."""
+    paths = [str(REPOSITORY), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
+
+
+def unmount_fuse(mountpoint: Path) -> None:
+    """Unmount; if it stays busy (somebody looks at it), take it out of the tree at least."""
+    for _ in range(50):
+        if subprocess.run(["fusermount3", "-u", mountpoint], stderr=subprocess.DEVNULL, check=False).returncode == 0:
+            return
+        time.sleep(0.1)
+    run("fusermount3", "-uz", mountpoint)

@@ -1,0 +1,174 @@
+"""The unit under a real systemd: a minimal Debian, booted in a container, where vfs runs from this checkout.
+
+The Debian (300 MB, made by debootstrap in a minute or two) is kept in ~/.cache/vfs-tests and never written
+to again: what a container changes goes to memory.
+"""
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.systemd.conftest import NotifySocket
+
+REPO = Path(__file__).parents[2]
+VFS = Path(sys.executable).with_name("vfs")
+UNIT = "vfs@.service"
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.fuse,
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root can boot a container"),
+    pytest.mark.skipif(
+        not all(map(shutil.which, ["debootstrap", "systemd-nspawn", "nsenter", "apt-get"])),
+        reason="a container needs debootstrap, systemd-nspawn, nsenter and apt-get",
+    ),
+]
+
+
+@pytest.fixture(scope="session")
+def debian() -> Path:
+    """A root directory of this machine's release: with the Python and C library that .venv was made for."""
+    suite = platform.freedesktop_os_release()["VERSION_CODENAME"]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vfs-tests"
+    root = cache / suite
+    if not root.exists():
+        new = cache / f"{suite}.new"
+        shutil.rmtree(new, ignore_errors=True)
+        cache.mkdir(parents=True, exist_ok=True)
+        packages = "systemd,systemd-sysv,dbus,fuse3,python3"
+        mirrors = subprocess.run(
+            ["apt-get", "indextargets", "--format", "$(CODENAME) $(REPO_URI)", "Created-By: Packages"],
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+        ).stdout
+        mirror = [line.split()[1] for line in mirrors.splitlines() if line.split()[0] == suite][:1]
+        subprocess.run(
+            ["debootstrap", "--variant=minbase", f"--include={packages}", suite, new, *mirror],
+            check=True,
+            timeout=1800,
+        )
+        new.rename(root)
+    return root
+
+
+class Container:
+    """A booted system. Its stores are in *stores* on the host, so that they outlive it."""
+
+    def __init__(self, debian: Path, tmp_path: Path, notify: NotifySocket) -> None:
+        self.stores = tmp_path / "stores"
+        self.stores.mkdir()
+        paths = {REPO, Path(sys.prefix), Path(sys.base_prefix)} - {Path("/usr")}
+        with (tmp_path / "console").open("wb") as console:
+            self.process = subprocess.Popen(
+                [
+                    *("systemd-nspawn", "--register=no", "--keep-unit", "--private-network", "--boot"),
+                    *("--directory", debian, "--volatile=overlay", "--console=pipe", "--notify-ready=yes"),
+                    *("--bind=/dev/fuse", "--capability=CAP_SYS_ADMIN"),
+                    *(f"--bind-ro={path}" for path in paths),
+                    f"--bind-ro={VFS}:/usr/local/bin/vfs",
+                    f"--bind-ro={REPO}/systemd/{UNIT}:/etc/systemd/system/{UNIT}",
+                    f"--bind={self.stores}:/var/lib/vfs",
+                ],
+                env={**os.environ, "NOTIFY_SOCKET": notify.address},
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=console,
+            )
+        said = notify.wait_for("READY=1", self.process)
+        self._leader = next(line.split("=")[1] for line in said if line.startswith("X_NSPAWN_LEADER_PID="))
+        # Ready is said when systemd answers; the units that belong to the boot are waited for here.
+        assert self.run("systemctl is-system-running --wait") == "running\n"
+
+    def sh(self, command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["nsenter", "--all", "--target", self._leader, "timeout", "-k", "5", "60", "sh", "-ec", command],
+            env={"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def run(self, command: str) -> str:
+        """What *command* prints; it must succeed."""
+        done = self.sh(command)
+        log = self.sh("journalctl --no-pager --lines=40 --unit='vfs@*'").stdout if done.returncode else ""
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{log}"
+        return done.stdout
+
+    def configure(self, name: str, mountpoint: str, options: str = "") -> None:
+        lines = f"VFS_STORE=/var/lib/vfs/{name}\nVFS_MOUNTPOINT={mountpoint}\n{options}"
+        self.run(f"mkdir -p /etc/vfs; cat >/etc/vfs/{name}.conf <<'end'\n{lines}\nend")
+
+    def show(self, unit: str, what: str) -> str:
+        return self.run(f"systemctl show --value --property={what} {unit}").strip()
+
+    def mounts(self, mountpoint: str) -> int:
+        return self.run("cat /proc/1/mountinfo").count(f" {mountpoint} ")
+
+    def power_off(self) -> int:
+        self.run("systemctl --no-block poweroff")
+        return self.process.wait(60)
+
+
+@pytest.fixture
+def container(debian: Path, tmp_path: Path, notify: NotifySocket) -> Iterator[Container]:
+    container = Container(debian, tmp_path, notify)
+    yield container
+    if container.process.poll() is None:
+        container.power_off()
+
+
+def test_start_kill_restart_stop(container: Container) -> None:
+    unit = "vfs@docs"
+    container.run("mkdir /srv/docs")
+    container.configure("docs", "/srv/docs", "VFS_OPTIONS=-o allow_other")
+    container.run(f"systemctl enable --now {unit}")
+    # systemctl came back: the mount is there for everybody, not for the daemon alone.
+    assert container.mounts("/srv/docs") == 1
+    container.run("mkdir -m 755 /srv/docs/docs; echo one >/srv/docs/docs/note")
+    assert container.run("setpriv --reuid=65534 --clear-groups cat /srv/docs/docs/note") == "one\n"
+
+    container.run(f"kill -9 {container.show(unit, 'MainPID')}")
+    deadline = time.monotonic() + 60
+    while (container.show(unit, "NRestarts"), container.show(unit, "ActiveState")) != ("1", "active"):
+        assert time.monotonic() < deadline, container.run(f"systemctl status {unit} || true")
+        time.sleep(0.1)
+    assert container.run("cat /srv/docs/docs/note") == "one\n"
+    assert container.mounts("/srv/docs") == 1, "the dead mount is still below the new one"
+
+    container.run("echo two >/srv/docs/docs/note")
+    # Somebody has a file open, and sits in there: neither may keep the service from stopping, nor be lost.
+    container.run("cd /srv/docs/docs; exec 3>open; echo half >&3; exec sleep 1000 >/dev/null 2>&1 &")
+    container.run("until grep -q half /srv/docs/docs/open; do sleep 0.1; done")
+    container.run(f"systemctl stop {unit}")
+    assert container.mounts("/srv/docs") == 0
+    assert container.show(unit, "Result") == "success"
+    # Stop came back when the store was closed: the next one can open it at once.
+    container.run(f"systemctl start {unit}")
+    assert container.run("cat /srv/docs/docs/note /srv/docs/docs/open") == "two\nhalf\n"
+    assert container.show(unit, "NRestarts") == "0"
+
+
+def test_power_off_closes_the_store(container: Container, tmp_path: Path) -> None:
+    container.run("mkdir /srv/docs")
+    container.configure("docs", "/srv/docs")
+    container.run("systemctl start vfs@docs")
+    container.run("mkdir /srv/docs/docs; echo kept >/srv/docs/docs/note")
+    assert container.power_off() == 0
+    subprocess.run([VFS, "check", container.stores / "docs"], check=True, timeout=60)
+
+
+def test_wrong_configuration_is_not_tried_again(container: Container) -> None:
+    container.configure("wrong", "/none")
+    assert container.sh("systemctl start vfs@wrong").returncode != 0
+    assert container.show("vfs@wrong", "ExecMainStatus") == "2"
+    assert container.show("vfs@wrong", "ActiveState") == "failed"
+    assert container.show("vfs@wrong", "NRestarts") == "0"

@@ -1,0 +1,52 @@
+"""The numbers of nodes that are no live inodes: history and snapshots.
+
+An inode number above the catalog's own says which kind of node it is, and of which directory, key or version, so that
+nothing is remembered between requests.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import NamedTuple
+
+_SHIFT = 60
+MASK = (1 << _SHIFT) - 1
+
+
+class Node(IntEnum):
+    """The kinds of nodes, and of what their number is."""
+
+    DIRECTORY = 1  # the names of a directory (inode) that have history
+    KEY = 2  # the version ids of a key
+    VERSION = 3  # one version (sequence)
+    LOG = 4  # the versions of a key as lines of JSON
+    SNAPSHOTS = 5  # the moments of a bucket (inode)
+    SNAPSHOT = 6  # a directory at a moment (see vfs.fuse.snapshots)
+
+
+class Stat(NamedTuple):
+    """What stat tells of a node. Times in ns."""
+
+    ino: int
+    mode: int
+    uid: int
+    gid: int
+    size: int
+    mtime: int
+    ctime: int
+    rdev: int = 0
+
+
+def is_past(ino: int) -> bool:
+    """Whether an inode number is that of such a node."""
+    return ino > MASK
+
+
+def number(node: Node, of: int) -> int:
+    """The inode number of a node."""
+    return node << _SHIFT | of
+
+
+def split(ino: int) -> tuple[Node, int]:
+    """The kind of a node, and the inode, key or sequence it is of."""
+    return Node(ino >> _SHIFT), ino & MASK

@@ -1,0 +1,114 @@
+"""What ``.snapshots`` looks like: a bucket as it was at any moment, read-only.
+
+The number of a directory's node holds the directory and a slot for the moment (µs do not fit beside it); slots are
+handed out at look-up and never again, so a number never changes its meaning while the daemon lives. Files are the nodes
+of their versions.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable, Iterator, Sequence
+
+from vfs.errors import InvalidName, NoSuchKey
+from vfs.fuse.nodes import MASK, Node, Stat, number, split
+from vfs.model import Ino, KeyId, Kind, Seq, Version
+from vfs.names import format_gmt, parse_moment
+from vfs.store import Store
+
+MOMENTS_MAX = 100_000  # different moments looked up while a daemon lives
+_SLOT_SHIFT = 40
+_DIRECTORY_MASK = (1 << _SLOT_SHIFT) - 1
+
+_HOUR = 3_600_000_000
+_SHOWN = ((_HOUR, 24), (24 * _HOUR, 14), (7 * 24 * _HOUR, 8))  # of hours, days, weeks: the length in µs, how many
+
+
+class Snapshots:
+    """The nodes under ``.snapshots``. Invariant: a slot keeps its moment."""
+
+    def __init__(self, store: Store, clock: Callable[[], int]) -> None:
+        self._store = store
+        self._clock = clock
+        self._moments: list[Seq] = []
+        self._slots: dict[Seq, int] = {}
+
+    def lookup(self, node: Node, of: int, name: bytes) -> int:
+        """The number of a name below a node. Raises NoSuchKey."""
+        if node is Node.SNAPSHOTS:
+            try:
+                moment = Seq(parse_moment(name.decode("ascii", "replace")))
+            except InvalidName:
+                raise NoSuchKey("not a moment") from None
+            if moment * 1000 > self._clock():
+                raise NoSuchKey("that is in the future")
+            return self._number(moment, Ino(of))
+        moment, directory = self._split(of)
+        seq, version = self._store.history.lookup_at(directory, name, moment)
+        return self._node(moment, seq, version)
+
+    def _node(self, moment: Seq, seq: Seq, version: Version) -> int:
+        if version.kind is Kind.DIRECTORY:
+            return self._number(moment, version.ino)
+        return number(Node.VERSION, seq)
+
+    def _number(self, moment: Seq, directory: Ino) -> int:
+        slot = self._slots.get(moment)
+        if slot is None:
+            slot = len(self._moments)
+            if slot >= MOMENTS_MAX:
+                raise NoSuchKey(f"more than {MOMENTS_MAX} moments were looked up; mount again")
+            self._moments.append(moment)
+            self._slots[moment] = slot
+        return number(Node.SNAPSHOT, slot << _SLOT_SHIFT | directory)
+
+    def _split(self, of: int) -> tuple[Seq, Ino]:
+        slot = of >> _SLOT_SHIFT
+        if slot >= len(self._moments):
+            raise NoSuchKey("of another life of the daemon")
+        return self._moments[slot], Ino(of & _DIRECTORY_MASK)
+
+    def stat(self, ino: int) -> Stat:
+        """What stat tells of a directory: the rights that it has now, or had last. Raises NoSuchKey."""
+        node, of = split(ino)
+        moment: Seq | None = None
+        if node is Node.SNAPSHOT:
+            moment, of = self._split(of)
+        inode = self._store.core.catalog.find_inode(Ino(of))
+        if inode is None:  # made and removed without anything ever below: only its records are left
+            return Stat(ino, stat.S_IFDIR | 0o555, 0, 0, 0, 0, 0)
+        time = inode.mtime if moment is None else min(inode.mtime, moment * 1000)
+        return Stat(ino, stat.S_IFDIR | (inode.mode & 0o555), inode.uid, inode.gid, 0, time, time)
+
+    def list(self, ino: int, after: int) -> Iterator[tuple[bytes, int, int]]:
+        """(name, number, cookie) of what is below a node behind cookie *after*."""
+        node, of = split(ino)
+        if node is Node.SNAPSHOTS:
+            for cookie, moment in enumerate(self._shown(), 1):
+                if cookie > after:
+                    yield format_gmt(moment).encode(), self._number(moment, Ino(of)), cookie
+            return
+        moment, directory = self._split(of)
+        catalog = self._store.core.catalog
+        start = catalog.key_name(KeyId(after & MASK)).name if after else b""
+        for sort_name, seq, version in self._store.history.list_at(directory, moment, start):
+            name = sort_name.removesuffix(b"/")
+            if name == sort_name and self._hidden(directory, name, moment):
+                continue
+            yield name, self._node(moment, seq, version), catalog.key(directory, sort_name) or 0
+
+    def _hidden(self, directory: Ino, name: bytes, moment: Seq) -> bool:
+        """Whether a directory stood at a file's name, and hides it as it does in the live tree."""
+        key = self._store.core.catalog.key(directory, name + b"/")
+        return key is not None and self._store.history.version_at(key, moment) is not None
+
+    def _shown(self) -> Sequence[Seq]:
+        """Whole hours, days and weeks (UTC) of late before which something changed, newest first."""
+        now = self._clock() // 1000
+        found: set[int] = set()
+        for length, count in _SHOWN:
+            last = now - now % length
+            for moment in range(last, last - count * length, -length):
+                if self._store.history.changed_between(Seq(moment - length), Seq(moment)):
+                    found.add(moment)
+        return [Seq(moment) for moment in sorted(found, reverse=True)]
