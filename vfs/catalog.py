@@ -322,6 +322,9 @@ class Catalog:
         return [KeyId(_U64.unpack(key)[0]) for key, _ in self._scan(self._links, _u64(ino), b"")]
 
     def attribute(self, ino: Ino, name: bytes) -> bytes | None:
+        inode = self._kept_inode(ino)
+        if inode is None or not inode.attributes:
+            return None
         value: bytes | None = self._get(_u64(ino) + name, db=self._attributes)
         return value
 
@@ -610,11 +613,14 @@ class Catalog:
         self._delete(_u64(ino), db=self._inodes)
         del self._inode_cache[ino]
         self._inodes_changed.discard(ino)
-        self._delete(_u64(ino), db=self._orphans)
-        if old.is_dir and old.nlink == 0:
-            self._delete(_pair(old.key, ino), db=self._removed)
-        for name in self.attributes(ino):
-            self._delete(_u64(ino) + name, db=self._attributes)
+        if old.nlink == 0:
+            if old.is_dir:
+                self._delete(_pair(old.key, ino), db=self._removed)
+            else:
+                self._delete(_u64(ino), db=self._orphans)
+        if old.attributes:
+            for name in self.attributes(ino):
+                self._delete(_u64(ino) + name, db=self._attributes)
 
     def _directory_touched(self, change: events.DirectoryTouched) -> None:
         inode = self._kept_inode(change.ino)

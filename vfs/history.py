@@ -227,6 +227,7 @@ class History:
         now = self._core.clock()
         rights = old if old is not None else last
         new = Ino(self._core.new_id())
+        attributes = [] if ino is None else self._catalog.attributes(ino)
         inode = Inode(
             stat.S_IFMT(version.mode) | stat.S_IMODE(rights.mode),
             1,
@@ -242,13 +243,13 @@ class History:
             seq,
             version.content,
             version.target,
+            bool(attributes),
         )
         changes.append(events.InodeSet(new, inode))
         changes.append(events.EntrySet(where.parent, where.name, new))
         if ino is not None:
             changes += [
-                events.AttributeSet(new, name, self._catalog.attribute(ino, name) or b"")
-                for name in self._catalog.attributes(ino)
+                events.AttributeSet(new, name, self._catalog.attribute(ino, name) or b"") for name in attributes
             ]
         return new
 

@@ -93,6 +93,7 @@ class Inode(Struct, array_like=True):
     seq: Seq = Seq(0)  # the current version under `key`; 0: nothing published yet
     content: Content = EMPTY
     target: bytes = b""  # of a symlink
+    attributes: bool = False  # whether it has ever had extended attributes
     generation: int = 0  # goes up when a removed directory is made again: the kernel must not take it for the old
 
     def copy(self) -> Inode:

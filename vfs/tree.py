@@ -48,12 +48,16 @@ class Tree:
 
     def lookup(self, parent: Ino, name: bytes) -> tuple[Ino, Inode]:
         """The inode of a name. A directory hides a file of the same name (only an S3 client can make both)."""
+        ino = self._find(parent, name)
+        return ino, self.inode(ino)
+
+    def _find(self, parent: Ino, name: bytes) -> Ino:
         if len(name) > NAME_BYTES_MAX:
             raise NameTooLong(f"{show(name)!r} is longer than {NAME_BYTES_MAX} bytes")
         ino = self._catalog.entry(parent, name + b"/") or self._catalog.entry(parent, name)
         if ino is None:
             raise NoSuchKey(f"no {show(name)} here")
-        return ino, self.inode(ino)
+        return ino
 
     def inode(self, ino: Ino) -> Inode:
         """What stat tells, with what is open and not yet published. Raises NoSuchKey."""
@@ -207,12 +211,12 @@ class Tree:
     def unlink(self, parent: Ino, name: bytes, writer: Writer) -> Ino:
         """Delete a key. Works on until the last close for those who have it open. Returns the inode."""
         self._directory(parent)
-        ino, inode = self.lookup(parent, name)
+        ino = self._find(parent, name)
+        self._files.publish_flushed(ino)
+        inode = self._catalog.inode(ino)
         if inode.is_dir:
             raise IsADirectory(f"{show(name)} is a directory")
-        self._files.publish_flushed(ino)
         changes: list[Change] = []
-        inode = self._catalog.inode(ino)
         key = self._key(parent, name)
         changes.append(events.EntryGone(parent, name))
         self._core.add_delete(changes, key, name, ino, inode, writer)
@@ -492,6 +496,7 @@ class Tree:
             raise AttributeTooLarge(f"an attribute has at most {ATTRIBUTE_BYTES_MAX} bytes")
         inode = self._catalog.inode(ino)
         inode.ctime = self._core.clock()
+        inode.attributes = True
         self._core.commit("setxattr", [events.AttributeSet(ino, name, value), events.InodeSet(ino, inode)])
 
     def remove_attribute(self, ino: Ino, name: bytes) -> None:

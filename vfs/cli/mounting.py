@@ -80,15 +80,15 @@ def mount(
 
 
 def check_places(store: Path, mountpoint: Path, bucket: str | None) -> None:
-    """See that what the caller named can be right, without opening anything. Raises Failure."""
+    """See that what the caller named can be right, without changing anything. Raises Failure."""
     if bucket is not None:
         try:
             check_bucket_name(os.fsencode(bucket))
         except InvalidName as error:
             raise Failure(str(error), WRONG) from error
     _check_store(store)
-    _clear_dead(mountpoint)
-    _check_mountpoint(mountpoint)
+    if _dead_mount(mountpoint) is None:
+        _check_mountpoint(mountpoint)
     real_store, real_mountpoint = os.path.realpath(store), os.path.realpath(mountpoint)
     if is_within(real_store, real_mountpoint) or is_within(real_mountpoint, real_store):
         raise Failure(f"{store} and {mountpoint}: a store and its mount point cannot lie in one another", WRONG)
@@ -119,18 +119,27 @@ def _check_mountpoint(mountpoint: Path) -> None:
         raise Failure(f"{mountpoint} is not empty (it has {names[0]}), and would be hidden; name another", WRONG)
 
 
+def _dead_mount(mountpoint: Path) -> Mount | None:
+    """What a daemon that died left mounted there. Raises Failure if it is not ours."""
+    if not is_dead(str(mountpoint)):
+        return None
+    there = mounted_on(str(mountpoint)) or mounted_on(os.path.realpath(mountpoint))
+    if there is None or not there.is_vfs:
+        raise Failure(f"{mountpoint} is a dead mount, and not of vfs; unmount it first (fusermount3 -u)", WRONG)
+    return there
+
+
 def _clear_dead(mountpoint: Path) -> None:
-    """Take away what daemons that died left mounted. Raises Failure if it is not ours."""
+    """Take away what daemons that died left mounted. Raises Failure if that cannot be."""
     for _ in range(DEAD_MOUNTS_MAX):
-        if not is_dead(str(mountpoint)):
-            return
-        there = mounted_on(str(mountpoint)) or mounted_on(os.path.realpath(mountpoint))
-        if there is None or not there.is_vfs:
-            raise Failure(f"{mountpoint} is a dead mount, and not of vfs; unmount it first (fusermount3 -u)", WRONG)
-        error = _unmount(there.mountpoint, lazy=True)
+        dead = _dead_mount(mountpoint)
+        if dead is None:
+            break
+        error = _unmount(dead.mountpoint, lazy=True)
         if error:
             raise Failure(f"{mountpoint} is a dead mount that cannot be cleared away: {error}")
-        log.warning("cleared away the dead mount of %s on %s", there.source, mountpoint)
+        log.warning("cleared away the dead mount of %s on %s", dead.source, mountpoint)
+    _check_mountpoint(mountpoint)
 
 
 # -- the daemon -------------------------------------------------------------------------------------------------------
@@ -141,6 +150,7 @@ def _serve(
 ) -> None:
     from vfs.fuse import daemon
 
+    _clear_dead(mountpoint)
     try:
         daemon.serve(store, mountpoint, bucket=bucket, options=options, on_ready=on_ready)
     except (NoSpace, DiskFailed):
@@ -161,7 +171,6 @@ def _serve_in_background(
                 pipe.write(" ".join(text.split("\n")) + "\n")
                 pipe.close()
 
-        logged = False
         try:
             from vfs.fuse import daemon
 
@@ -169,12 +178,11 @@ def _serve_in_background(
             store.mkdir(mode=0o700, exist_ok=True)
             _check_is_store(store)
             _log_to_file(store / LOG)
-            logged = True
             os.chdir("/")
             _serve(store, mountpoint, bucket, options, lambda: tell(READY))
         except (VfsError, Failure, OSError) as error:
             code = error.code if isinstance(error, Failure) else WRONG
-            if logged:
+            if pipe.closed:
                 log.critical("%s", error)
             tell(f"{code} {error}")
             return code
@@ -191,7 +199,8 @@ def _check_is_store(store: Path) -> None:
 def _spawn(store: Path, mountpoint: Path, bucket: str | None, options: Sequence[str]) -> None:
     """Start the daemon in the background, and return when its mount answers. Raises Failure."""
     reader, writer = os.pipe()
-    command = [sys.executable, "-m", "vfs", "mount", "--foreground", "--ready-fd", str(writer)]
+    safe = [] if sys.path[0] == os.getcwd() else ["-P"]  # no modules from the current directory, unless they are vfs
+    command = [sys.executable, *safe, "-m", "vfs", "mount", "--foreground", "--ready-fd", str(writer)]
     command += [f"--bucket={bucket}"] if bucket is not None else []
     command += ["-o", ",".join(options)] if options else []
     with os.fdopen(reader) as pipe:

@@ -108,13 +108,13 @@ def locate(path: str) -> Place:
     above, name = os.path.split(trimmed)
     names = [name]
     while not os.path.isdir(above or "."):
-        if is_dead(above):
-            raise Failure(f"{above}: the daemon of this mount has died; mount the store again (vfs mount)")
         above, name = os.path.split(above)
         if name in ("", ".", ".."):
             raise Failure(f"{path}: there is no {os.path.join(above, name)}", WRONG)
         names.insert(0, name)
     real = os.path.realpath(above)
+    if is_dead(real):
+        raise Failure(f"{above}: the daemon of this mount has died; mount the store again (vfs mount)")
     place = Place(mount_of(real), real, tuple(names))
     if VERSIONS in place.path[len(place.mount.mountpoint) :].split("/"):
         raise Failure(f"{path} lies in {VERSIONS}; name the file itself, as it is or was outside", WRONG)

@@ -7,6 +7,7 @@ a purge or a restore does elsewhere than where the kernel looked.
 from __future__ import annotations
 
 import os
+from collections import OrderedDict
 from typing import Protocol
 
 from pyfuse3 import RequestContext, get_sup_groups
@@ -15,6 +16,7 @@ from vfs.errors import AccessDenied
 from vfs.model import Writer
 
 READ, WRITE, SEARCH = 4, 2, 1
+NAMES_OPEN_MAX = 64  # files of the names of callers
 
 
 class Owned(Protocol):
@@ -30,18 +32,33 @@ class Owned(Protocol):
     def mode(self) -> int: ...
 
 
-def writer(ctx: RequestContext) -> Writer:
-    """The caller, with the name of its program (at most 15 bytes: the kernel's comm)."""
-    program = ""
-    try:
-        fd = os.open(f"/proc/{ctx.pid}/comm", os.O_RDONLY | os.O_CLOEXEC)
+class Callers:
+    """Who the callers are. Keeps the files of their names open: a pread of one always tells the present name, also
+    after an exec, and fails once the process is gone, so that nothing here can be out of date.
+    """
+
+    def __init__(self) -> None:
+        self._names: OrderedDict[int, int] = OrderedDict()
+
+    def writer(self, ctx: RequestContext) -> Writer:
+        """The caller, with the name of its program (at most 15 bytes: the kernel's comm)."""
+        return Writer(ctx.uid, ctx.pid, self._program(ctx.pid))
+
+    def _program(self, pid: int) -> str:
+        fd = self._names.get(pid)
+        if fd is not None:
+            try:
+                return os.pread(fd, 32, 0)[:-1].decode("utf-8", "replace")
+            except ProcessLookupError:
+                os.close(self._names.pop(pid))
         try:
-            program = os.read(fd, 32).rstrip(b"\n").decode("utf-8", "replace")
-        finally:
-            os.close(fd)
-    except OSError:
-        pass  # gone already, or in another pid namespace
-    return Writer(ctx.uid, ctx.pid, program)
+            fd = os.open(f"/proc/{pid}/comm", os.O_RDONLY | os.O_CLOEXEC)
+            self._names[pid] = fd
+            if len(self._names) > NAMES_OPEN_MAX:
+                os.close(self._names.popitem(last=False)[1])
+            return os.pread(fd, 32, 0)[:-1].decode("utf-8", "replace")
+        except OSError:
+            return ""  # gone already, or in another pid namespace
 
 
 def check(ctx: RequestContext, owned: Owned, wanted: int) -> None:

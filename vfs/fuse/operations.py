@@ -183,6 +183,7 @@ class Operations(pyfuse3.Operations):
         self._tree = store.tree
         self._files = store.files
         self._past = PastTree(store)
+        self._callers = callers.Callers()
         self._root = root
         self._facts = facts
         self._handles: dict[int, Handle | OpenDirectory | OpenVersion | OpenLog] = {}
@@ -277,7 +278,7 @@ class Operations(pyfuse3.Operations):
             if isinstance(handle, Handle):
                 self._files.truncate(handle, attr.st_size)
             else:
-                self._files.truncate_path(real, attr.st_size, callers.writer(ctx))
+                self._files.truncate_path(real, attr.st_size, self._callers.writer(ctx))
         if fields.update_mode or fields.update_uid or fields.update_gid or fields.update_atime or fields.update_mtime:
             inode = self._tree.set_attributes(
                 real,
@@ -300,7 +301,7 @@ class Operations(pyfuse3.Operations):
     @_change
     def mknod(self, parent: int, name: bytes, mode: int, rdev: int, ctx: RequestContext) -> EntryAttributes:
         return self._entry(
-            *self._tree.mknod(self._live(parent), name, mode, rdev, ctx.gid, callers.writer(ctx)),
+            *self._tree.mknod(self._live(parent), name, mode, rdev, ctx.gid, self._callers.writer(ctx)),
         )
 
     @_change
@@ -309,16 +310,16 @@ class Operations(pyfuse3.Operations):
         if directory == STORE_ROOT:
             ino = self.store.create_bucket(name, uid=ctx.uid, gid=ctx.gid, mode=mode)
             return self._entry(ino, self._tree.inode(ino))
-        return self._entry(*self._tree.mkdir(directory, name, mode, ctx.gid, callers.writer(ctx)))
+        return self._entry(*self._tree.mkdir(directory, name, mode, ctx.gid, self._callers.writer(ctx)))
 
     @_change
     def symlink(self, parent: int, name: bytes, where: bytes, ctx: RequestContext) -> EntryAttributes:
-        return self._entry(*self._tree.symlink(self._live(parent), name, where, ctx.gid, callers.writer(ctx)))
+        return self._entry(*self._tree.symlink(self._live(parent), name, where, ctx.gid, self._callers.writer(ctx)))
 
     @_change
     def link(self, ino: int, parent: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
         real = self._live(ino)
-        return self._entry(real, self._tree.link(real, self._live(parent), name, callers.writer(ctx)))
+        return self._entry(real, self._tree.link(real, self._live(parent), name, self._callers.writer(ctx)))
 
     @_waiting
     async def unlink(self, parent: int, name: bytes, ctx: RequestContext) -> None:
@@ -327,7 +328,7 @@ class Operations(pyfuse3.Operations):
             self.durability.changed()
             await self._wait_settled()  # the caller holds the lock of a node of history, not of the live directory
         else:
-            self._tree.unlink(self._ino(parent), name, callers.writer(ctx))
+            self._tree.unlink(self._ino(parent), name, self._callers.writer(ctx))
             self.durability.changed()
         if self.sync_each:
             await self.durability.sync()
@@ -341,7 +342,7 @@ class Operations(pyfuse3.Operations):
         callers.check(ctx, directory, callers.WRITE | callers.SEARCH)
         if directory.mode & stat.S_ISVTX and ctx.uid not in (0, directory.uid, self.store.history.rights(key).uid):
             raise NotPermitted("the directory is sticky")
-        return self.store.history.purge(key, seq, callers.writer(ctx))
+        return self.store.history.purge(key, seq, self._callers.writer(ctx))
 
     @_change
     def rmdir(self, parent: int, name: bytes, ctx: RequestContext) -> None:
@@ -349,7 +350,7 @@ class Operations(pyfuse3.Operations):
         if directory == STORE_ROOT:
             self.store.delete_bucket(name)
         else:
-            self._tree.rmdir(directory, name, callers.writer(ctx))
+            self._tree.rmdir(directory, name, self._callers.writer(ctx))
 
     @_change
     def rename(
@@ -357,9 +358,9 @@ class Operations(pyfuse3.Operations):
     ) -> None:
         source, destination = self._live(parent), self._live(new_parent)
         if flags == pyfuse3.RENAME_EXCHANGE:
-            self._tree.exchange(source, name, destination, new_name, callers.writer(ctx))
+            self._tree.exchange(source, name, destination, new_name, self._callers.writer(ctx))
         elif flags in (0, pyfuse3.RENAME_NOREPLACE):
-            self._tree.rename(source, name, destination, new_name, callers.writer(ctx), replace=flags == 0)
+            self._tree.rename(source, name, destination, new_name, self._callers.writer(ctx), replace=flags == 0)
         else:
             raise InvalidName(f"rename flags {flags:#x} are not known")
 
@@ -415,7 +416,7 @@ class Operations(pyfuse3.Operations):
     def create(
         self, parent: int, name: bytes, mode: int, flags: int, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
-        writer = callers.writer(ctx)
+        writer = self._callers.writer(ctx)
         ino, inode = self._tree.create(self._live(parent), name, mode, ctx.gid, writer)
         handle = self._files.open(ino, writer, created=True)
         return FileInfo(fh=self._keep(handle), keep_cache=True), self._entry(ino, inode)
@@ -425,7 +426,7 @@ class Operations(pyfuse3.Operations):
         if is_past(ino):
             return self._open_past(ino, flags)
         writing = flags & _WRITE_FLAGS
-        writer = callers.writer(ctx) if writing else NOBODY
+        writer = self._callers.writer(ctx) if writing else NOBODY
         handle = self._files.open(self._ino(ino), writer, truncate=bool(flags & os.O_TRUNC))
         if flags & os.O_TRUNC:
             self.durability.changed()
@@ -601,7 +602,7 @@ class Operations(pyfuse3.Operations):
         callers.check(ctx, self._tree.inode(directory), callers.WRITE | callers.SEARCH)
         if self._tree.inode(directory).bucket != self._bucket_of(key):
             raise FUSEError(errno.EXDEV)
-        self._invalidate(self.store.history.restore(version, directory, name, callers.writer(ctx)))
+        self._invalidate(self.store.history.restore(version, directory, name, self._callers.writer(ctx)))
 
     def _bucket_of(self, key: KeyId) -> Ino:
         return self._tree.inode(self.store.core.catalog.key_name(key).parent).bucket
