@@ -12,7 +12,7 @@ import stat
 from vfs import events
 from vfs.content import WorkingCopy
 from vfs.core import Core
-from vfs.errors import IsADirectory, NoSpace, NotPermitted
+from vfs.errors import IsADirectory, NoSpace
 from vfs.events import Change
 from vfs.model import Content, Draft, Ino, Inode, Writer
 
@@ -201,14 +201,13 @@ class Files:
         """Make the draft of an inode, if it has one, the current version under each of its names."""
         draft = self._core.catalog.draft(ino)
         if draft is not None:
-            changes: list[Change] = []
-            inode = self._core.catalog.inode(ino)
-            self.add_publish(changes, ino, inode, draft)
-            self._core.commit("publish", changes)
+            self._publish("publish", ino, draft)
 
-    def add_publish(self, changes: list[Change], ino: Ino, inode: Inode, draft: Draft) -> None:
-        """The changes that make *draft* the current version under each name of *inode*."""
+    def _publish(self, operation: str, ino: Ino, draft: Draft) -> None:
+        """Make *draft* the current version under each name of an inode."""
         core = self._core
+        changes: list[Change] = []
+        inode = core.catalog.inode(ino)
         inode.content = draft.content
         inode.mtime = draft.mtime
         inode.ctime = max(inode.ctime, draft.ctime)
@@ -219,6 +218,7 @@ class Files:
         changes.append(events.InodeSet(ino, inode))
         if core.catalog.draft(ino) is not None:
             changes.append(events.DraftGone(ino))
+        core.commit(operation, changes)
         file = self._open.get(ino)
         if file is not None:
             file.flushed = False
@@ -257,16 +257,10 @@ class Files:
             self.release(handle)
 
     def replace(self, ino: Ino, content: Content, writer: Writer) -> None:
-        """Give a file stored content as its new current version, in one event: nothing is copied."""
+        """Give a regular file stored content as its new current version, in one event: nothing is copied."""
         self.publish_all(ino)
-        core = self._core
-        inode = core.catalog.inode(ino)
-        if not inode.is_file:
-            raise NotPermitted("only a regular file takes content")
-        changes: list[Change] = []
-        now = core.clock()
-        self.add_publish(changes, ino, inode, Draft(content, now, now, writer))
-        core.commit("restore", changes)
+        now = self._core.clock()
+        self._publish("restore", ino, Draft(content, now, now, writer))
         self.reset(ino, content)
 
     def reset(self, ino: Ino, content: Content) -> None:

@@ -21,7 +21,7 @@ from vfs.errors import InvalidState
 from vfs.model import Kind, Seq, State
 
 ATOMIC_SAVE_WINDOW_US = 60_000_000
-UNVERSIONED_DEFAULT = (b".*.sw?", b".*.sw?x", b"*~", b"4913", b".~lock.*#", b"~$*", b".goutputstream-*", b".#*")
+UNVERSIONED_DEFAULT = (b".*.sw?", b"*~", b"4913", b".~lock.*#", b"~$*", b".goutputstream-*", b".#*")
 
 
 class Put(NamedTuple):

@@ -407,6 +407,10 @@ class Tree:
             self._check_cycle(ino, new_parent)
         if other.is_dir:
             self._check_cycle(other_ino, parent)
+        if inode.is_dir != other.is_dir:
+            file_parent, file_name = (new_parent, new_name) if other.is_dir else (parent, name)
+            if self._catalog.entry(file_parent, file_name) is not None:  # hidden by the directory that leaves
+                raise Exists(f"{show(file_name)} is also a file, which only shows without the directory")
         self._files.publish_flushed(ino)
         self._files.publish_flushed(other_ino)
         inode, other = self._catalog.inode(ino), self._catalog.inode(other_ino)
