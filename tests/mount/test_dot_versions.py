@@ -65,6 +65,13 @@ def test_everything_else_is_erofs(bucket: Path) -> None:
     assert contents(bucket / "f") == [b"one"]
 
 
+def test_dot_and_dot_dot(bucket: Path) -> None:
+    bash("mkdir d; echo x > d/f", bucket)
+    for folder in ("d", ".versions", ".versions/d", ".versions/d/f"):
+        assert bash("ls -a", bucket / folder).split()[:2] == [".", ".."]
+    assert bash("ls -a d", bucket).split() == [".", "..", "f"]
+
+
 def test_never_listed(bucket: Path) -> None:
     bash("mkdir d; echo x > d/f; echo y > f", bucket)
     assert bash("ls -a; find . | sort; ls -aR d", bucket).count(".versions") == 0

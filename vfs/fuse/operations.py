@@ -47,6 +47,7 @@ log = logging.getLogger("vfs.fuse")
 
 CACHE_S = 86_400.0  # how long the kernel may keep names and attributes: only this daemon changes them, and it tells
 PREFIX = b"user.vfs."
+_DOT, _DOT_DOT = (1 << 62) + 1, (1 << 62) + 2  # cookies of readdir: above those of names
 _WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_TRUNC
 
 _ABSENT = EntryAttributes()
@@ -380,6 +381,14 @@ class Operations(pyfuse3.Operations):
     def readdir(self, fh: int, start_id: int, token: ReaddirToken) -> None:
         directory = self._handles[fh]
         assert isinstance(directory, OpenDirectory)
+        for name, cookie in ((b".", _DOT), (b"..", _DOT_DOT)):
+            if start_id < cookie and (start_id == 0 or start_id >= _DOT):
+                dot = EntryAttributes()
+                dot.st_ino = directory.ino  # for `ls -i`; the kernel asks for neither by this
+                dot.st_mode = stat.S_IFDIR
+                if not pyfuse3.readdir_reply(token, name, dot, cookie):
+                    return
+        start_id = 0 if start_id >= _DOT else start_id
         if is_past(directory.ino):
             for name, found, cookie in self._past.list(directory.ino, start_id):
                 if not pyfuse3.readdir_reply(token, name, self._past_entry(found), cookie):
