@@ -55,7 +55,11 @@ class Core:
         except DiskFailed as error:
             self.fail(f"the journal cannot be written: {error}")
             raise
-        self.catalog.apply(event)
+        try:
+            self.catalog.apply(event)
+        except BaseException as error:  # a bug: the journal has what the catalog has not
+            self.fail(f"a change was written that cannot be applied ({error!r}); run vfs check")
+            raise
 
     def fail(self, reason: str) -> None:
         """Nobody can know what is on the disk: no more changes until the store is opened again."""

@@ -12,9 +12,9 @@ import stat
 from vfs import events
 from vfs.content import WorkingCopy
 from vfs.core import Core
-from vfs.errors import IsADirectory, NoSpace
+from vfs.errors import IsADirectory, NoSpace, NotPermitted
 from vfs.events import Change
-from vfs.model import Content, Draft, Ino, Inode, Writer
+from vfs.model import EMPTY, Content, Draft, Ino, Inode, Writer
 
 log = logging.getLogger("vfs.files")
 
@@ -92,6 +92,8 @@ class Files:
             inode = self._core.catalog.inode(ino)
             if inode.is_dir:
                 raise IsADirectory("a directory is not opened as a file")
+            if not inode.is_file:
+                raise NotPermitted("only a regular file has content")
             draft = self._core.catalog.draft(ino)
             copy = WorkingCopy(self._core.blocks, draft.content if draft else inode.content)
             file = OpenFile(copy, writer, inode.mtime)
@@ -235,6 +237,11 @@ class Files:
         """Whether the inode has changes that are not published."""
         file = self._open.get(ino)
         return (file is not None and file.dirty) or self._core.catalog.draft(ino) is not None
+
+    def empty_draft(self, ino: Ino) -> Draft:
+        """A draft of nothing, for an open file whose changes no draft has."""
+        file = self._open[ino]
+        return Draft(EMPTY, file.mtime, file.ctime, file.writer)
 
     def publish_flushed(self, ino: Ino) -> None:
         """Publish, under the names it has now, what some close has promised: its RELEASE may come after a rename."""

@@ -152,15 +152,15 @@ class History:
     def purge(self, key: KeyId, seq: Seq, writer: Writer) -> list[Changed]:
         """Remove a version for good. If it was current, the newest that remains is (a purged marker undeletes)."""
         core, catalog = self._core, self._catalog
+        where = catalog.key_name(key)
+        ino = catalog.entry(where.parent, where.name)
+        if ino is not None and catalog.inode(ino).nlink > 1 and self._files.has_changes(ino):
+            self._files.publish_all(ino)  # the other names shall have it too, before this one leads elsewhere
         version = catalog.version(key, seq)
         if version is None:
             raise NoSuchVersion(f"no version {format_version_id(seq)}")
         if version.kind not in (Kind.CONTENT, Kind.MARKER):
             raise NotPermitted("the record of a directory cannot be purged")
-        where = catalog.key_name(key)
-        ino = catalog.entry(where.parent, where.name)
-        if ino is not None and catalog.inode(ino).nlink > 1 and self._files.has_changes(ino):
-            self._files.publish_all(ino)  # the other names shall have it too, before this one leads elsewhere
         bucket = catalog.inode(where.parent).bucket
         changes: list[Change] = [events.VersionGone(key, seq, bucket)]
         newest = list(islice(catalog.versions(key), 2))
@@ -209,7 +209,11 @@ class History:
         inode.mtime = current[1].mtime if current else inode.mtime
         inode.ctime = self._core.clock()
         changes.append(events.InodeSet(ino, inode))
-        return None if self._files.has_changes(ino) else inode.content
+        if not self._files.has_changes(ino):
+            return inode.content
+        if current is None and self._catalog.draft(ino) is None:  # so that a recovery knows that it is unpublished
+            changes.append(events.DraftSet(ino, self._files.empty_draft(ino)))
+        return None
 
     def _attach(
         self,
@@ -262,12 +266,14 @@ class History:
         self._core.detach(changes, key, ino, inode, is_open=orphaned)
         return ino if orphaned else None
 
-    def restore(self, version: Version, parent: Ino, name: bytes, writer: Writer) -> list[Changed]:
+    def restore(self, seq: Seq, parent: Ino, name: bytes, writer: Writer) -> list[Changed]:
         """Make a version's content the new current version of a name; content is shared, not copied.
 
-        A live file keeps its attributes; a deleted or new one gets those of the version. The directories above come
-        back if they were removed. Raises IsADirectory, NotPermitted (a delete marker has no content), Exists.
+        A live file keeps its attributes; a deleted one gets those it had last, a new one those of the version's key.
+        The directories above come back if they were removed. Raises NoSuchVersion, IsADirectory, NotADirectory,
+        NotPermitted (a delete marker has no content), Exists.
         """
+        source, version = self.find(seq)
         core, catalog = self._core, self._catalog
         if version.kind is not Kind.CONTENT:
             raise NotPermitted("a delete marker has no content to restore")
@@ -290,13 +296,27 @@ class History:
         key = core.key_for(changes, parent, name)
         now = core.clock()
         bucket = catalog.inode(parent).bucket
-        mode, uid, gid = version.mode, version.uid, version.gid
+        rights = self.rights(source if self.current(key) is None else key)
+        mode = stat.S_IFMT(version.mode) | rights.mode
         orphan = None
         if ino is not None:
             orphan = self._let_go(changes, key, ino, catalog.inode(ino), entry_stays=True)
         new = Ino(core.new_id())
         inode = Inode(
-            mode, 1, uid, gid, version.rdev, now, now, now, now, bucket, key, Seq(0), version.content, version.target
+            mode,
+            1,
+            rights.uid,
+            rights.gid,
+            version.rdev,
+            now,
+            now,
+            now,
+            now,
+            bucket,
+            key,
+            Seq(0),
+            version.content,
+            version.target,
         )
         inode.seq = core.add_version(changes, key, name, new, inode, writer)
         changes.append(events.InodeSet(new, inode))

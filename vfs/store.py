@@ -84,9 +84,9 @@ class Store:
         Raises NotAStore, StoreInUse, Corrupt.
         """
         _prepare(path)
-        lock_fd = _lock(path)
+        lock_fd = lock_store(path)
         try:
-            _check_description(path)
+            check_description(path)
         except BaseException:
             os.close(lock_fd)
             raise
@@ -379,7 +379,8 @@ def _prepare(path: Path) -> None:
         sync_directory(path)
 
 
-def _check_description(path: Path) -> None:
+def check_description(path: Path) -> None:
+    """See that this vfs can read the store. Raises NotAStore."""
     try:
         description = tomllib.loads((path / DESCRIPTION).read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
@@ -388,7 +389,7 @@ def _check_description(path: Path) -> None:
         raise NotAStore(f"{path} has format {description}, and this vfs reads format {FORMAT} with lmdb-0.9")
 
 
-def _lock(path: Path) -> int:
+def lock_store(path: Path) -> int:
     """Hold the store. Raises StoreInUse with the holder's pid."""
     fd = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:

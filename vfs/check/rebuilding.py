@@ -18,7 +18,7 @@ from vfs.disk import RealDisk
 from vfs.errors import Corrupt, NotAStore
 from vfs.journal import FOLDER as JOURNAL
 from vfs.journal import START, Journal, Position
-from vfs.store import DESCRIPTION, Store, _check_description, _lock
+from vfs.store import DESCRIPTION, Store, check_description, lock_store
 
 BEFORE = "catalog.before-rebuild"
 NEW = "catalog.new"
@@ -41,9 +41,9 @@ def hold(path: Path) -> Iterator[int]:
     """Hold a store that exists; the descriptor of its lock. Raises NotAStore, StoreInUse."""
     if not (path / DESCRIPTION).is_file():
         raise NotAStore(f"{path} is no vfs store (it has no {DESCRIPTION}); name the directory of a store")
-    _check_description(path)
+    check_description(path)
     try:
-        lock_fd = _lock(path)
+        lock_fd = lock_store(path)
     except OSError as error:
         raise NotAStore(f"{path} cannot be locked: {error.strerror}") from error
     try:

@@ -600,7 +600,7 @@ class Operations(pyfuse3.Operations):
         text, _, path = value.partition(b"\0")
         if not text.isdigit() or not path:
             raise InvalidName("user.vfs.restore is a version's number, NUL, and a relative path")
-        key, version = self.store.history.find(Seq(int(text)))
+        key, _ = self.store.history.find(Seq(int(text)))
         self._check_readable(key, ctx)
         *above, name = path.split(b"/")
         for part in above:
@@ -611,7 +611,7 @@ class Operations(pyfuse3.Operations):
         callers.check(ctx, self._tree.inode(directory), callers.WRITE | callers.SEARCH)
         if self._tree.inode(directory).bucket != self._bucket_of(key):
             raise FUSEError(errno.EXDEV)
-        self._invalidate(self.store.history.restore(version, directory, name, self._callers.writer(ctx)))
+        self._invalidate(self.store.history.restore(Seq(int(text)), directory, name, self._callers.writer(ctx)))
 
     def _bucket_of(self, key: KeyId) -> Ino:
         return self._tree.inode(self.store.core.catalog.key_name(key).parent).bucket

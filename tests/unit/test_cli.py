@@ -1,0 +1,646 @@
+"""vfs.cli, as far as it goes without a mount."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from pathlib import Path
+
+import click
+import pytest
+
+from vfs import __version__
+from vfs.cli import mounting, mounts, output, versions
+from vfs.cli.main import COMMANDS, cli, run
+from vfs.cli.mounts import Mount
+from vfs.cli.output import Cell, Column, Failure
+from vfs.store import Store
+
+Run = Callable[..., tuple[int, str, str]]  # arguments -> exit code, stdout, stderr
+
+
+@pytest.fixture
+def vfs(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run a command in this process."""
+
+    def runner(*arguments: object) -> tuple[int, str, str]:
+        code = run([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return runner
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """stdout and stderr are a terminal."""
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setattr(output, "on_terminal", lambda: True)
+    monkeypatch.setattr(output, "errors_on_terminal", lambda: True)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    opened = Store.open(tmp_path / "store")
+    opened.create_bucket(b"docs", uid=0, gid=0)
+    opened.core.blocks.put(b"nothing refers to it")
+    opened.close()
+    return tmp_path / "store"
+
+
+def in_a_process(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "vfs", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def all_commands() -> Iterator[tuple[str, click.Command]]:
+    """Every command, with those of groups, by its full name."""
+    context = click.Context(cli)
+    pending = [("vfs", cli)]
+    while pending:
+        name, command = pending.pop()
+        yield name, command
+        if isinstance(command, click.Group):
+            for word in command.list_commands(context):
+                below = command.get_command(context, word)
+                assert below is not None
+                pending.append((f"{name} {word}", below))
+
+
+COMMAND_PARAMS = [pytest.param(command, id=name) for name, command in all_commands()]
+
+
+# --- help
+
+
+@pytest.mark.parametrize("command", COMMAND_PARAMS)
+def test_every_command_option_and_argument_is_documented(command: click.Command) -> None:
+    assert command.help
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help, parameter.name
+        else:
+            word = parameter.make_metavar(click.Context(command)).strip("[].")
+            assert word.lower() in command.help.lower(), f"what {word} is"
+
+
+def test_every_command_is_listed_with_one_line(vfs: Run) -> None:
+    code, out, _ = vfs("--help")
+    assert code == 0
+    for name, (module, short) in COMMANDS.items():
+        assert f"{name} " in out
+        assert short in out
+        assert getattr(import_module(f"vfs.cli.{module}"), name).name == name
+
+
+def test_help_names_the_exit_codes(vfs: Run) -> None:
+    _, out, _ = vfs("--help")
+    assert "Exit codes:" in out
+    for code in (0, output.FAILED, output.WRONG):
+        assert f"\n    {code}  " in out
+
+
+def test_help_names_every_mount_option_that_changes_something(vfs: Run) -> None:
+    from vfs.fuse.daemon import OPTIONS
+
+    _, out, _ = vfs("mount", "--help")
+    words = set(out.replace(",", " ").replace(".", " ").split())
+    assert {name for name, meaning in OPTIONS.items() if not meaning.startswith("accepted")} <= words
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["mount", "--help"], ["log", "--help"]])
+def test_help_imports_nothing_that_is_slow(arguments: list[str]) -> None:
+    slow = {"pyfuse3", "trio", "lmdb", "msgspec", "blake3", "xxhash", "vfs.store", "vfs.check"}
+    code = f"import sys; from vfs.cli.main import run; run({arguments}); print(sorted({slow} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_version(vfs: Run) -> None:
+    assert vfs("--version") == (0, f"vfs {__version__}\n", "")
+
+
+def test_as_a_module() -> None:
+    done = in_a_process("--version")
+    assert (done.returncode, done.stdout) == (0, f"vfs {__version__}\n")
+
+
+# --- errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["lo"], "No such command 'lo'; see `vfs --help`"),
+        (["log"], "Missing argument 'PATH'; see `vfs log --help`"),
+        (["log", "--strange", "x"], "No such option '--strange'; see `vfs log --help`"),
+        (["log", "a", "b"], "unexpected extra argument"),
+        (["bucket", "make", "x"], "No such command 'make'; see `vfs bucket --help`"),
+        (["purge", "x"], "Missing argument 'VERSION_ID...'"),
+        (["versioning", "x", "off"], "'off' is not one of"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_code_2(vfs: Run, arguments: list[str], words: str) -> None:
+    code, out, err = vfs(*arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("vfs: ")
+    assert err.count("\n") == 1
+    assert words in err
+
+
+def test_no_command_at_all_shows_the_help_as_an_error(vfs: Run) -> None:
+    code, out, err = vfs()
+    assert (code, out) == (2, "")
+    assert "Commands:" in err
+
+
+@pytest.mark.parametrize("command", ["log", "restore"])
+def test_a_path_that_is_not_mounted(vfs: Run, tmp_path: Path, command: str) -> None:
+    code, _, err = vfs(command, tmp_path / "file")
+    assert code == 2
+    assert f"{tmp_path} is not on a vfs mount" in err
+
+
+@pytest.mark.parametrize("arguments", [["bucket", "list"], ["bucket", "show"], ["bucket", "delete"], ["versioning"]])
+def test_a_bucket_that_is_not_mounted(vfs: Run, tmp_path: Path, arguments: list[str]) -> None:
+    code, _, err = vfs(*arguments, tmp_path)
+    assert code == 2
+    assert "is not on a vfs mount" in err
+
+
+def test_an_interrupt_is_no_traceback(vfs: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt() -> list[Mount]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vfs.cli.stores.vfs_mounts", interrupt)
+    assert vfs("status") == (130, "", "\n")  # the cursor stands behind a ^C
+
+
+def test_a_reader_that_went_away_is_no_traceback() -> None:
+    done = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -m vfs --help | true; echo ${{PIPESTATUS[0]}}"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stderr == ""
+
+
+# --- check and rebuild
+
+
+def test_check_of_a_clean_store(vfs: Run, store: Path) -> None:
+    code, out, err = vfs("check", store)
+    assert (code, err) == (0, "")
+    assert out == f"{store} is clean: 2 events, 0 versions, 1 blocks (20 B)\n"
+
+
+def test_check_as_json(vfs: Run, store: Path) -> None:
+    code, out, _ = vfs("check", store, "--json")
+    assert code == 0
+    found = json.loads(out)
+    assert (found["Clean"], found["Problems"]) == (True, [])
+    assert found["Figures"]["BlockBytes"] == 20
+
+
+def damage(store: Path) -> None:
+    journal = store / "journal/0000000000000001"
+    content = bytearray(journal.read_bytes())
+    content[60] ^= 1
+    journal.write_bytes(content)
+
+
+def test_check_of_a_damaged_store(vfs: Run, store: Path) -> None:
+    damage(store)
+    code, out, _ = vfs("check", store)
+    assert code == 1
+    assert out.startswith("journal: journal/0000000000000001 at byte 0: ")
+    assert f"{store}: 1 problems in" in out
+    code, out, _ = vfs("check", store, "--json")
+    assert code == 1
+    found = json.loads(out)
+    assert found["Clean"] is False
+    assert set(found["Problems"][0]) == {"Kind", "Where", "Message", "Harmless"}
+    assert found["Problems"][0]["Kind"] == "journal"
+
+
+@pytest.mark.usefixtures("terminal")
+def test_check_on_a_terminal_shows_a_bar_and_takes_it_away(vfs: Run, store: Path) -> None:
+    code, _, err = vfs("check", store)
+    assert code == 0
+    assert "100% journal" in err
+    assert err.endswith("\r\x1b[K")
+
+
+def test_rebuild(vfs: Run, store: Path) -> None:
+    code, out, err = vfs("rebuild", store)
+    assert (code, err) == (0, "")
+    assert out.startswith(f"made the catalog of {store} again from 2 events\n")
+    assert str(store / "catalog.before-rebuild") in out
+
+
+def test_rebuild_of_a_damaged_store(vfs: Run, store: Path) -> None:
+    damage(store)
+    code, _, err = vfs("rebuild", store)
+    assert code == 1
+    assert "vfs rebuild --cut" in err
+    code, out, _ = vfs("rebuild", "--cut", store)
+    assert code == 0
+    assert "journal.cut-" in out
+    assert vfs("check", store)[0] == 0
+
+
+@pytest.mark.parametrize("command", ["check", "rebuild"])
+def test_what_is_no_store(vfs: Run, tmp_path: Path, command: str) -> None:
+    code, _, err = vfs(command, tmp_path)
+    assert code == 2
+    assert err == f"vfs: {tmp_path} is no vfs store (it has no store.toml); name the directory of a store\n"
+
+
+@pytest.mark.parametrize("command", ["check", "rebuild"])
+def test_a_store_in_use_names_the_process(vfs: Run, store: Path, command: str) -> None:
+    opened = Store.open(store)
+    code, _, err = vfs(command, store)
+    opened.close()
+    assert code == 2
+    assert f"is in use by process {os.getpid()}" in err
+
+
+# --- mount and umount: what is refused before anything is mounted
+
+
+@pytest.fixture
+def mountpoint(tmp_path: Path) -> Path:
+    (tmp_path / "mnt").mkdir()
+    return tmp_path / "mnt"
+
+
+def refused(vfs: Run, *arguments: object) -> str:
+    code, out, err = vfs("mount", *arguments)
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    return err
+
+
+def test_wrong_mount_points(vfs: Run, tmp_path: Path, mountpoint: Path) -> None:
+    new = tmp_path / "new"
+    assert "does not exist; make it: mkdir" in refused(vfs, new, tmp_path / "missing")
+    (mountpoint / "file").touch()
+    assert "is not empty (it has file)" in refused(vfs, new, mountpoint)
+    assert "is not a directory" in refused(vfs, new, mountpoint / "file")
+    assert not new.exists()
+
+
+def test_wrong_stores(vfs: Run, tmp_path: Path, mountpoint: Path) -> None:
+    (tmp_path / "file").touch()
+    assert "is not a directory; name a store" in refused(vfs, tmp_path / "file", mountpoint)
+    assert "there is no directory" in refused(vfs, tmp_path / "missing" / "store", mountpoint)
+    assert "cannot lie in one another" in refused(vfs, mountpoint, mountpoint)
+    assert "cannot lie in one another" in refused(vfs, mountpoint / "store", mountpoint)
+    assert "cannot lie in one another" in refused(vfs, tmp_path, mountpoint)
+    (tmp_path / "link").symlink_to(tmp_path)
+    assert "cannot lie in one another" in refused(vfs, tmp_path / "link" / "mnt" / "store", mountpoint)
+
+
+def test_a_wrong_name_of_a_bucket(vfs: Run, tmp_path: Path, mountpoint: Path) -> None:
+    assert "is no bucket name" in refused(vfs, tmp_path / "new", mountpoint, "--bucket", "No")
+
+
+def test_a_directory_that_is_something_else_stays_as_it_is(tmp_path: Path, mountpoint: Path) -> None:
+    (tmp_path / "else").mkdir()
+    (tmp_path / "else" / "photo").touch()
+    done = in_a_process("mount", tmp_path / "else", mountpoint)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "is no vfs store and not empty (it has photo)" in done.stderr
+    assert os.listdir(tmp_path / "else") == ["photo"]
+
+
+def test_an_unknown_mount_option_makes_no_store(tmp_path: Path, mountpoint: Path) -> None:
+    done = in_a_process("mount", tmp_path / "new", mountpoint, "-o", "ro,strange")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "unknown mount option 'strange'" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("foreground", [["--foreground"], []])
+def test_mounting_a_store_in_use_names_the_process(store: Path, mountpoint: Path, foreground: list[str]) -> None:
+    opened = Store.open(store)
+    done = in_a_process("mount", *foreground, store, mountpoint)
+    opened.close()
+    assert done.returncode == 2
+    assert f"is in use by process {os.getpid()}" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_umount_of_what_is_not_mounted(vfs: Run, mountpoint: Path) -> None:
+    code, _, err = vfs("umount", mountpoint)
+    assert code == 2
+    assert err == f"vfs: no vfs is mounted on {mountpoint}; `vfs status` lists the mounts that there are\n"
+
+
+def test_a_store_is_held_while_it_is_open(store: Path, tmp_path: Path) -> None:
+    assert not mounting.is_held(store)
+    opened = Store.open(store)
+    assert mounting.is_held(store)
+    opened.close()
+    assert not mounting.is_held(store)
+    assert not mounting.is_held(tmp_path / "missing")
+
+
+def test_the_log_has_priorities_in_the_journal_of_systemd() -> None:
+    record = logging.LogRecord("vfs.store", logging.WARNING, "", 1, "one\ntwo", None, None)
+    formatter = mounting.PriorityFormatter("%(name)s: %(message)s")
+    assert formatter.format(record) == "<4>vfs.store: one\n<4>two"
+
+
+def test_stderr_is_the_journal_only_if_systemd_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with (tmp_path / "stream").open("w") as stream:
+        found = os.fstat(stream.fileno())
+        monkeypatch.delenv("JOURNAL_STREAM", raising=False)
+        assert not mounting._is_journal(stream.fileno())
+        monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino + 1}")
+        assert not mounting._is_journal(stream.fileno())
+        monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino}")
+        assert mounting._is_journal(stream.fileno())
+
+
+# --- where things are mounted
+
+MOUNTINFO = r"""22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
+30 22 0:30 / /mnt/v rw,nosuid,nodev - fuse.vfs /stores/my\040store rw,user_id=0
+31 22 0:31 / /mnt/v/inner rw - tmpfs tmpfs rw
+32 22 0:32 / /mnt/a\134b rw shared:3 master:4 - fuse.vfs /s rw
+33 22 0:33 / /mnt/v rw - fuse.vfs /stores/upper rw
+"""
+
+
+def test_mountinfo_is_understood() -> None:
+    assert mounts.parse_mountinfo(MOUNTINFO) == [
+        Mount("/", "ext4", "/dev/vda"),
+        Mount("/mnt/v", "fuse.vfs", "/stores/my store"),
+        Mount("/mnt/v/inner", "tmpfs", "tmpfs"),
+        Mount("/mnt/a\\b", "fuse.vfs", "/s"),
+        Mount("/mnt/v", "fuse.vfs", "/stores/upper"),
+    ]
+
+
+@pytest.fixture
+def mountinfo(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mounts, "all_mounts", lambda: mounts.parse_mountinfo(MOUNTINFO))
+
+
+@pytest.mark.usefixtures("mountinfo")
+def test_the_uppermost_mount_counts() -> None:
+    for path in ("/mnt/v", "/mnt/v/docs/file"):
+        assert mounts.mount_of(path).source == "/stores/upper"
+    assert mounts.mounted_on("/mnt/v") == Mount("/mnt/v", "fuse.vfs", "/stores/upper")
+    assert mounts.mounted_on("/mnt") is None
+
+
+@pytest.mark.usefixtures("mountinfo")
+@pytest.mark.parametrize("path", ["/", "/mnt", "/mnt/vv", "/mnt/v/inner/file"])
+def test_other_mounts_are_refused(path: str) -> None:
+    with pytest.raises(Failure, match="is not on a vfs mount"):
+        mounts.mount_of(path)
+
+
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory that looks like a mount."""
+    root = Path(os.path.realpath(tmp_path))
+    (root / "docs" / "dir").mkdir(parents=True)
+    (root / "docs" / "link").symlink_to("dir")
+    (root / "docs" / "file").touch()
+    monkeypatch.setattr(mounts, "all_mounts", lambda: [Mount("/", "ext4", ""), Mount(str(root), "fuse.vfs", "/s")])
+    monkeypatch.chdir(root / "docs" / "dir")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("path", "above", "below"),
+    [
+        ("f", "docs/dir", ["f"]),
+        ("./f", "docs/dir", ["f"]),
+        ("../gone/sub/f", "docs", ["gone", "sub", "f"]),
+        ("../link/f", "docs/dir", ["f"]),
+        ("../link/../file/", "docs", ["file"]),
+        ("../link", "docs", ["link"]),
+        ("../file/was/a/directory", "docs", ["file", "was", "a", "directory"]),
+        ("..", "", ["docs"]),
+        (".", "docs", ["dir"]),
+    ],
+)
+def test_a_path_is_found_through_what_is_gone(tree: Path, path: str, above: str, below: list[str]) -> None:
+    place = mounts.locate(path)
+    assert (Path(place.above), list(place.below)) == (tree / above, below)
+    assert Path(place.history) == tree.joinpath(above, ".versions", *below)
+
+
+@pytest.mark.parametrize("path", ["../missing/../f", "../.versions/f", ".versions/f/20261120T151617.000001Z"])
+def test_paths_that_name_no_key(tree: Path, path: str) -> None:
+    (tree / "docs" / ".versions" / "f").mkdir(parents=True)
+    (tree / "docs" / "dir" / ".versions" / "f").mkdir(parents=True)
+    with pytest.raises(Failure) as caught:
+        mounts.locate(path)
+    assert caught.value.code == 2
+
+
+# --- versions, as the mount gives them
+
+
+def version(number: int, *, deleted: bool = False, newest: bool = False) -> dict[str, object]:
+    found: dict[str, object] = {
+        "Key": "file",
+        "VersionId": f"20261120T151617.{number:06d}Z",
+        "IsLatest": newest,
+        "LastModified": f"2026-11-20T15:16:17.{number:06d}Z",
+        "DeleteMarker": deleted,
+        "Writer": {"Uid": 0, "Pid": 5, "Program": "vi"},
+    }
+    return found if deleted else found | {"Size": 1200, "ETag": '"0-1"'}
+
+
+@pytest.fixture
+def history(tree: Path) -> Callable[..., None]:
+    """Write a history of `file`."""
+    directory = tree / "docs" / ".versions" / "file"
+    directory.mkdir(parents=True)
+
+    def write(*found: dict[str, object]) -> None:
+        (directory / ".log").write_text("".join(json.dumps(line) + "\n" for line in found))
+
+    return write
+
+
+@pytest.fixture(autouse=True)
+def utc(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "UTC")
+
+
+def test_log_in_a_pipe(vfs: Run, history: Callable[..., None]) -> None:
+    history(version(3, deleted=True, newest=True), version(2), version(1))
+    code, out, _ = vfs("log", "../file")
+    assert code == 0
+    assert out.splitlines() == [
+        "20261120T151617.000003Z\t2026-11-20 15:16:17\t-\troot\tvi\tdeleted",
+        "20261120T151617.000002Z\t2026-11-20 15:16:17\t1.2 KiB\troot\tvi\t",
+        "20261120T151617.000001Z\t2026-11-20 15:16:17\t1.2 KiB\troot\tvi\t",
+    ]
+
+
+@pytest.mark.usefixtures("terminal")
+def test_log_on_a_terminal(vfs: Run, history: Callable[..., None]) -> None:
+    history(version(2, newest=True), version(1))
+    _, out, _ = vfs("log", "../file")
+    title, first, second = out.splitlines()
+    assert click.unstyle(title) == "version id               when                    size  user  program"
+    assert click.unstyle(first) == "20261120T151617.000002Z  2026-11-20 15:16:17  1.2 KiB  root  vi       current"
+    assert click.unstyle(second) == "20261120T151617.000001Z  2026-11-20 15:16:17  1.2 KiB  root  vi"
+    assert click.style("current", fg="green") in first
+
+
+def test_log_as_json_is_what_the_mount_says(vfs: Run, history: Callable[..., None]) -> None:
+    found = [version(2, newest=True), version(1)]
+    history(*found)
+    _, out, _ = vfs("log", "--json", "../file")
+    assert json.loads(out) == found
+
+
+def test_log_of_directories_says_what_to_do(vfs: Run, tree: Path) -> None:
+    (tree / "docs" / ".versions" / "gone").mkdir(parents=True)
+    for path, words in (
+        ("../dir", "is a directory; name a file in it: `ls ../dir/.versions` lists them"),
+        ("../gone", "was a directory and is deleted"),
+    ):
+        code, _, err = vfs("log", path)
+        assert code == 2
+        assert words in err
+
+
+def test_log_of_a_name_that_never_was(vfs: Run, tree: Path) -> None:
+    code, _, err = vfs("log", "../missing")
+    assert code == 1
+    assert "../missing has no history" in err
+
+
+@pytest.mark.parametrize(
+    ("found", "chosen"),
+    [
+        ([version(3, newest=True), version(2), version(1)], 2),
+        ([version(3, newest=True), version(2, deleted=True), version(1)], 1),
+        ([version(3, deleted=True, newest=True), version(2), version(1)], 2),
+        ([version(3, deleted=True, newest=True), version(2, deleted=True), version(1)], 1),
+    ],
+)
+@pytest.mark.usefixtures("tree")
+def test_which_version_restore_takes(history: Callable[..., None], found: list[dict[str, object]], chosen: int) -> None:
+    history(*found)
+    assert versions._choose("file", mounts.locate("../file"), None) == version(chosen)
+
+
+@pytest.mark.parametrize(
+    ("found", "asked", "code", "words"),
+    [
+        ([version(1, newest=True)], [], 1, "has only its current version"),
+        ([version(1, newest=True, deleted=True)], [], 1, "has only delete markers"),
+        ([version(1, newest=True)], ["20261120T151617.000009Z"], 1, "has no version 20261120T151617.000009Z"),
+        ([version(1, newest=True, deleted=True)], ["20261120T151617.000001Z"], 1, "says that it was deleted"),
+        ([version(1, newest=True)], ["yesterday"], 2, "is no version id"),
+        ([version(1, newest=True)], ["../../dir/file"], 2, "is no version id"),
+    ],
+)
+def test_restores_that_cannot_be(
+    vfs: Run,
+    history: Callable[..., None],
+    found: list[dict[str, object]],
+    asked: list[str],
+    code: int,
+    words: str,
+) -> None:
+    history(*found)
+    found_code, out, err = vfs("restore", "../file", *asked)
+    assert (found_code, out) == (code, "")
+    assert words in err
+    assert err.count("\n") == 1
+
+
+def test_purge_takes_ids_only(vfs: Run, tree: Path) -> None:
+    code, _, err = vfs("purge", "../file", "../../file")
+    assert code == 2
+    assert "is no version id" in err
+    assert (tree / "docs" / "file").exists()
+
+
+def test_purge_goes_on_after_a_version_that_is_not_there(vfs: Run, tree: Path, history: Callable[..., None]) -> None:
+    history()
+    ids = [version(number)["VersionId"] for number in (1, 2, 3)]
+    for name in (ids[0], ids[2]):
+        (tree / "docs" / ".versions" / "file" / str(name)).touch()
+    code, out, err = vfs("purge", "../file", *ids)
+    assert code == 1
+    assert out == f"purged version {ids[0]} of ../file\npurged version {ids[2]} of ../file\n"
+    assert f"has no version {ids[1]}" in err
+    assert os.listdir(tree / "docs" / ".versions" / "file") == [".log"]
+
+
+# --- output
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1.0 KiB"),
+        (1536, "1.5 KiB"),
+        (1024**2 - 1, "1.0 MiB"),
+        (1024**3, "1.0 GiB"),
+        (2**63, "8.0 EiB"),
+        (2**80, "1048576.0 EiB"),
+    ],
+)
+def test_human_size(size: int, text: str) -> None:
+    assert output.human_size(size) == text
+
+
+def test_names_cannot_write_to_the_terminal() -> None:
+    assert output.printable("grün 文\x1b[2J\n\t\\") == "grün 文\\x1b[2J\\n\\t\\"
+    assert output.printable(os.fsdecode(b"caf\xe9")) == "caf\\xe9"
+
+
+def test_an_unknown_user_is_a_number() -> None:
+    assert output.user_name(0) == "root"
+    assert output.user_name(3_999_999_999) == "3999999999"
+
+
+@pytest.mark.usefixtures("terminal")
+def test_a_table_streams_after_its_first_rows(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = ([Cell(str(number)), Cell("x")] for number in range(1000))
+    output.write_table((Column("n", right=True), Column("")), rows)
+    lines = click.unstyle(capsys.readouterr().out).splitlines()
+    assert lines[:3] == ["  n", "  0  x", "  1  x"]
+    assert lines[-1] == "999  x"
+
+
+@pytest.mark.usefixtures("terminal")
+def test_no_color_means_no_colour(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    output.write_table((Column("n"),), [[Cell("x", "red")]])
+    assert capsys.readouterr().out == "n\nx\n"
+
+
+def test_an_empty_list_is_a_list(capsys: pytest.CaptureFixture[str]) -> None:
+    output.write_json_list([])
+    assert json.loads(capsys.readouterr().out) == []
+
+
+def test_an_error_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    output.write_error("a name with\na newline")
+    assert capsys.readouterr().err == "vfs: a name with a newline\n"
