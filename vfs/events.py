@@ -12,20 +12,20 @@ from msgspec import Struct
 from vfs.model import Bucket, Content, Draft, Ino, Inode, KeyId, Seq, Version
 
 
-class BucketSet(Struct, array_like=True, frozen=True, tag=1):
+class BucketSet(Struct, array_like=True, frozen=True, gc=False, tag=1):
     """The bucket's settings are now these (counters excluded: the catalog keeps them)."""
 
     ino: Ino
     bucket: Bucket
 
 
-class BucketGone(Struct, array_like=True, frozen=True, tag=2):
+class BucketGone(Struct, array_like=True, frozen=True, gc=False, tag=2):
     """The bucket is removed, with every row of the history of its directories."""
 
     ino: Ino
 
 
-class KeyMade(Struct, array_like=True, frozen=True, tag=3):
+class KeyMade(Struct, array_like=True, frozen=True, gc=False, tag=3):
     """(directory, name) has a number from now on. *name* is the sort key: a directory's ends with ``/``."""
 
     key: KeyId
@@ -33,13 +33,13 @@ class KeyMade(Struct, array_like=True, frozen=True, tag=3):
     name: bytes
 
 
-class KeyGone(Struct, array_like=True, frozen=True, tag=4):
+class KeyGone(Struct, array_like=True, frozen=True, gc=False, tag=4):
     """The key has neither an entry nor history any more."""
 
     key: KeyId
 
 
-class VersionAdded(Struct, array_like=True, frozen=True, tag=5):
+class VersionAdded(Struct, array_like=True, frozen=True, gc=False, tag=5):
     """A version is the newest of its key."""
 
     key: KeyId
@@ -48,7 +48,7 @@ class VersionAdded(Struct, array_like=True, frozen=True, tag=5):
     bucket: Ino
 
 
-class VersionGone(Struct, array_like=True, frozen=True, tag=6):
+class VersionGone(Struct, array_like=True, frozen=True, gc=False, tag=6):
     """A version is removed for good: purged, or replaced as the null version."""
 
     key: KeyId
@@ -56,7 +56,7 @@ class VersionGone(Struct, array_like=True, frozen=True, tag=6):
     bucket: Ino
 
 
-class EntrySet(Struct, array_like=True, frozen=True, tag=7):
+class EntrySet(Struct, array_like=True, frozen=True, gc=False, tag=7):
     """The live name leads to this inode."""
 
     parent: Ino
@@ -64,27 +64,27 @@ class EntrySet(Struct, array_like=True, frozen=True, tag=7):
     ino: Ino
 
 
-class EntryGone(Struct, array_like=True, frozen=True, tag=8):
+class EntryGone(Struct, array_like=True, frozen=True, gc=False, tag=8):
     """The live name is gone."""
 
     parent: Ino
     name: bytes
 
 
-class InodeSet(Struct, array_like=True, frozen=True, tag=9):
+class InodeSet(Struct, array_like=True, frozen=True, gc=False, tag=9):
     """The inode is now this."""
 
     ino: Ino
     inode: Inode
 
 
-class InodeGone(Struct, array_like=True, frozen=True, tag=10):
+class InodeGone(Struct, array_like=True, frozen=True, gc=False, tag=10):
     """The inode is dropped, with its extended attributes."""
 
     ino: Ino
 
 
-class DirectoryTouched(Struct, array_like=True, frozen=True, tag=11):
+class DirectoryTouched(Struct, array_like=True, frozen=True, gc=False, tag=11):
     """Entries came or went: mtime and ctime of the directory (ns), and the change of its link count."""
 
     ino: Ino
@@ -92,34 +92,34 @@ class DirectoryTouched(Struct, array_like=True, frozen=True, tag=11):
     links: int
 
 
-class DraftSet(Struct, array_like=True, frozen=True, tag=12):
+class DraftSet(Struct, array_like=True, frozen=True, gc=False, tag=12):
     """The open file's content so far is safe."""
 
     ino: Ino
     draft: Draft
 
 
-class DraftGone(Struct, array_like=True, frozen=True, tag=13):
+class DraftGone(Struct, array_like=True, frozen=True, gc=False, tag=13):
     """The draft was published or dropped."""
 
     ino: Ino
 
 
-class LinkSet(Struct, array_like=True, frozen=True, tag=14):
+class LinkSet(Struct, array_like=True, frozen=True, gc=False, tag=14):
     """One of the names of an inode that has several."""
 
     ino: Ino
     key: KeyId
 
 
-class LinkGone(Struct, array_like=True, frozen=True, tag=15):
+class LinkGone(Struct, array_like=True, frozen=True, gc=False, tag=15):
     """That name is no longer one of them."""
 
     ino: Ino
     key: KeyId
 
 
-class AttributeSet(Struct, array_like=True, frozen=True, tag=16):
+class AttributeSet(Struct, array_like=True, frozen=True, gc=False, tag=16):
     """An extended attribute."""
 
     ino: Ino
@@ -127,14 +127,14 @@ class AttributeSet(Struct, array_like=True, frozen=True, tag=16):
     value: bytes
 
 
-class AttributeGone(Struct, array_like=True, frozen=True, tag=17):
+class AttributeGone(Struct, array_like=True, frozen=True, gc=False, tag=17):
     """The extended attribute is removed."""
 
     ino: Ino
     name: bytes
 
 
-class OrphanSet(Struct, array_like=True, frozen=True, tag=18):
+class OrphanSet(Struct, array_like=True, frozen=True, gc=False, tag=18):
     """The inode has no name any more but is open; recovery drops it."""
 
     ino: Ino
@@ -162,7 +162,7 @@ Change = (
 )
 
 
-class Event(Struct, array_like=True, frozen=True):
+class Event(Struct, array_like=True, frozen=True, gc=False):
     """at: µs since 1970. operation: its name, for people who read the journal."""
 
     at: int

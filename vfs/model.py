@@ -37,7 +37,7 @@ class Kind(IntEnum):
     NO_DIRECTORY = 4  # it was removed, or moved away
 
 
-class Content(Struct, array_like=True, frozen=True):
+class Content(Struct, array_like=True, frozen=True, gc=False):
     """The manifest of a file: its size in bytes and the root of its tree of blocks.
 
     depth 0: *root* is the only block. depth d: a node whose children have depth d-1. An empty root is a hole.
@@ -51,7 +51,7 @@ class Content(Struct, array_like=True, frozen=True):
 EMPTY = Content(0, BlockId(b""), 0)
 
 
-class Writer(Struct, array_like=True, frozen=True):
+class Writer(Struct, array_like=True, frozen=True, gc=False):
     """Who made a version."""
 
     uid: int
@@ -62,7 +62,7 @@ class Writer(Struct, array_like=True, frozen=True):
 NOBODY = Writer(0, 0, "vfs")
 
 
-class Bucket(Struct, array_like=True):
+class Bucket(Struct, array_like=True, gc=False):
     """A bucket. Its inode number is that of its root directory."""
 
     name: bytes
@@ -73,7 +73,7 @@ class Bucket(Struct, array_like=True):
     size: int = 0  # bytes: the sum of the sizes of all versions
 
 
-class Inode(Struct, array_like=True):
+class Inode(Struct, array_like=True, gc=False):
     """What stat tells, and where the content is. Times are ns since 1970.
 
     A directory that was removed keeps its row with nlink 0 for the sake of the history below it.
@@ -109,7 +109,7 @@ class Inode(Struct, array_like=True):
         return stat.S_ISREG(self.mode)
 
 
-class Version(Struct, array_like=True, frozen=True):
+class Version(Struct, array_like=True, frozen=True, gc=False):
     """One entry of a key's chain. mode, uid, gid: the key's when this was added (the rights of a deleted key)."""
 
     kind: Kind
@@ -125,7 +125,7 @@ class Version(Struct, array_like=True, frozen=True):
     rdev: int = 0
 
 
-class Draft(Struct, array_like=True, frozen=True):
+class Draft(Struct, array_like=True, frozen=True, gc=False):
     """Content made safe for an open file; not a version yet."""
 
     content: Content

@@ -48,13 +48,17 @@ class Tree:
 
     def lookup(self, parent: Ino, name: bytes) -> tuple[Ino, Inode]:
         """The inode of a name. A directory hides a file of the same name (only an S3 client can make both)."""
-        ino = self._find(parent, name)
+        ino = self._existing(parent, name)
         return ino, self.inode(ino)
 
-    def _find(self, parent: Ino, name: bytes) -> Ino:
+    def find(self, parent: Ino, name: bytes) -> Ino | None:
+        """The inode of a name, None if there is none. Raises NameTooLong."""
         if len(name) > NAME_BYTES_MAX:
             raise NameTooLong(f"{show(name)!r} is longer than {NAME_BYTES_MAX} bytes")
-        ino = self._catalog.entry(parent, name + b"/") or self._catalog.entry(parent, name)
+        return self._catalog.entry(parent, name + b"/") or self._catalog.entry(parent, name)
+
+    def _existing(self, parent: Ino, name: bytes) -> Ino:
+        ino = self.find(parent, name)
         if ino is None:
             raise NoSuchKey(f"no {show(name)} here")
         return ino
@@ -211,7 +215,7 @@ class Tree:
     def unlink(self, parent: Ino, name: bytes, writer: Writer) -> Ino:
         """Delete a key. Works on until the last close for those who have it open. Returns the inode."""
         self._directory(parent)
-        ino = self._find(parent, name)
+        ino = self._existing(parent, name)
         self._files.publish_flushed(ino)
         inode = self._catalog.inode(ino)
         if inode.is_dir:
@@ -483,12 +487,9 @@ class Tree:
         self._core.commit("attributes", changes)
         return self.inode(ino)
 
-    def get_attribute(self, ino: Ino, name: bytes) -> bytes:
-        """An extended attribute. Raises NoSuchAttribute."""
-        value = self._catalog.attribute(ino, name)
-        if value is None:
-            raise NoSuchAttribute(f"no attribute {show(name)}")
-        return value
+    def find_attribute(self, ino: Ino, name: bytes) -> bytes | None:
+        """An extended attribute, None if it is not set."""
+        return self._catalog.attribute(ino, name)
 
     def list_attributes(self, ino: Ino) -> list[bytes]:
         """The names of the extended attributes."""
@@ -505,7 +506,8 @@ class Tree:
 
     def remove_attribute(self, ino: Ino, name: bytes) -> None:
         """Remove an extended attribute. Raises NoSuchAttribute."""
-        self.get_attribute(ino, name)
+        if self._catalog.attribute(ino, name) is None:
+            raise NoSuchAttribute(f"no attribute {show(name)}")
         inode = self._catalog.inode(ino)
         inode.ctime = self._core.clock()
         self._core.commit("removexattr", [events.AttributeGone(ino, name), events.InodeSet(ino, inode)])

@@ -26,7 +26,6 @@ from vfs.errors import (
     Corrupt,
     InvalidName,
     InvalidState,
-    NameTooLong,
     NoSuchAttribute,
     NoSuchKey,
     NotPermitted,
@@ -254,13 +253,8 @@ class Operations(pyfuse3.Operations):
             return self._past_entry(self._past.stat(number(Node.DIRECTORY, directory)))
         if name == SNAPSHOTS and self._is_bucket(directory):
             return self._past_entry(self._past.stat(number(Node.SNAPSHOTS, directory)))
-        try:
-            ino, inode = self._tree.lookup(directory, name)
-        except NoSuchKey:
-            if len(name) > NAME_BYTES_MAX:
-                raise NameTooLong(f"{show(name)} is too long") from None
-            return _ABSENT
-        return self._entry(ino, inode)
+        ino = self._tree.find(directory, name)
+        return _ABSENT if ino is None else self._entry(ino, self._tree.inode(ino))
 
     @_quick
     def getattr(self, ino: int, ctx: RequestContext) -> EntryAttributes:
@@ -518,9 +512,10 @@ class Operations(pyfuse3.Operations):
                 return b""
             return self._facts_of(ino, name[len(PREFIX) :])
         _refuse_acl(name)
-        if is_past(ino):
-            raise NoSuchAttribute("history has the attributes of vfs only")
-        return self._tree.get_attribute(self._ino(ino), name)
+        value = None if is_past(ino) else self._tree.find_attribute(self._ino(ino), name)
+        if value is None:
+            raise FUSEError(errno.ENODATA)  # asked before each write: no error of the engine, which would cost more
+        return value
 
     def _facts_of(self, ino: int, word: bytes) -> bytes:
         """The attributes that tell: of a file and a version, of a bucket's directory, of the mount."""
