@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -102,6 +103,8 @@ class Catalog:
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self._read_only = read_only
         try:
+            if not read_only:
+                path.mkdir(mode=0o700, exist_ok=True)  # else lmdb makes it, with the mode of its files
             self._env = lmdb.open(
                 str(path),
                 map_size=MAP_BYTES,
@@ -517,7 +520,7 @@ class Catalog:
 
     def _bucket_set(self, change: events.BucketSet) -> None:
         old = self._bucket_rows.get(change.ino)
-        counters = (old.versions, old.size) if old else (0, 0)
+        counters = (old.versions, old.size) if old else (0, Decimal(0))
         bucket = msgspec.structs.replace(change.bucket, versions=counters[0], size=counters[1])
         self._bucket_rows[change.ino] = bucket
         self._buckets_changed.add(change.ino)

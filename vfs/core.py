@@ -21,6 +21,7 @@ from vfs.names import directory_key, show
 
 log = logging.getLogger("vfs.core")
 
+Attributes = tuple[tuple[bytes, bytes], ...]  # extended attributes: names and values
 Clock = Callable[[], int]  # ns since 1970
 
 
@@ -140,10 +141,21 @@ class Core:
             changes.append(events.VersionGone(key, rule.removes, inode.bucket))
         if rule.marker_null is not None:
             kind = Kind.NO_DIRECTORY if inode.is_dir else Kind.MARKER
-            marker = version_of(kind, rule.marker_null, ino, inode, writer)
+            marker = version_of(kind, rule.marker_null, ino, inode, writer, self.attributes_of(ino, inode))
             changes.append(events.VersionAdded(key, self.next_seq(), marker, inode.bucket))
         elif not others:
             changes.append(events.KeyGone(key))
+
+    def attributes_of(self, ino: Ino, inode: Inode) -> Attributes:
+        """The extended attributes of a file, which its delete marker keeps."""
+        if inode.is_dir or not inode.attributes:
+            return ()
+        return tuple((name, self.catalog.attribute(ino, name) or b"") for name in self.catalog.attributes(ino))
+
+    def set_attributes(self, changes: list[Change], ino: Ino, inode: Inode, attributes: Attributes) -> None:
+        """Give a new inode the extended attributes of what it continues."""
+        inode.attributes = bool(attributes)
+        changes += [events.AttributeSet(ino, name, value) for name, value in attributes]
 
     def has_keys(self, directory: Ino) -> bool:
         """Whether anything below a directory lives or has history."""
@@ -215,10 +227,11 @@ def unversioned_patterns(bucket: Bucket) -> tuple[bytes, ...]:
     return rules.UNVERSIONED_DEFAULT if bucket.unversioned is None else tuple(bucket.unversioned)
 
 
-def version_of(kind: Kind, null: bool, ino: Ino, inode: Inode, writer: Writer) -> Version:
+def version_of(kind: Kind, null: bool, ino: Ino, inode: Inode, writer: Writer, attributes: Attributes = ()) -> Version:
     """A version that records what *inode* is now."""
     if kind is not Kind.CONTENT:
-        return Version(kind, null, inode.mode, inode.uid, inode.gid, inode.mtime, writer, ino)
+        mode, uid, gid, mtime = inode.mode, inode.uid, inode.gid, inode.mtime
+        return Version(kind, null, mode, uid, gid, mtime, writer, ino, attributes=attributes)
     return Version(
         kind,
         null,

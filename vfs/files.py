@@ -129,21 +129,21 @@ class Files:
     def _changed(self, handle: Handle) -> None:
         file = handle.file
         if not handle.changed:
-            self._drop_setid(handle)
+            self._drop_setid(handle.ino, handle.writer)
         handle.mark_changed()
         file.dirty = True
         file.writer = handle.writer
         file.mtime = file.ctime = self._core.clock()
 
-    def _drop_setid(self, handle: Handle) -> None:
+    def _drop_setid(self, ino: Ino, writer: Writer) -> None:
         """A write by anybody but root takes the set-id bits away (POSIX write, chmod)."""
-        if handle.writer.uid == 0:
+        if writer.uid == 0:
             return
-        inode = self._core.catalog.inode(handle.ino)
+        inode = self._core.catalog.inode(ino)
         bits = SETID if inode.mode & stat.S_IXGRP else stat.S_ISUID
         if inode.mode & bits:
             inode.mode &= ~bits
-            self._core.commit("chmod", [events.InodeSet(handle.ino, inode)])
+            self._core.commit("chmod", [events.InodeSet(ino, inode)])
 
     def set_mtime(self, ino: Ino, mtime: int) -> None:
         """Somebody set the mtime (ns) of a file that may be open: the version shall have it."""
@@ -266,6 +266,7 @@ class Files:
     def replace(self, ino: Ino, content: Content, writer: Writer) -> None:
         """Give a regular file stored content as its new current version, in one event: nothing is copied."""
         self.publish_all(ino)
+        self._drop_setid(ino, writer)
         now = self._core.clock()
         self._publish("restore", ino, Draft(content, now, now, writer))
         self.reset(ino, content)

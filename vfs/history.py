@@ -231,7 +231,6 @@ class History:
         now = self._core.clock()
         rights = old if old is not None else last
         new = Ino(self._core.new_id())
-        attributes = [] if ino is None else self._catalog.attributes(ino)
         inode = Inode(
             stat.S_IFMT(version.mode) | stat.S_IMODE(rights.mode),
             1,
@@ -247,14 +246,11 @@ class History:
             seq,
             version.content,
             version.target,
-            bool(attributes),
         )
+        attributes = last.attributes if ino is None or old is None else self._core.attributes_of(ino, old)
+        self._core.set_attributes(changes, new, inode, attributes)
         changes.append(events.InodeSet(new, inode))
         changes.append(events.EntrySet(where.parent, where.name, new))
-        if ino is not None:
-            changes += [
-                events.AttributeSet(new, name, self._catalog.attribute(ino, name) or b"") for name in attributes
-            ]
         return new
 
     def _let_go(self, changes: list[Change], key: KeyId, ino: Ino, inode: Inode, *, entry_stays: bool) -> Ino | None:
@@ -318,6 +314,8 @@ class History:
             version.content,
             version.target,
         )
+        newest = next(catalog.versions(key), None)
+        core.set_attributes(changes, new, inode, newest[1].attributes if newest else ())
         inode.seq = core.add_version(changes, key, name, new, inode, writer)
         changes.append(events.InodeSet(new, inode))
         changes.append(events.EntrySet(parent, name, new))

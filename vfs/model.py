@@ -7,6 +7,7 @@ Each ``Struct`` is stored as a msgpack array: fields may be appended with a defa
 from __future__ import annotations
 
 import stat
+from decimal import Decimal
 from enum import IntEnum
 from typing import NewType
 
@@ -70,7 +71,7 @@ class Bucket(Struct, array_like=True, gc=False):
     created: Seq
     unversioned: list[bytes] | None = None  # patterns; None: the store's defaults
     versions: int = 0  # versions and delete markers, kept by the catalog
-    size: int = 0  # bytes: the sum of the sizes of all versions
+    size: Decimal = Decimal(0)  # bytes: the sum of the sizes of all versions; sparse ones go beyond 64 bits
 
 
 class Inode(Struct, array_like=True, gc=False):
@@ -93,8 +94,8 @@ class Inode(Struct, array_like=True, gc=False):
     seq: Seq = Seq(0)  # the current version under `key`; 0: nothing published yet
     content: Content = EMPTY
     target: bytes = b""  # of a symlink
-    attributes: bool = False  # whether it has ever had extended attributes
     generation: int = 0  # goes up when a removed directory is made again: the kernel must not take it for the old
+    attributes: bool = False  # whether it has ever had extended attributes
 
     def copy(self) -> Inode:
         """One to change."""
@@ -110,7 +111,10 @@ class Inode(Struct, array_like=True, gc=False):
 
 
 class Version(Struct, array_like=True, frozen=True, gc=False):
-    """One entry of a key's chain. mode, uid, gid: the key's when this was added (the rights of a deleted key)."""
+    """One entry of a key's chain. mode, uid, gid: the key's when this was added (the rights of a deleted key).
+
+    attributes: of a delete marker, the extended attributes that the key had; they come back with it.
+    """
 
     kind: Kind
     null: bool
@@ -123,6 +127,7 @@ class Version(Struct, array_like=True, frozen=True, gc=False):
     content: Content = EMPTY
     target: bytes = b""
     rdev: int = 0
+    attributes: tuple[tuple[bytes, bytes], ...] = ()
 
 
 class Draft(Struct, array_like=True, frozen=True, gc=False):

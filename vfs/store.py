@@ -12,6 +12,7 @@ import os
 import stat
 import time
 import tomllib
+from decimal import Decimal
 from pathlib import Path
 from typing import Self
 
@@ -310,7 +311,7 @@ class Store:
         return {
             "Buckets": len(buckets),
             "Versions": sum(bucket.versions for bucket in buckets),
-            "VersionBytes": sum(bucket.size for bucket in buckets),
+            "VersionBytes": shown_size(sum(bucket.size for bucket in buckets)),
             "Blocks": catalog.count("blocks"),
             "StoreBytes": disk_usage(self.path),
             "Events": self._core.journal.end.number,
@@ -344,6 +345,11 @@ def _decode(record: Record) -> events.Event:
         return events.decode(record.payload)
     except msgspec.DecodeError as error:
         raise Corrupt(f"journal record {record.number}", expected="an event", found=str(error)) from error
+
+
+def shown_size(size: Decimal | int) -> int:
+    """A sum of sizes in bytes as a number that JSON readers take; what is beyond 63 bits is shown as that."""
+    return min(int(size), (1 << 63) - 1)
 
 
 def disk_usage(path: Path) -> int:

@@ -20,6 +20,7 @@ from vfs.errors import (
     InvalidName,
     IsADirectory,
     NameTooLong,
+    NoSpace,
     NoSuchAttribute,
     NoSuchKey,
     NotADirectory,
@@ -33,6 +34,7 @@ from vfs.names import NAME_BYTES_MAX, check_name, directory_key, show
 
 LINKS_MAX = 4096  # names of one inode: a write makes a version under each
 ATTRIBUTE_BYTES_MAX = 65536  # the kernel's XATTR_SIZE_MAX
+ATTRIBUTES_BYTES_MAX = 1 << 20  # of one inode in all, names and values: a delete marker keeps them
 TARGET_BYTES_MAX = 4095
 
 
@@ -500,6 +502,9 @@ class Tree:
         if len(value) > ATTRIBUTE_BYTES_MAX:
             raise AttributeTooLarge(f"an attribute has at most {ATTRIBUTE_BYTES_MAX} bytes")
         inode = self._catalog.inode(ino)
+        others = self._core.attributes_of(ino, inode) if inode.attributes else ()
+        if sum(len(other) + len(kept) for other, kept in others if other != name) + len(value) > ATTRIBUTES_BYTES_MAX:
+            raise NoSpace(f"the attributes of a file have at most {ATTRIBUTES_BYTES_MAX} bytes in all")
         inode.ctime = self._core.clock()
         inode.attributes = True
         self._core.commit("setxattr", [events.AttributeSet(ino, name, value), events.InodeSet(ino, inode)])

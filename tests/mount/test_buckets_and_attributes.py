@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.mounted import Mounted, bash, versions
+from tests.mounted import Mounted, bash, run, versions
 
 pytestmark = pytest.mark.fuse
 
@@ -126,3 +127,29 @@ def test_one_bucket_as_the_root(tmp_path: Path) -> None:
 def test_statfs_shows_the_real_disk(mounted: Mounted) -> None:
     ours, disk = os.statvfs(mounted.root), os.statvfs(mounted.store)
     assert (ours.f_blocks, ours.f_frsize, ours.f_namemax) == (disk.f_blocks, disk.f_frsize, 255)
+
+
+def test_attributes_come_back_with_a_deleted_file(bucket: Path) -> None:
+    for name, undelete in (("f", "rm"), ("g", "vfs")):
+        path = bucket / name
+        path.write_bytes(b"x")
+        os.setxattr(path, "user.a", b"kept")
+        path.unlink()
+        if undelete == "rm":
+            versions(path)[-1].unlink()
+        else:
+            run([sys.executable, "-m", "vfs", "restore", str(path)])
+        assert os.getxattr(path, "user.a") == b"kept"
+        assert os.listxattr(path) == ["user.a"]
+    path.write_bytes(b"second")
+    versions(path)[-1].unlink()
+    assert os.getxattr(path, "user.a") == b"kept", "also when an older version is current again"
+
+
+def test_attributes_have_a_limit(bucket: Path) -> None:
+    path = bucket / "f"
+    path.touch()
+    with fails(errno.ENOSPC):
+        for i in range(20):
+            os.setxattr(path, f"user.{i}", bytes(60_000))
+    assert len(os.listxattr(path)) == 17

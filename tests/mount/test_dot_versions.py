@@ -236,3 +236,36 @@ def test_log_file(bucket: Path) -> None:
     assert first["Writer"]["Program"] == "bash"
     assert first["Writer"]["Uid"] == os.getuid()
     assert "-" in first["ETag"]
+
+
+def as_user(uid: int, *command: str) -> bool:
+    """Whether a command works for another user."""
+    done = run(["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", *command], check=False)
+    return done.returncode == 0
+
+
+def test_who_may_restore(bucket: Path) -> None:
+    bucket.chmod(0o777)
+    path = bucket / "f"
+    path.write_bytes(b"old")
+    path.write_bytes(b"new")
+    seq = versions(path)[0].stat().st_ino & ((1 << 60) - 1)
+
+    def restore(uid: int, destination: str) -> bool:
+        value = f"0x{(b'%d' % seq + bytes(1) + destination.encode()).hex()}"
+        return as_user(uid, "setfattr", "-n", "user.vfs.restore", "-v", value, str(bucket))
+
+    path.chmod(0o4755)
+    assert not restore(1001, "f"), "who may not write to a file cannot change it by restoring"
+    assert path.read_bytes() == b"new"
+    path.chmod(0o4757)
+    assert restore(1001, "f")
+    assert path.read_bytes() == b"old"
+    assert not path.stat().st_mode & stat.S_ISUID, "set-id bits go when somebody else changes the file"
+    (bucket / "closed").mkdir(0o700)
+    (bucket / "closed/open").mkdir()
+    (bucket / "closed/open").chmod(0o777)
+    assert not restore(1001, "closed/open/f"), "the way there must be searchable"
+    assert restore(1001, "mine")
+    path.chmod(0o600)
+    assert not restore(1001, "mine"), "history is as hard to read as the file"

@@ -316,7 +316,7 @@ def _buckets(catalog: Catalog) -> Faults:
         ):
             yield where, "has no directory at the root"
         versions, size = counted.pop(ino, (0, 0))
-        if (bucket.versions, bucket.size) != (versions, size):
+        if (bucket.versions, int(bucket.size)) != (versions, size):
             yield (
                 where,
                 f"counts {bucket.versions} versions of {bucket.size} bytes, and has {versions} of {size} bytes",

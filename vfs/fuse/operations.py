@@ -40,7 +40,7 @@ from vfs.fuse.nodes import Node, Stat, is_past, number, split
 from vfs.fuse.past import LOG_START, LogPosition, PastTree, target, timestamp, writer_fields
 from vfs.model import NOBODY, STORE_ROOT, Ino, Inode, KeyId, Kind, Seq, State
 from vfs.names import NAME_BYTES_MAX, SNAPSHOTS, VERSIONS, format_version_id, show
-from vfs.store import Store
+from vfs.store import Store, shown_size
 
 log = logging.getLogger("vfs.fuse")
 
@@ -329,14 +329,12 @@ class Operations(pyfuse3.Operations):
             await self.durability.sync()
 
     def _purge(self, parent: int, name: bytes, ctx: RequestContext) -> list[Changed]:
-        """rm of a version: by whoever may delete the key itself (write and search on the directory, sticky or not)."""
+        """rm of a version: by the owner of the key (the kernel checked), who may also delete the key where it is."""
         if split(parent)[0] is not Node.KEY:
             raise ReadOnly("history is read-only; only .versions/NAME/ID can be removed")
         key, seq, _ = self._past.version(self._past.lookup(parent, name).ino)
         directory = self._tree.inode(self.store.core.catalog.key_name(key).parent)
         callers.check(ctx, directory, callers.WRITE | callers.SEARCH)
-        if directory.mode & stat.S_ISVTX and ctx.uid not in (0, directory.uid, self.store.history.rights(key).uid):
-            raise NotPermitted("the directory is sticky")
         return self.store.history.purge(key, seq, self._callers.writer(ctx))
 
     @_change
@@ -554,7 +552,7 @@ class Operations(pyfuse3.Operations):
                             "Versioning": bucket.state.name.title(),
                             "Created": timestamp(bucket.created),
                             "Versions": bucket.versions,
-                            "Bytes": bucket.size,
+                            "Bytes": shown_size(bucket.size),
                             "Unversioned": [show(pattern) for pattern in unversioned_patterns(bucket)],
                         }
                     )
@@ -589,8 +587,9 @@ class Operations(pyfuse3.Operations):
     def _restore(self, directory: Ino, value: bytes, ctx: RequestContext) -> None:
         """``user.vfs.restore`` = sequence of a version, NUL, where to (relative): makes it current there.
 
-        The caller may write to *directory* (the kernel checked); that it may read the version and write where the
-        path leads is checked here. The attribute ``user.vfs.settled`` then waits until no cache is stale.
+        The caller may write to *directory* (the kernel checked). What cp would ask for is checked here: to read the
+        version, to search the directories on the way, and to write to the file, or to the directory that gets it. The
+        attribute ``user.vfs.settled`` then waits until no cache is stale.
         """
         text, _, path = value.partition(b"\0")
         if not text.isdigit() or not path:
@@ -599,14 +598,33 @@ class Operations(pyfuse3.Operations):
         self._check_readable(key, ctx)
         *above, name = path.split(b"/")
         for part in above:
+            callers.check(ctx, self._tree.inode(directory), callers.SEARCH)
             directories = self.store.history.past(directory, part).directories
             if not directories:
                 raise NoSuchKey(f"no directory {show(part)}")
             directory = directories[0]
-        callers.check(ctx, self._tree.inode(directory), callers.WRITE | callers.SEARCH)
         if self._tree.inode(directory).bucket != self._bucket_of(key):
             raise FUSEError(errno.EXDEV)
-        self._invalidate(self.store.history.restore(Seq(int(text)), directory, name, self._callers.writer(ctx)))
+        self._check_writable(directory, name, ctx)
+        self._invalidate(
+            self.store.history.restore(Seq(int(text)), directory, name, self._callers.writer(ctx)),
+        )
+
+    def _check_writable(self, directory: Ino, name: bytes, ctx: RequestContext) -> None:
+        """What open(O_CREAT|O_TRUNC) asks for; replacing something else than a regular file is a rename over it."""
+        found = self._tree.find(directory, name)
+        inode = None if found is None else self._tree.inode(found)
+        if inode is not None and inode.is_file:
+            callers.check(ctx, self._tree.inode(directory), callers.SEARCH)
+            callers.check(ctx, inode, callers.WRITE)
+            return
+        place = self._tree.inode(directory)
+        callers.check(ctx, place, callers.WRITE | callers.SEARCH)
+        if inode is not None and place.mode & stat.S_ISVTX and ctx.uid not in (0, place.uid, inode.uid):
+            raise NotPermitted("the directory is sticky")
+        while place.nlink == 0:  # it comes back, in the nearest one above that lives
+            place = self._tree.inode(self._tree.parent(place))
+            callers.check(ctx, place, callers.WRITE | callers.SEARCH)
 
     def _bucket_of(self, key: KeyId) -> Ino:
         return self._tree.inode(self.store.core.catalog.key_name(key).parent).bucket
@@ -622,6 +640,7 @@ class Operations(pyfuse3.Operations):
 
     @_change
     def removexattr(self, ino: int, name: bytes, ctx: RequestContext) -> None:
+        _refuse_acl(name)
         if name.startswith(PREFIX):
             raise NotPermitted(f"{show(name)} cannot be removed")
         self._tree.remove_attribute(self._live(ino), name)

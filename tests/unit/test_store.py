@@ -1,0 +1,41 @@
+"""The store as a whole: what lies in its directory, and counters that never overflow."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+from vfs.check import check
+from vfs.model import NOBODY
+from vfs.store import Store
+
+
+def test_only_the_owner_may_enter(tmp_path: Path) -> None:
+    Store.open(tmp_path / "store").close()
+    for path in (tmp_path / "store", *(tmp_path / "store").rglob("*")):
+        mode = stat.S_IMODE(path.stat().st_mode)
+        if path.is_dir():
+            assert mode == 0o700, f"{path}: a directory that its owner cannot search cannot be opened but by root"
+        elif path.name not in ("store.toml",):
+            assert mode == 0o600, path
+
+
+def test_versions_of_more_than_64_bits_in_all(tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "store")
+    bucket = store.create_bucket(b"sparse", uid=0, gid=0)
+    for name in (b"a", b"b", b"c", b"d"):
+        ino, _ = store.tree.create(bucket, name, 0o644, 0, NOBODY)
+        handle = store.files.open(ino, NOBODY, created=True)
+        store.files.truncate(handle, (1 << 63) - 1)
+        store.files.flush(handle)
+        store.files.release(handle)
+    store.checkpoint()
+    assert store.bucket(bucket).size == 4 * ((1 << 63) - 1)
+    assert store.figures()["VersionBytes"] == (1 << 63) - 1
+    store.close()
+    store = Store.open(tmp_path / "store")
+    assert store.bucket(bucket).size == 4 * ((1 << 63) - 1)
+    store.close()
+    problems: list[object] = []
+    check(tmp_path / "store", problems.append, lambda *_: None)
+    assert problems == []
