@@ -90,7 +90,7 @@ class History:
                 past = self.past(parent, name)
             except NoSuchKey:
                 continue
-            if not (past.keys and sort_name.endswith(b"/")):  # a name that was both is shown once
+            if bool(past.keys) != sort_name.endswith(b"/"):  # a name that was both is shown once, as the file's
                 yield sort_name, name, past
 
     def _sort_names(self, directory: Ino, after: bytes) -> Iterator[bytes]:
