@@ -38,7 +38,7 @@ def no_fault(call: str, path: str) -> None:
 def fail_at(
     number: int, error: type[VfsError], *, calls: Collection[str] = CALLS, lasting: bool = False, under: str = ""
 ) -> Fault:
-    """Fail at the call with that *number* (from 1) among *calls* on paths *under* a folder; *lasting*: and ever after."""
+    """Fail at call *number* (from 1) of those among *calls* on paths *under* a folder; *lasting*: and ever after."""
     count = 0
 
     def fault(call: str, path: str) -> None:
@@ -52,7 +52,7 @@ def fail_at(
 
 
 class Stored:
-    """The bytes of one file: `data` as written, of which `durable` bytes were synced, the rest in `appends` (start, end).
+    """The bytes of one file: `data` as written; what of it was not synced is in `appends` (start, end).
 
     `doomed`: appends that a failed sync has touched; no later sync saves them.
     """
