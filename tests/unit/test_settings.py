@@ -1,0 +1,68 @@
+"""config.toml: what is understood, and that everything else is an error that names the file."""
+
+from pathlib import Path
+
+import pytest
+
+from vfs import settings
+from vfs.errors import NotAStore
+from vfs.settings import Settings
+
+
+def load(folder: Path, text: str) -> Settings:
+    (folder / "config.toml").write_text(text)
+    return settings.load(folder)
+
+
+def test_without_a_file_the_defaults_hold(tmp_path: Path) -> None:
+    found = settings.load(tmp_path)
+    assert found == Settings()
+    assert (found.commit_interval, found.durability, found.new_buckets) == (5.0, "interval", "Enabled")
+
+
+def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:
+    assert load(tmp_path, "") == Settings()
+
+
+def test_every_setting(tmp_path: Path) -> None:
+    found = load(
+        tmp_path, 'commit_interval = 1\ndurability = "close"\nnew_buckets = "Unversioned"\npoll_us = 0\n# a comment\n'
+    )
+    assert found == Settings(commit_interval=1.0, durability="close", new_buckets="Unversioned", poll_us=0)
+    assert set(Settings.__struct_fields__) == {"commit_interval", "durability", "new_buckets", "poll_us"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "commit_intervall = 5",
+        "commit_interval = 0",
+        "commit_interval = 0.009",
+        "commit_interval = 3601",
+        "commit_interval = nan",
+        'commit_interval = "5"',
+        'durability = "never"',
+        "durability = 1",
+        'new_buckets = "Suspended"',
+        "poll_us = -1",
+        "poll_us = 1001",
+        "poll_us = 1.5",
+        "commit_interval = ",
+        "[section]\n",
+        "commit_interval = 5\ncommit_interval = 6",
+    ],
+)
+def test_anything_else_is_refused_and_the_file_named(tmp_path: Path, text: str) -> None:
+    with pytest.raises(NotAStore, match=r"config\.toml"):
+        load(tmp_path, text)
+
+
+def test_bytes_that_are_no_text(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(NotAStore, match=r"config\.toml"):
+        settings.load(tmp_path)
+
+
+@pytest.mark.parametrize("seconds", [0.01, 3600])
+def test_the_edges_of_the_interval(tmp_path: Path, seconds: float) -> None:
+    assert load(tmp_path, f"commit_interval = {seconds}").commit_interval == seconds
