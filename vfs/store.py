@@ -273,6 +273,10 @@ class Store:
         """A bucket by its root directory. Raises NoSuchKey."""
         return self._core.catalog.bucket(ino)
 
+    def is_bucket(self, ino: Ino) -> bool:
+        """Whether an inode is the root directory of a bucket."""
+        return self._core.catalog.find_bucket(ino) is not None
+
     def buckets(self) -> list[tuple[Ino, Bucket]]:
         """All buckets, by name."""
         return sorted(self._core.catalog.buckets(), key=lambda item: item[1].name)

@@ -182,9 +182,9 @@ def test_programs_are_those_that_are_tried() -> None:
 
 
 def test_attributes() -> None:
-    source = (ROOT / "vfs/fuse/operations.py").read_text()
+    source = "".join((ROOT / f"vfs/fuse/{module}.py").read_text() for module in ("operations", "attributes"))
     words = re.findall(r'(?:case|PREFIX \+|word ==) b"(\w+)"', source)
-    assert len(words) > 5, "the way in which operations.py names its attributes has changed"
+    assert len(words) > 5, "the way in which the code names its attributes has changed"
     assert {name for name, *_ in table(SEMANTICS, "attribute")} == {f"user.vfs.{word}" for word in words}
 
 

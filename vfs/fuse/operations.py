@@ -15,37 +15,33 @@ import stat
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar
 
-import msgspec
 import pyfuse3
-import trio
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, ReaddirToken, RequestContext, SetattrFields
 
-from vfs.content import WorkingCopy, etag
-from vfs.core import Changed, unversioned_patterns
+from vfs.content import WorkingCopy
+from vfs.core import Changed
 from vfs.errors import (
     Corrupt,
     InvalidName,
-    InvalidState,
-    NoSuchAttribute,
-    NoSuchKey,
     NotPermitted,
     ReadOnly,
     VfsError,
 )
 from vfs.files import Handle
 from vfs.fuse import callers
+from vfs.fuse.attributes import PREFIX, Attributes
 from vfs.fuse.durability import Durability
 from vfs.fuse.errnos import ERRNO
+from vfs.fuse.invalidation import Invalidation
 from vfs.fuse.nodes import Node, Stat, is_past, number, split
-from vfs.fuse.past import LOG_START, LogPosition, PastTree, target, timestamp, writer_fields
-from vfs.model import NOBODY, STORE_ROOT, Ino, Inode, KeyId, Kind, Seq, State
+from vfs.fuse.past import LOG_START, LogPosition, PastTree, target
+from vfs.model import NOBODY, STORE_ROOT, Ino, Inode, KeyId
 from vfs.names import NAME_BYTES_MAX, SNAPSHOTS, VERSIONS, format_version_id, show
-from vfs.store import Store, shown_size
+from vfs.store import Store
 
 log = logging.getLogger("vfs.fuse")
 
 CACHE_S = 86_400.0  # how long the kernel may keep names and attributes: only this daemon changes them, and it tells
-PREFIX = b"user.vfs."
 _DOT, _DOT_DOT = (1 << 62) + 1, (1 << 62) + 2  # cookies of readdir: above those of names
 _WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_TRUNC
 
@@ -184,12 +180,11 @@ class Operations(pyfuse3.Operations):
         self._files = store.files
         self._past = PastTree(store)
         self._callers = callers.Callers()
+        self._attributes = Attributes(store, self._past, facts)
+        self._invalidation = Invalidation(root)
         self._root = root
-        self._facts = facts
         self._handles: dict[int, Handle | OpenDirectory | OpenVersion | OpenLog] = {}
         self._next_handle = 1
-        self._invalidations = 0
-        self._settled = trio.Event()
 
     # -- numbers and attributes -------------------------------------------------------------------------------
 
@@ -222,9 +217,6 @@ class Operations(pyfuse3.Operations):
         entry.st_ctime_ns = inode.ctime
         return entry
 
-    def _is_bucket(self, ino: Ino) -> bool:
-        return ino != STORE_ROOT and self.store.core.catalog.find_bucket(ino) is not None
-
     def _past_entry(self, found: Stat) -> EntryAttributes:
         """A node of history: asked for each time, because what it shows follows the live key."""
         entry = EntryAttributes()
@@ -251,7 +243,7 @@ class Operations(pyfuse3.Operations):
         directory = self._ino(parent)
         if name == VERSIONS and directory != STORE_ROOT:
             return self._past_entry(self._past.stat(number(Node.DIRECTORY, directory)))
-        if name == SNAPSHOTS and self._is_bucket(directory):
+        if name == SNAPSHOTS and self.store.is_bucket(directory):
             return self._past_entry(self._past.stat(number(Node.SNAPSHOTS, directory)))
         ino = self._tree.find(directory, name)
         return _ABSENT if ino is None else self._entry(ino, self._tree.inode(ino))
@@ -319,9 +311,11 @@ class Operations(pyfuse3.Operations):
     @_waiting
     async def unlink(self, parent: int, name: bytes, ctx: RequestContext) -> None:
         if is_past(parent):
-            self._invalidate(self._purge(parent, name, ctx))
+            self._invalidation.start(self._purge(parent, name, ctx))
             self.durability.changed()
-            await self._wait_settled()  # the caller holds the lock of a node of history, not of the live directory
+            await (
+                self._invalidation.settled()
+            )  # the caller holds the lock of a node of history, not of the live directory
         else:
             self._tree.unlink(self._ino(parent), name, self._callers.writer(ctx))
             self.durability.changed()
@@ -506,57 +500,14 @@ class Operations(pyfuse3.Operations):
     async def getxattr(self, ino: int, name: bytes, ctx: RequestContext) -> bytes:
         if name.startswith(PREFIX):
             if name == PREFIX + b"settled":
-                await self._wait_settled()
+                await self._invalidation.settled()
                 return b""
-            return self._facts_of(ino, name[len(PREFIX) :])
+            return self._attributes.tell(ino if is_past(ino) else self._ino(ino), name[len(PREFIX) :])
         _refuse_acl(name)
         value = None if is_past(ino) else self._tree.find_attribute(self._ino(ino), name)
         if value is None:
             raise FUSEError(errno.ENODATA)  # asked before each write: no error of the engine, which would cost more
         return value
-
-    def _facts_of(self, ino: int, word: bytes) -> bytes:
-        """The attributes that tell: of a file and a version, of a bucket's directory, of the mount."""
-        if is_past(ino):
-            _, seq, version = self._past.version(ino) if split(ino)[0] is Node.VERSION else (None, None, None)
-        else:
-            real = self._ino(ino)
-            inode = self._tree.inode(real)
-            if inode.is_dir:
-                return self._facts_of_directory(real, word)
-            key = self.store.core.catalog.key(*self.store.core.catalog.key_name(inode.key)) if inode.seq else None
-            seq, version = inode.seq, None if key is None else self.store.core.catalog.version(key, inode.seq)
-        if seq is None or version is None:
-            raise NoSuchAttribute("nothing is published yet")
-        match word:
-            case b"version_id":
-                return format_version_id(seq, null=version.null).encode()
-            case b"etag" if version.kind is Kind.CONTENT:
-                return etag(version.content).encode()
-            case b"writer":
-                return msgspec.json.encode(writer_fields(version.writer))
-        raise NoSuchAttribute(f"no attribute user.vfs.{show(word)}")
-
-    def _facts_of_directory(self, ino: Ino, word: bytes) -> bytes:
-        if word == b"status":
-            return msgspec.json.encode(self._facts | self.store.figures())
-        if self._is_bucket(ino):
-            bucket = self.store.bucket(ino)
-            match word:
-                case b"versioning":
-                    return bucket.state.name.title().encode()
-                case b"bucket":
-                    return msgspec.json.encode(
-                        {
-                            "Name": bucket.name.decode(),
-                            "Versioning": bucket.state.name.title(),
-                            "Created": timestamp(bucket.created),
-                            "Versions": bucket.versions,
-                            "Bytes": shown_size(bucket.size),
-                            "Unversioned": [show(pattern) for pattern in unversioned_patterns(bucket)],
-                        }
-                    )
-        raise NoSuchAttribute(f"no attribute user.vfs.{show(word)}")
 
     @_quick
     def listxattr(self, ino: int, ctx: RequestContext) -> list[bytes]:
@@ -567,76 +518,13 @@ class Operations(pyfuse3.Operations):
         real = self._live(ino)
         _refuse_acl(name)
         if name == PREFIX + b"versioning":
-            self._set_versioning(real, value)
+            self._attributes.set_versioning(real, value)
         elif name == PREFIX + b"restore":
-            self._restore(real, value, ctx)
+            self._invalidation.start(self._attributes.restore(real, value, ctx, self._callers.writer(ctx)))
         elif name.startswith(PREFIX):
             raise NotPermitted(f"{show(name)} is read-only")
         else:
             self._tree.set_attribute(real, name, value)
-
-    def _set_versioning(self, ino: Ino, value: bytes) -> None:
-        if not self._is_bucket(ino):
-            raise NotPermitted("user.vfs.versioning belongs to the directory of a bucket")
-        try:
-            state = {b"Enabled": State.ENABLED, b"Suspended": State.SUSPENDED}[value]
-        except KeyError:
-            raise InvalidState("versioning is Enabled or Suspended") from None
-        self.store.set_versioning(ino, state)
-
-    def _restore(self, directory: Ino, value: bytes, ctx: RequestContext) -> None:
-        """``user.vfs.restore`` = sequence of a version, NUL, where to (relative): makes it current there.
-
-        The caller may write to *directory* (the kernel checked). What cp would ask for is checked here: to read the
-        version, to search the directories on the way, and to write to the file, or to the directory that gets it. The
-        attribute ``user.vfs.settled`` then waits until no cache is stale.
-        """
-        text, _, path = value.partition(b"\0")
-        if not text.isdigit() or not path:
-            raise InvalidName("user.vfs.restore is a version's number, NUL, and a relative path")
-        key, _ = self.store.history.find(Seq(int(text)))
-        self._check_readable(key, ctx)
-        *above, name = path.split(b"/")
-        for part in above:
-            callers.check(ctx, self._tree.inode(directory), callers.SEARCH)
-            directories = self.store.history.past(directory, part).directories
-            if not directories:
-                raise NoSuchKey(f"no directory {show(part)}")
-            directory = directories[0]
-        if self._tree.inode(directory).bucket != self._bucket_of(key):
-            raise FUSEError(errno.EXDEV)
-        self._check_writable(directory, name, ctx)
-        self._invalidate(
-            self.store.history.restore(Seq(int(text)), directory, name, self._callers.writer(ctx)),
-        )
-
-    def _check_writable(self, directory: Ino, name: bytes, ctx: RequestContext) -> None:
-        """What open(O_CREAT|O_TRUNC) asks for; replacing something else than a regular file is a rename over it."""
-        found = self._tree.find(directory, name)
-        inode = None if found is None else self._tree.inode(found)
-        if inode is not None and inode.is_file:
-            callers.check(ctx, self._tree.inode(directory), callers.SEARCH)
-            callers.check(ctx, inode, callers.WRITE)
-            return
-        place = self._tree.inode(directory)
-        callers.check(ctx, place, callers.WRITE | callers.SEARCH)
-        if inode is not None and place.mode & stat.S_ISVTX and ctx.uid not in (0, place.uid, inode.uid):
-            raise NotPermitted("the directory is sticky")
-        while place.nlink == 0:  # it comes back, in the nearest one above that lives
-            place = self._tree.inode(self._tree.parent(place))
-            callers.check(ctx, place, callers.WRITE | callers.SEARCH)
-
-    def _bucket_of(self, key: KeyId) -> Ino:
-        return self._tree.inode(self.store.core.catalog.key_name(key).parent).bucket
-
-    def _check_readable(self, key: KeyId, ctx: RequestContext) -> None:
-        """Read on the key's history, and search on every directory above, as a path walk would ask."""
-        callers.check(ctx, self.store.history.rights(key), callers.READ)
-        directory = self.store.core.catalog.key_name(key).parent
-        while directory != STORE_ROOT:
-            inode = self._tree.inode(directory)
-            callers.check(ctx, inode, callers.SEARCH)
-            directory = self._tree.parent(inode)
 
     @_change
     def removexattr(self, ino: int, name: bytes, ctx: RequestContext) -> None:
@@ -664,45 +552,3 @@ class Operations(pyfuse3.Operations):
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         """Nothing is remembered per inode."""
-
-    # -- invalidation -----------------------------------------------------------------------------------------
-
-    def _invalidate(self, changed: list[Changed]) -> None:
-        """Make the kernel drop what it caches of names that changed behind its back, in a thread: it may have to
-        wait for locks of requests that this loop has yet to answer.
-        """
-        if changed:
-            self._invalidations += 1
-            trio.lowlevel.spawn_system_task(self._invalidate_in_thread, changed)
-
-    async def _invalidate_in_thread(self, changed: list[Changed]) -> None:
-        try:
-            await trio.to_thread.run_sync(self._drop_cached, changed)
-        finally:
-            self._invalidations -= 1
-            if not self._invalidations:
-                self._settled.set()
-                self._settled = trio.Event()
-
-    def _drop_cached(self, changed: list[Changed]) -> None:
-        for change in changed:
-            self._ignoring_unknown(pyfuse3.invalidate_entry, self._kernel_ino(change.parent), change.name)
-            if change.before is not None:
-                self._ignoring_unknown(pyfuse3.invalidate_inode, change.before)
-
-    def _kernel_ino(self, ino: Ino) -> int:
-        return pyfuse3.ROOT_INODE if ino == self._root else ino
-
-    @staticmethod
-    def _ignoring_unknown(call: Callable[..., Any], *args: object) -> None:
-        try:
-            call(*args)
-        except FileNotFoundError:
-            pass  # the kernel had not cached it
-        except OSError as error:
-            log.warning("the kernel did not drop a cached name: %s", error)
-
-    async def _wait_settled(self) -> None:
-        """Return when the kernel has dropped everything that it was told to drop so far."""
-        while self._invalidations:
-            await self._settled.wait()

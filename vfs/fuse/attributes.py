@@ -1,0 +1,135 @@
+"""The extended attributes ``user.vfs.*``, which tell and steer (docs/semantics.md)."""
+
+from __future__ import annotations
+
+import stat
+
+import msgspec
+from pyfuse3 import RequestContext
+
+from vfs.content import etag
+from vfs.core import Changed, unversioned_patterns
+from vfs.errors import CrossBucket, InvalidName, InvalidState, NoSuchAttribute, NoSuchKey, NotPermitted
+from vfs.fuse import callers
+from vfs.fuse.nodes import Node, is_past, split
+from vfs.fuse.past import PastTree, timestamp, writer_fields
+from vfs.model import STORE_ROOT, Ino, KeyId, Kind, Seq, State, Version, Writer
+from vfs.names import format_version_id, show
+from vfs.store import Store, shown_size
+
+PREFIX = b"user.vfs."
+
+
+class Attributes:
+    """What the attributes say and do. *facts*: of the mount, for its status."""
+
+    def __init__(self, store: Store, past: PastTree, facts: dict[str, object]) -> None:
+        self._store = store
+        self._tree = store.tree
+        self._past = past
+        self._facts = facts
+
+    def tell(self, ino: int, word: bytes) -> bytes:
+        """``user.vfs.WORD`` of a live inode or of a node of history. Raises NoSuchAttribute."""
+        version: Version | None = None
+        seq = Seq(0)
+        if not is_past(ino):
+            inode = self._tree.inode(Ino(ino))
+            if inode.is_dir:
+                return self._tell_of_directory(Ino(ino), word)
+            seq, version = inode.seq, self._store.core.catalog.version(inode.key, inode.seq)
+        elif split(ino)[0] is Node.VERSION:
+            _, seq, version = self._past.version(ino)
+        if version is None:
+            raise NoSuchAttribute("nothing is published")
+        match word:
+            case b"version_id":
+                return format_version_id(seq, null=version.null).encode()
+            case b"etag" if version.kind is Kind.CONTENT:
+                return etag(version.content).encode()
+            case b"writer":
+                return msgspec.json.encode(writer_fields(version.writer))
+        raise NoSuchAttribute(f"no attribute user.vfs.{show(word)}")
+
+    def _tell_of_directory(self, ino: Ino, word: bytes) -> bytes:
+        if word == b"status":
+            return msgspec.json.encode(self._facts | self._store.figures())
+        if self._store.is_bucket(ino):
+            bucket = self._store.bucket(ino)
+            match word:
+                case b"versioning":
+                    return bucket.state.name.title().encode()
+                case b"bucket":
+                    return msgspec.json.encode(
+                        {
+                            "Name": bucket.name.decode(),
+                            "Versioning": bucket.state.name.title(),
+                            "Created": timestamp(bucket.created),
+                            "Versions": bucket.versions,
+                            "Bytes": shown_size(bucket.size),
+                            "Unversioned": [show(pattern) for pattern in unversioned_patterns(bucket)],
+                        }
+                    )
+        raise NoSuchAttribute(f"no attribute user.vfs.{show(word)}")
+
+    def set_versioning(self, ino: Ino, value: bytes) -> None:
+        """``user.vfs.versioning`` = Enabled or Suspended. Raises NotPermitted, InvalidState."""
+        if not self._store.is_bucket(ino):
+            raise NotPermitted("user.vfs.versioning belongs to the directory of a bucket")
+        try:
+            state = {b"Enabled": State.ENABLED, b"Suspended": State.SUSPENDED}[value]
+        except KeyError:
+            raise InvalidState("versioning is Enabled or Suspended") from None
+        self._store.set_versioning(ino, state)
+
+    def restore(self, directory: Ino, value: bytes, ctx: RequestContext, writer: Writer) -> list[Changed]:
+        """``user.vfs.restore`` = sequence of a version, NUL, where to (relative): makes it current there.
+
+        The caller may write to *directory* (the kernel checked). What cp would ask for is checked here: to read the
+        version, to search the directories on the way, and to write to the file, or to the directory that gets it. The
+        attribute ``user.vfs.settled`` then waits until no cache is stale.
+        """
+        text, _, path = value.partition(b"\0")
+        if not text.isdigit() or not path:
+            raise InvalidName("user.vfs.restore is a version's number, NUL, and a relative path")
+        key, _ = self._store.history.find(Seq(int(text)))
+        self._check_readable(key, ctx)
+        *above, name = path.split(b"/")
+        for part in above:
+            callers.check(ctx, self._tree.inode(directory), callers.SEARCH)
+            directories = self._store.history.past(directory, part).directories
+            if not directories:
+                raise NoSuchKey(f"no directory {show(part)}")
+            directory = directories[0]
+        if self._tree.inode(directory).bucket != self._bucket_of(key):
+            raise CrossBucket("a version cannot be restored into another bucket")
+        self._check_writable(directory, name, ctx)
+        return self._store.history.restore(Seq(int(text)), directory, name, writer)
+
+    def _check_writable(self, directory: Ino, name: bytes, ctx: RequestContext) -> None:
+        """What open(O_CREAT|O_TRUNC) asks for; replacing something else than a regular file is a rename over it."""
+        found = self._tree.find(directory, name)
+        inode = None if found is None else self._tree.inode(found)
+        if inode is not None and inode.is_file:
+            callers.check(ctx, self._tree.inode(directory), callers.SEARCH)
+            callers.check(ctx, inode, callers.WRITE)
+            return
+        place = self._tree.inode(directory)
+        callers.check(ctx, place, callers.WRITE | callers.SEARCH)
+        if inode is not None and place.mode & stat.S_ISVTX and ctx.uid not in (0, place.uid, inode.uid):
+            raise NotPermitted("the directory is sticky")
+        while place.nlink == 0:  # it comes back, in the nearest one above that lives
+            place = self._tree.inode(self._tree.parent(place))
+            callers.check(ctx, place, callers.WRITE | callers.SEARCH)
+
+    def _bucket_of(self, key: KeyId) -> Ino:
+        return self._tree.inode(self._store.core.catalog.key_name(key).parent).bucket
+
+    def _check_readable(self, key: KeyId, ctx: RequestContext) -> None:
+        """Read on the key's history, and search on every directory above, as a path walk would ask."""
+        callers.check(ctx, self._store.history.rights(key), callers.READ)
+        directory = self._store.core.catalog.key_name(key).parent
+        while directory != STORE_ROOT:
+            inode = self._tree.inode(directory)
+            callers.check(ctx, inode, callers.SEARCH)
+            directory = self._tree.parent(inode)

@@ -1,0 +1,64 @@
+"""Telling the kernel to drop what it caches of names that changed behind its back (by a purge or a restore).
+
+Always in a thread: the kernel may have to wait for locks that are held by requests which the loop has yet to answer.
+A handler may wait for it only if its own request holds no lock of a live directory (docs/concurrency.md).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pyfuse3
+import trio
+
+from vfs.core import Changed
+from vfs.model import Ino
+
+log = logging.getLogger("vfs.fuse")
+
+
+class Invalidation:
+    """The invalidations that are under way. *root*: the directory that the kernel knows as its root."""
+
+    def __init__(self, root: Ino) -> None:
+        self._root = root
+        self._under_way = 0
+        self._all_done = trio.Event()
+
+    def start(self, changed: list[Changed]) -> None:
+        """Have the kernel drop what it knows of these names."""
+        if changed:
+            self._under_way += 1
+            trio.lowlevel.spawn_system_task(self._run, changed)
+
+    async def settled(self) -> None:
+        """Return when the kernel has dropped everything that it was told to drop so far."""
+        while self._under_way:
+            await self._all_done.wait()
+
+    async def _run(self, changed: list[Changed]) -> None:
+        try:
+            await trio.to_thread.run_sync(self._drop, changed)
+        finally:
+            self._under_way -= 1
+            if not self._under_way:
+                self._all_done.set()
+                self._all_done = trio.Event()
+
+    def _drop(self, changed: list[Changed]) -> None:
+        for change in changed:
+            parent = pyfuse3.ROOT_INODE if change.parent == self._root else change.parent
+            _unless_unknown(pyfuse3.invalidate_entry, parent, change.name)
+            if change.before is not None:
+                _unless_unknown(pyfuse3.invalidate_inode, change.before)
+
+
+def _unless_unknown(call: Callable[..., Any], *args: object) -> None:
+    try:
+        call(*args)
+    except FileNotFoundError:
+        pass  # the kernel had not cached it
+    except OSError as error:
+        log.warning("the kernel did not drop a cached name: %s", error)
