@@ -14,6 +14,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 COMMAND_S_MAX = 600
 MOUNT_S_MAX = 30
 UNMOUNT_S_MAX = 60
+LOG_CHARACTERS_MAX = 4000
 VFS_BUCKET = "bench"
 
 
@@ -205,7 +206,12 @@ class Vfs(Peer):
 
     def mount(self) -> None:
         assert self.store is not None
-        run(sys.executable, "-m", "vfs", "mount", self.store, self.mountpoint, timeout_s=MOUNT_S_MAX)
+        try:
+            run(sys.executable, "-m", "vfs", "mount", self.store, self.mountpoint, timeout_s=MOUNT_S_MAX)
+        except subprocess.CalledProcessError as error:
+            daemon_log = self.store / "daemon.log"  # which is removed at the end
+            error.stdout += daemon_log.read_text()[-LOG_CHARACTERS_MAX:] if daemon_log.exists() else ""
+            raise
         self.root.mkdir(exist_ok=True)
 
     def unmount(self) -> None:

@@ -21,7 +21,7 @@ JUNK_SUFFIX, JUNK_MIDDLE = b"~", b".sw"  # of the default patterns, those that t
 YOUNG_US = 60_000_000
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Version:
     """One entry of a chain."""
 
@@ -45,7 +45,7 @@ class Version:
         return self.kind in (Kind.MARKER, Kind.NO_DIRECTORY)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Node:
     """What a file and a directory have in common. Times in ns."""
 
@@ -59,7 +59,7 @@ class Node:
     ino: int = 0  # learned
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Directory(Node):
     """live: it has a name. removed: the directories that were removed here and are kept for the history below them."""
 
@@ -96,7 +96,7 @@ class Draft:
     changes: int
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Open:
     """What the handles of a file share. changes counts them; up to `safe` they are in the draft, up to `published` in
     a version.
@@ -115,7 +115,7 @@ class Open:
     published: int = 0
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class File(Node):
     """A file of any type but directory. published: `data` is the current version of its names."""
 
@@ -141,7 +141,7 @@ class File(Node):
         return len(self.data), self.mtime, self.ctime
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Handle:
     """An open file description. changed_at: the number of its last change."""
 
@@ -159,7 +159,7 @@ class Handle:
         return self.changed_at > self.shared.published
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Bucket:
     """A bucket, and its root directory."""
 

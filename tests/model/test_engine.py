@@ -124,7 +124,7 @@ class Engine(RuleBasedStateMachine):
         """Everything so far survives a power loss. The store may have written a record of its own, with the time."""
         last = self.store.core.catalog.last_seq
         assert last <= max(self.reference.last_us, self.clock.now // 1000) + IDS_APART_MAX
-        self.reference.last_us = max(last, self.reference.last_us)
+        self.reference.last_us = last
         self.kept = [(self.reference.events, pickle.dumps(self.reference))]
 
     def _after_event(self) -> None:
@@ -244,12 +244,13 @@ class Engine(RuleBasedStateMachine):
             self._save(found[0], found[1], size, value, writer, 0o644)
 
     def _save(self, directory: Directory, name: bytes, size: int, value: int, writer: Writer, mode: int) -> None:
+        handles = len(self.handles)
         entry = directory.entries.get(name)
         if entry is None and name + b"/" not in directory.entries and directory.live:
             self._create(directory, name, mode, writer)
         elif isinstance(entry, File) and stat.S_ISREG(entry.mode):
             self._open_file(entry, writer, truncate=True)
-        else:
+        if len(self.handles) == handles:
             return
         if size:
             self.write(-1, 0, size, value)
