@@ -173,7 +173,8 @@ class History:
         changed = [Changed(where.parent, where.name, ino, ino)]
         reset = orphan = None
         if ino is not None and (self._files.has_changes(ino) or (after and self._can_take(ino, after[1]))):
-            reset = self._set_current(changes, ino, after)
+            same_type = after is not None and stat.S_ISREG(after[1].mode)
+            reset = self._set_current(changes, ino, after if same_type else None)
         else:
             new = None
             old = None if ino is None else catalog.inode(ino)

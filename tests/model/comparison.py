@@ -256,6 +256,7 @@ def _audit_names(
         if inode.nlink and inode.seq:
             newest = max(seq for key, seq in versions if key == inode.key)
             assert inode.seq == newest, "an inode knows its current version"
+            assert inode.is_dir or inode.content == versions[inode.key, newest].content
     assert all(number(row[8:]) in inodes for row in rows["removed"])
     assert all(number(row[:8]) in inodes for row in rows["attributes"])
     assert all(number(row) in inodes for row in rows["buckets"])

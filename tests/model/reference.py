@@ -791,6 +791,8 @@ class Reference:
         now_current = chain[-2] if len(chain) > 1 and not chain[-2].absent else None
         if file is not None and (file.has_changes or (now_current is not None and self._can_take(file, now_current))):
             chain.remove(version)
+            if now_current is not None and not stat.S_ISREG(now_current.mode):
+                now_current = None  # what is being written can never become that
             file.published = now_current is not None
             file.data = now_current.data if now_current is not None else b""
             file.mtime = now_current.mtime if now_current is not None else file.mtime

@@ -517,7 +517,8 @@ class Engine(RuleBasedStateMachine):
         if chosen is None:
             return
         directory, name, at = chosen
-        version = directory.chains[name][-1 if current else at]
+        chain = directory.chains[name]
+        version = chain[-1 if current else at]
         key = self.store.core.catalog.key(Ino(directory.ino), name)
         assert key is not None
         seq = Seq(self.ids.known[version.serial])
@@ -673,7 +674,7 @@ class Engine(RuleBasedStateMachine):
             self.store.close()
             problems: list[check.Problem] = []
             check.check(self.path, problems.append, lambda what, done, total: None, disk=self.disk)
-            assert not problems
+            assert [(problem.kind, problem.where, problem.message) for problem in problems] == []
         finally:
             self.store.abandon()
             self.home.cleanup()

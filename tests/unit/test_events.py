@@ -93,16 +93,19 @@ def test_the_catalog_has_a_handler_for_each(tmp_path: Path) -> None:
 
 
 def test_every_content_of_an_event_is_found() -> None:
+    has_content = events.VersionAdded | events.InodeSet | events.DraftSet
     one, other, third = (Content(1, BlockId(bytes([at]) * 32), 0) for at in range(3))
     event = Event(
         1,
         "test",
         [
-            events.VersionAdded(KeyId(1), Seq(1), Version(Kind.CONTENT, False, 0, 0, 0, 0, WRITER, Ino(1), one), Ino(1)),
+            events.VersionAdded(
+                KeyId(1), Seq(1), Version(Kind.CONTENT, False, 0, 0, 0, 0, WRITER, Ino(1), one), Ino(1)
+            ),
             events.InodeSet(Ino(1), Inode(0, 1, 0, 0, 0, 0, 0, 0, 0, Ino(1), KeyId(1), content=other)),
             events.DraftSet(Ino(1), Draft(third, 0, 0, WRITER)),
             events.DraftSet(Ino(2), Draft(EMPTY, 0, 0, WRITER)),
-            *[change for change in EACH if not isinstance(change, events.VersionAdded | events.InodeSet | events.DraftSet)],
+            *[change for change in EACH if not isinstance(change, has_content)],
         ],
     )
     assert events.contents(event) == [one, other, third, EMPTY]
