@@ -20,7 +20,7 @@ from tests.model.comparison import audit, compare, compare_handle
 from tests.model.reference import Handle
 from tests.model.test_engine import Engine, fill
 from tests.simdisk import fail_at, no_fault
-from vfs import blocks, content, errors, journal
+from vfs import blocks, content, errors, files, journal
 from vfs.errors import DiskFailed, NoSpace
 from vfs.model import State, Writer
 
@@ -109,11 +109,11 @@ class Faulty(Engine):
         self.releasing = None
 
     def write(self, pick: int, offset: int, size: int, value: int) -> None:  # type: ignore[override]
-        handle, _ = self.handles[pick % len(self.handles)]
+        at = pick % len(self.handles)
         faults = self.faults
-        super().write(pick, offset, size, value)
+        super().write(at, offset, size, value)
         if self.faults > faults and not self.store.core.failed:
-            self._half_done(handle.ino, offset, fill(size, value))
+            self._half_done(*self.handles[at], offset, fill(size, value))
 
     def truncate_path(self, pick: int, size: int, writer: Writer) -> None:  # type: ignore[override]
         file = self.regular(pick)
@@ -122,12 +122,13 @@ class Faulty(Engine):
         if self.faults > faults and self.reference.events == events and file is not None:
             for handle, expected in self.handles:
                 if handle.ino == file.ino:
+                    changed_at = expected.changed_at
                     self.reference.truncate(expected, size)
-                    expected.changed_at = 0
+                    expected.changed_at = changed_at  # it was somebody else's change
+                    break
 
-    def _half_done(self, ino: int, offset: int, data: bytes) -> None:
+    def _half_done(self, handle: files.Handle, expected: Handle, offset: int, data: bytes) -> None:
         """A write that failed counts as a change: each byte that it should have written is old or new, no other is."""
-        handle, expected = next(both for both in self.handles if both[0].ino == ino)
         old = bytes(expected.shared.data)
         found = self.store.files.read(handle, 0, 1 << 20)
         for at, byte in enumerate(found):
