@@ -13,12 +13,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 TIMEOUT_S = 60
+DYING_S_MAX = 5
 REPO = Path(__file__).parent.parent
 _UNEXPECTED = re.compile(r"\b(WARNING|ERROR|CRITICAL)\b")
 
 
 class Mounted:
-    """A daemon in the foreground of a process of its own. `root` is the mount point."""
+    """A daemon in the foreground of a process of its own. `root` is the mount point.
+
+    stuck: how often a killed daemon could not die, because a thread of it waited in the kernel (uninterruptibly, to
+    invalidate a name) for the lock of a directory whose holder waited for the daemon: docs/testing.md.
+    """
 
     def __init__(self, folder: Path, *options: str) -> None:
         self.store = folder / "store"
@@ -26,20 +31,25 @@ class Mounted:
         self.log = folder / "log"
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
+        self.stuck = 0
         self.root.mkdir(parents=True, exist_ok=True)
 
     def start(self) -> None:
         """Mount, and return when the mount answers."""
+        process = self._spawn()
+        wait_until(lambda: process.poll() is not None or self._is_mounted(), "the mount")
+        assert process.poll() is None, f"the daemon ended: {self.log.read_text()}"
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as log:
-            self._process = process = subprocess.Popen(
+            self._process = subprocess.Popen(
                 [sys.executable, "-m", "vfs", "mount", "--foreground", *self._options, str(self.store), str(self.root)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 cwd=REPO,
             )
-        wait_until(lambda: process.poll() is not None or self._is_mounted(), "the mount")
-        assert process.poll() is None, f"the daemon ended: {self.log.read_text()}"
+        return self._process
 
     def _is_mounted(self) -> bool:
         try:
@@ -59,12 +69,28 @@ class Mounted:
         self._process.terminate()
         assert self._process.wait(TIMEOUT_S) == 0, self.log.read_text()
 
-    def kill(self) -> None:
-        """The end of the daemon without warning: SIGKILL. Clears the dead mount."""
+    def kill(self, *, clear: bool = True) -> None:
+        """The end of the daemon without warning: SIGKILL. *clear*: away with the dead mount, which `start` does too."""
         assert self._process is not None, "not started"
         os.kill(self._process.pid, signal.SIGKILL)
-        self._process.wait(TIMEOUT_S)
+        try:
+            self._process.wait(DYING_S_MAX)
+        except subprocess.TimeoutExpired:
+            self.stuck += 1
+            run(["umount", "-f", str(self.root)], check=False)  # aborts the connection, whatever it says
+            self._process.wait(TIMEOUT_S)
+        if clear:
+            self.clear()
+
+    def clear(self) -> None:
+        """Away with the dead mount."""
         subprocess.run(["fusermount3", "-uz", str(self.root)], check=True, timeout=TIMEOUT_S)
+
+    def start_and_kill(self, seconds: float) -> None:
+        """A daemon that is killed so long after its start, wherever it is then."""
+        self._spawn()
+        time.sleep(seconds)
+        self.kill(clear=False)
 
     def end(self, *, expected: Sequence[str] = ()) -> None:
         """After a test: stop if it runs, then see that the log warns of nothing but *expected* and that the store is

@@ -2,37 +2,49 @@
 
 The fault model. A power loss keeps
 
-- the names of files (Disk.open makes them durable when it creates), removed files stay removed;
+- the names of files (Disk.open makes them durable when it creates), removed files stay removed; but a name that was
+  being made or removed at that moment may be there or not, as its directory had not been synced;
 - whatever was in a file when it was last synced, up to a later cut;
 - of each append since then, independently of all others in this file and in every other file: all of it, none of it,
   or a part of it, torn at any byte: a prefix, a suffix, or a prefix followed by rubbish. So later data may survive
   where earlier data does not. What is missing in front of something that survived reads as zeros; what is missing at
   the end may be missing from the length too, or read as zeros;
+- of each range that was punched since then, independently: the zeros, or the bytes from before;
 - nothing more after a sync that failed: what it should have made durable may be lost although a later sync succeeds
   (Linux marks the pages clean and reports the error once), and is still read back until the power goes.
 
-The death of the process (`kill`) loses nothing that was appended. Memory (`File.read`) always shows what was appended:
-only `crash` looks at what was synced.
+The death of the process (`kill`) loses nothing that was appended; an append that it dies in may be cut at any byte.
+Memory (`File.read`) always shows what was appended: only `crash` looks at what was synced.
 
-Calls that may fail (`append sync truncate create remove`) ask `fault` first, with the name of the call and the path;
-what it raises is raised, with nothing changed. `fail_at` makes such a function for the n-th call.
+A crash can come at any moment: `watch` is called before each call that changes something, and again when it is half
+done (`append` then `appending`, …); what it does with `crash` and `kill` of that moment is its business.
+
+Calls that may fail (`append sync truncate create remove reserve punch`) ask `fault` first, with the name of the call
+and the path; what it raises is raised, with nothing changed. `fail_at` makes such a function for the n-th call.
 """
 
 from __future__ import annotations
 
+import contextlib
 import random
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from vfs.disk import Buffer
 from vfs.errors import DiskFailed, NoSpace, VfsError
 
 Fault = Callable[[str, str], None]
+Watch = Callable[[str, str], None]
 
-CALLS = frozenset({"append", "sync", "truncate", "create", "remove"})
+CALLS = frozenset({"append", "sync", "truncate", "create", "remove", "reserve", "punch"})
+PAGE_BYTES = 4096
 
 
 def no_fault(call: str, path: str) -> None:
     """A disk that works."""
+
+
+def nobody(call: str, path: str) -> None:
+    """Nobody watches."""
 
 
 def fail_at(
@@ -61,9 +73,13 @@ class Stored:
         self.data = bytearray(data)
         self.appends: list[tuple[int, int]] = []
         self.doomed: list[tuple[int, int]] = []
+        self.punched: list[tuple[int, bytes]] = []  # where, and what was there
+        self.reserved = 0  # room up to this size is set aside
 
     def copy(self) -> Stored:
         twin = Stored(self.data)
+        twin.punched = list(self.punched)
+        twin.reserved = self.reserved
         twin.appends = list(self.appends)
         twin.doomed = list(self.doomed)
         return twin
@@ -77,6 +93,9 @@ class Stored:
         """What is found, by the fault model above."""
         unsafe = sorted(self.doomed + self.appends)
         found = bytearray(self.data)
+        for at, old in reversed(self.punched):
+            if rng.random() < 0.5 and at + len(old) <= len(found):
+                found[at : at + len(old)] = old
         reach = unsafe[0][0] if unsafe else len(found)  # everything before was synced
         for start, end in unsafe:
             kept = self._torn(rng, bytes(found[start:end]))
@@ -122,13 +141,15 @@ class SimFile:
     def append(self, buffers: Sequence[Buffer]) -> int:
         data = b"".join(buffers)
         self._check("append")
-        if self._disk.used + len(data) > self._disk.capacity:
-            raise NoSpace(f"simulated: {self._path} does not fit")
         start = len(self._stored.data)
+        if self._disk.used + max(0, start + len(data) - max(start, self._stored.reserved)) > self._disk.capacity:
+            raise NoSpace(f"simulated: {self._path} does not fit")
         assert self.size == start, f"two writers of {self._path}"
+        self._disk.watch("append", self._path)
         self._stored.data += data
         self._stored.appends.append((start, start + len(data)))
-        self.size = start + len(data)
+        with self._disk.half_done("appending", self._path, start):
+            self.size = start + len(data)
         return start
 
     def read(self, offset: int, length: int) -> bytes:
@@ -142,12 +163,40 @@ class SimFile:
             self._stored.doomed += self._stored.appends
             self._stored.appends.clear()
             raise
+        self._disk.watch("sync", self._path)
         self._stored.appends.clear()
+        self._stored.punched.clear()
 
     def truncate(self, size: int) -> None:
         self._check("truncate")
+        self._disk.watch("truncate", self._path)
+        before = self._stored.copy()
         self._stored.cut(size)
+        with self._disk.half_done("truncating", self._path, before):
+            self._stored.reserved = 0
         self.size = size
+
+    def reserve(self, size: int) -> None:
+        self._check("reserve")
+        stored = self._stored
+        if self._disk.used + max(0, size - max(len(stored.data), stored.reserved)) > self._disk.capacity:
+            raise NoSpace(f"simulated: no room for {self._path}")
+        stored.reserved = max(stored.reserved, size)
+
+    def release(self) -> None:
+        self._stored.reserved = 0
+
+    def punch(self, offset: int, length: int) -> None:
+        self._check("punch")
+        self._disk.watch("punch", self._path)
+        old = bytes(self._stored.data[offset : offset + length])
+        self._stored.punched.append((offset, old))
+        self._stored.data[offset : offset + length] = bytes(len(old))
+
+    def allocated(self) -> int:
+        data = bytes(self._stored.data)
+        pages = sum(any(data[at : at + PAGE_BYTES]) for at in range(0, len(data), PAGE_BYTES))
+        return max(pages * PAGE_BYTES, self._stored.reserved)
 
     def close(self) -> None:
         self._open = False
@@ -161,6 +210,8 @@ class SimDisk:
         self._files: dict[str, Stored] = {}
         self.capacity = capacity
         self.fault: Fault = no_fault
+        self.watch: Watch = nobody
+        self._half: tuple[str, int | Stored] | None = None  # of the call that is half done: its path, and from where
 
     # -- vfs.disk.Disk ----------------------------------------------------------------------------------------
 
@@ -173,7 +224,10 @@ class SimDisk:
             self.fault("create", path)
             if path in self._files or path.rpartition("/")[0] not in self._folders:
                 raise DiskFailed(f"simulated: cannot create {path}")
+            self.watch("create", path)
             self._files[path] = Stored()
+            with self.half_done("creating", path, 0):
+                pass
         if path not in self._files:
             raise DiskFailed(f"simulated: no {path}")
         return SimFile(self, path, self._files[path])
@@ -182,13 +236,26 @@ class SimDisk:
         self.fault("remove", path)
         if path not in self._files:
             raise DiskFailed(f"simulated: no {path}")
-        del self._files[path]
+        self.watch("remove", path)
+        removed = self._files.pop(path)
+        with self.half_done("removing", path, removed):
+            pass
+
+    @contextlib.contextmanager
+    def half_done(self, call: str, path: str, before: int | Stored) -> Iterator[None]:
+        """*call* has changed *path*, and is not over. before: where an append begins, or what was there."""
+        self._half = path, before
+        try:
+            self.watch(call, path)
+        finally:
+            self._half = None
+        yield
 
     # -- for tests --------------------------------------------------------------------------------------------
 
     @property
     def used(self) -> int:
-        return sum(len(stored.data) for stored in self._files.values())
+        return sum(max(len(stored.data), stored.reserved) for stored in self._files.values())
 
     @property
     def paths(self) -> list[str]:
@@ -206,16 +273,29 @@ class SimDisk:
         """Damage one byte, whether it was synced or not."""
         self._files[path].data[offset] ^= mask
 
-    def kill(self) -> SimDisk:
+    def kill(self, rng: random.Random | None = None) -> SimDisk:
         """The disk as the next process finds it after this one died: everything is there, not everything is synced.
 
-        The old disk's files stay as they are: nothing that the dead process may still do reaches the new one.
+        The old disk's files stay as they are: nothing that the dead process may still do reaches the new one. *rng*
+        says where an append is cut that is half done.
         """
-        return self._twin(lambda stored: stored.copy())
+        twin = self._twin(lambda stored: stored.copy())
+        if self._half is not None and isinstance(self._half[1], int) and rng is not None:
+            path, start = self._half
+            stored = twin._files[path]
+            stored.cut(rng.randint(start, len(stored.data)))
+        return twin
 
     def crash(self, rng: random.Random) -> SimDisk:
         """The disk as found after a power loss. *rng* makes every choice of the fault model."""
-        return self._twin(lambda stored: Stored(stored.after_power_loss(rng)))
+        twin = self._twin(lambda stored: Stored(stored.after_power_loss(rng)))
+        if self._half is not None and rng.random() < 0.5:
+            path, before = self._half
+            if isinstance(before, Stored):  # the cut, or the removal of the name, is not on the disk
+                twin._files[path] = Stored(before.after_power_loss(rng))
+            elif not self._files[path].data:  # the new name is not
+                del twin._files[path]
+        return twin
 
     def _twin(self, of: Callable[[Stored], Stored]) -> SimDisk:
         twin = SimDisk(self.capacity)

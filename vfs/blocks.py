@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 
 from blake3 import blake3
 
-from vfs.disk import Buffer, Disk, File
+from vfs.disk import Buffer, Disk, File, segments
 from vfs.errors import Corrupt
 from vfs.model import BlockId
 
@@ -27,8 +27,10 @@ ID_BYTES = 32
 
 _MAGIC = b"vfsB"
 _HEADER = struct.Struct("<4sBBHI32s")  # magic, is a node, reserved, reserved, length, id
+HEADER_BYTES = _HEADER.size
 _NODE_CONTEXT = "vfs 2026-11 manifest node"
 _SCAN_BYTES = 1 << 20
+_HEADERS_BYTES = 64 << 10  # read at once where only headers are wanted
 
 
 class Place(NamedTuple):
@@ -78,6 +80,7 @@ class Blocks:
         self._files: OrderedDict[int, File] = OrderedDict()
         self._cache: OrderedDict[BlockId, bytes] = OrderedDict()
         self._cached_bytes = 0
+        self.pins: set[BlockId] | None = None  # while a collection runs: blocks that may just have been asked for
         self.end = End(0, 0)
 
     def put(self, data: Buffer, *, node: bool = False) -> BlockId:
@@ -85,18 +88,45 @@ class Blocks:
         block = identify(data, node=node)
         place = self._index.block_place(block)
         if place is None or place == LOST:
-            file = self._current
-            if file is None or file.size >= SEGMENT_BYTES_MAX:
-                file = self._next_segment()
-            start = file.append((_HEADER.pack(_MAGIC, node, 0, 0, len(data), block), data))
-            place = Place(self.end.segment, start + _HEADER.size, len(data))
-            self.end = End(self.end.segment, file.size)
-            self._dirty[self.end.segment] = file
-            self._index.set_block_place(block, place, node=node)
+            self.append(block, data, node=node)
+        elif self.pins is not None:
+            self.pins.add(block)
         return block
 
+    def append(self, block: BlockId, data: Buffer, *, node: bool) -> None:
+        """Store a block, maybe once more, and let the index lead to this place. Raises NoSpace or DiskFailed."""
+        file = self._current
+        if file is None or file.size >= SEGMENT_BYTES_MAX:
+            file = self._next_segment()
+        start = file.append((_HEADER.pack(_MAGIC, node, 0, 0, len(data), block), data))
+        segment = self.end.segment
+        self.end = End(segment, file.size)
+        self._dirty[segment] = file
+        self._index.set_block_place(block, Place(segment, start + HEADER_BYTES, len(data)), node=node)
+
+    def segments(self) -> list[int]:
+        """The numbers of the segments, in order. The last one is appended to."""
+        return [int(name, 16) for name in segments(self._disk.list(FOLDER))]
+
+    def roll(self) -> None:
+        """Begin a new segment, if anything is in the last one. Raises NoSpace, DiskFailed."""
+        if self._current is not None and self._current.size:
+            self._next_segment()
+
+    def open_segment(self, segment: int) -> File:
+        """A segment for a thread of its own, to be closed by the caller."""
+        return self._disk.open(_path(segment))
+
+    def remove(self, segment: int) -> None:
+        """Remove a segment that nothing in the index leads to."""
+        if segment not in self._dirty and segment not in self._syncing:  # else a thread may be syncing it
+            file = self._files.pop(segment, None)
+            if file is not None:
+                file.close()
+        self._disk.remove(_path(segment))
+
     def _next_segment(self) -> File:
-        number = max((int(name, 16) for name in self._disk.list(FOLDER)), default=0) + 1
+        number = max((int(name, 16) for name in segments(self._disk.list(FOLDER))), default=0) + 1
         file = self._disk.open(_path(number), create=True)
         self._current = file
         self._keep(number, file)
@@ -119,6 +149,10 @@ class Blocks:
             _, old = self._cache.popitem(last=False)
             self._cached_bytes -= len(old)
         return data
+
+    def read_damaged(self, place: Place) -> bytes:
+        """What is there, whatever it is. Raises Corrupt, DiskFailed if nothing can be read."""
+        return self._file(place.segment).read(place.offset, place.length)
 
     def verify(self, block: BlockId, place: Place, *, node: bool) -> None:
         """Read a block from the disk. Raises Corrupt if it is not intact."""
@@ -153,7 +187,7 @@ class Blocks:
 
     def scan(self, start: End) -> Iterator[Found]:
         """Every intact block from *start* on, in the order of writing; torn or damaged bytes are stepped over."""
-        for name in self._disk.list(FOLDER):
+        for name in segments(self._disk.list(FOLDER)):
             segment = int(name, 16)
             if segment < start.segment:
                 continue
@@ -169,7 +203,7 @@ class Blocks:
         *start*: where the scan began; what is behind it may only be in the page cache, and is synced next.
         """
         dropped = 0
-        for name in self._disk.list(FOLDER):
+        for name in segments(self._disk.list(FOLDER)):
             segment = int(name, 16)
             if segment < start.segment:
                 continue
@@ -212,6 +246,31 @@ def identify(data: Buffer, *, node: bool = False) -> BlockId:
     if node:
         return BlockId(blake3(data, derive_key_context=_NODE_CONTEXT).digest())
     return BlockId(blake3(data).digest())
+
+
+def headers(file: File, segment: int, offset: int, count: int) -> tuple[list[Found], int]:
+    """Up to *count* blocks of a segment from *offset* on, by their headers alone, and the offset to go on from.
+
+    What is between intact headers is stepped over. For any thread.
+    """
+    found: list[Found] = []
+    while offset < file.size and len(found) < count:
+        window = file.read(offset, _HEADERS_BYTES)
+        at = 0
+        while at + _HEADER.size <= len(window) and len(found) < count:
+            magic, node, _, _, length, block = _HEADER.unpack_from(window, at)
+            if magic != _MAGIC or length > BLOCK_BYTES:
+                break
+            place = Place(segment, offset + at + _HEADER.size, length)
+            at += _HEADER.size + length
+            found.append(Found(BlockId(block), bool(node), place, End(segment, offset + at)))
+        offset = offset + at if at else _next_magic(file, offset + 1)
+    return found, offset
+
+
+def header_of(block: BlockId, *, node: bool, length: int) -> bytes:
+    """The header of a block with *length* bytes of content."""
+    return _HEADER.pack(_MAGIC, node, 0, 0, length, block)
 
 
 def _name(segment: int) -> str:

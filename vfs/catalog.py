@@ -4,7 +4,7 @@ Owns the tables below. Derived: ``fold(apply, journal)`` over the places of the 
 transaction is open all the time, and everything reads through it; `commit` makes it durable together with the
 positions that it stands for (a catalog checkpoint). What was not committed dies with the process and is replayed.
 Rows that one operation after the other changes (inodes, drafts, buckets) are kept decoded, and written before they are
-scanned or committed.
+scanned or committed. So are the figures of the segments, of which there are few.
 
 Tables, with their keys (integers big-endian, 8 bytes, so that they sort) and values (msgpack unless said):
 
@@ -21,11 +21,16 @@ Tables, with their keys (integers big-endian, 8 bytes, so that they sort) and va
     orphans     inode                     -> nothing                        without a name, still open
     buckets     inode                     -> Bucket
     blocks      block id                  -> segment, offset, length, references, node (struct)
+    segments    segment of blocks         -> bytes that are in the index, bytes that have references (16 bytes)
     meta        word                      -> see commit()
 """
 
 from __future__ import annotations
 
+import errno
+import logging
+import mmap
+import os
 import struct
 from collections.abc import Callable, Iterator
 from decimal import Decimal
@@ -36,25 +41,43 @@ import lmdb
 import msgspec
 
 from vfs import events
-from vfs.blocks import LOST, Blocks, End, Place
+from vfs.blocks import HEADER_BYTES, LOST, Blocks, End, Place
 from vfs.content import children
-from vfs.errors import Corrupt, NoSpace, NoSuchKey
+from vfs.disk import LIMITS, set_aside, sync_directory
+from vfs.errors import Corrupt, LimitReached, NoSpace, NoSuchKey
 from vfs.events import Event
 from vfs.journal import START, Position
 from vfs.model import STORE_ROOT, BlockId, Bucket, Content, Draft, Ino, Inode, KeyId, Kind, Seq, Version
 
-FORMAT = 1
+log = logging.getLogger("vfs.catalog")
+
+FORMAT = 2
+RESERVE_BYTES = 8 << 20  # room set aside on the disk behind the file, for the commits that free space on a full one
 INODES_KEPT_MAX = 8192  # decoded inodes in memory, about 6 MiB
+COUNTS_MAX = 20_000  # roots whose references are counted in memory
+FILE = "data.mdb"
 MAP_BYTES = 1 << 40  # of address space, not of memory or disk
 ENGINE = 0  # LMDB 0.9 (data format v1): py-lmdb carries 1.0 too, whose files are not interchangeable
-TABLES = tuple(
-    "entries inodes keys key_names removed versions times links attributes drafts orphans buckets blocks meta".split()  # noqa: SIM905
+TABLES = (
+    *("entries", "inodes", "keys", "key_names", "removed", "versions", "times", "links", "attributes", "drafts"),
+    *("orphans", "buckets", "blocks", "segments", "meta"),
 )
 
 _U64 = struct.Struct(">Q")
 _PAIR = struct.Struct(">QQ")
 _BLOCK = struct.Struct(">IQIQB")
 _ALL_ONES = (1 << 64) - 1
+
+MISSING_BYTES_MAX = 1 << 30
+_LMDB_MAGIC = 0xBEEFC0DE
+_PAGE_BYTES = mmap.PAGESIZE  # LMDB's too; the second page is a meta page, as the first
+_META = struct.Struct("<16xI20xI92xQQ")  # of a meta page (mdb.c, MDB_meta): magic, page size, last page, transaction
+_META_BYTES = 2 * _PAGE_BYTES
+
+UNREADABLE = (lmdb.Error, struct.error, msgspec.DecodeError)
+"""What nothing but damage to the catalog raises: no row has a checksum, and LMDB checks little."""
+DAMAGE = (*UNREADABLE, ValueError, KeyError, OverflowError)
+"""What reading a damaged catalog as a whole raises."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_inode = msgspec.msgpack.Decoder(Inode).decode
@@ -73,6 +96,71 @@ def _delta(item: tuple[bytes, int]) -> int:
     return -item[1]
 
 
+def missing_bytes(file: Path) -> int:
+    """How many bytes an LMDB file is shorter than its meta page says. LMDB maps those too, and dies (SIGBUS) where it
+    reads them. It never does in a sound file, in which the last pages can be free and unwritten: so this is no damage
+    yet, but it has to be filled up. Raises Corrupt for more than can be missing in a sound one.
+    """
+    try:
+        with file.open("rb") as opened:
+            head = opened.read(_META_BYTES)
+            size = os.fstat(opened.fileno()).st_size
+    except FileNotFoundError:
+        return 0
+    pages, txn, page_bytes = 0, -1, 0
+    for at in (0, _PAGE_BYTES):
+        if len(head) >= at + _META.size:
+            magic, length, last, number = _META.unpack_from(head, at)
+            if magic == _LMDB_MAGIC and number > txn:
+                pages, txn, page_bytes = last + 1, number, length
+    missing = max(pages * page_bytes - size, 0)
+    if missing > MISSING_BYTES_MAX:
+        raise Corrupt(str(file), expected=f"{pages} pages", found=f"{size} bytes; `vfs rebuild` makes it again")
+    return missing
+
+
+def fill_up(file: Path) -> None:
+    """Make an LMDB file as long as its meta page says; what is added is a hole, and no page that LMDB knows."""
+    if missing := missing_bytes(file):
+        os.truncate(file, file.stat().st_size + missing)
+
+
+def _open_to_read(directory: Path) -> Any:
+    """The LMDB environment of a catalog. Raises LimitReached."""
+    try:
+        return lmdb.open(
+            str(directory),
+            map_size=MAP_BYTES,
+            max_dbs=len(TABLES),
+            lock=False,
+            readonly=True,
+            create=False,
+            lib_version=ENGINE,
+        )
+    except lmdb.MemoryError as error:
+        raise _no_room(directory) from error
+
+
+def _no_room(directory: Path) -> LimitReached:
+    need = f"it takes {MAP_BYTES >> 40} TiB of address space, though not of memory"
+    return LimitReached(f"cannot open {directory}: {need}; {LIMITS[errno.ENOMEM]}")
+
+
+def read_through(directory: Path) -> None:
+    """Read every row of a catalog, as bytes. For a process of its own: LMDB trusts its file, and a damaged one can end
+    who reads it. Raises Corrupt, or whatever else comes of damage.
+    """
+    missing_bytes(directory / FILE)
+    rows_max = (directory / FILE).stat().st_size  # damaged pages can lead in circles
+    with _open_to_read(directory) as env:
+        tables = [env.open_db(table.encode(), create=False) for table in TABLES]
+        with env.begin() as txn:
+            for table in tables:
+                for count, _ in enumerate(txn.cursor(table)):
+                    if count > rows_max:
+                        raise Corrupt(str(directory), expected=f"at most {rows_max} rows", found="more")
+
+
 class KeyName(NamedTuple):
     """Where a key is: its directory and its sort name (a directory's ends with ``/``)."""
 
@@ -88,6 +176,13 @@ class BlockRow(NamedTuple):
     node: bool
 
 
+class Segment(NamedTuple):
+    """Bytes of a segment of blocks, headers included: of blocks that are in the index, and of those in use."""
+
+    indexed: int
+    live: int
+
+
 class Checkpoint(NamedTuple):
     """What a committed catalog stands for."""
 
@@ -101,29 +196,8 @@ class Catalog:
     """The open catalog. Invariant: between two calls, the transaction is the fold of every event applied so far."""
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        self._path = path
         self._read_only = read_only
-        try:
-            if not read_only:
-                path.mkdir(mode=0o700, exist_ok=True)  # else lmdb makes it, with the mode of its files
-            self._env = lmdb.open(
-                str(path),
-                map_size=MAP_BYTES,
-                max_dbs=len(TABLES),
-                lock=False,
-                mode=0o600,
-                readonly=read_only,
-                create=not read_only,
-                lib_version=ENGINE,
-            )
-            self._db = {name: self._env.open_db(name.encode(), create=not read_only) for name in TABLES}
-        except lmdb.Error as error:
-            raise Corrupt(str(path), expected="an LMDB catalog", found=str(error)) from error
-        db = self._db
-        self._entries, self._inodes, self._keys = db["entries"], db["inodes"], db["keys"]
-        self._key_names, self._versions, self._times = db["key_names"], db["versions"], db["times"]
-        self._links, self._attributes, self._drafts = db["links"], db["attributes"], db["drafts"]
-        self._orphans, self._buckets, self._removed = db["orphans"], db["buckets"], db["removed"]
-        self._block_rows, self._meta = db["blocks"], db["meta"]
         self._pending: dict[bytes, int] = {}
         self._handlers: dict[type[events.Change], Callable[[Any], None]] = {
             events.BucketSet: self._bucket_set,
@@ -146,8 +220,43 @@ class Catalog:
             events.OrphanSet: self._orphan_set,
         }
         self._blocks: Blocks | None = None
-        self._begin()
-        self._load()
+        self.loads = 0  # how often what was not committed was dropped
+        self._open()
+
+    def _open(self) -> None:
+        path, read_only = self._path, self._read_only
+        try:
+            if not read_only:
+                path.mkdir(mode=0o700, exist_ok=True)  # else lmdb makes it, with the mode of its files
+                fill_up(path / FILE)
+            self._env = lmdb.open(
+                str(path),
+                map_size=MAP_BYTES,
+                max_dbs=len(TABLES),
+                lock=False,
+                mode=0o600,
+                readonly=read_only,
+                create=not read_only,
+                lib_version=ENGINE,
+            )
+            self._db = {name: self._env.open_db(name.encode(), create=not read_only) for name in TABLES}
+        except lmdb.MemoryError as error:
+            raise _no_room(path) from error
+        except lmdb.Error as error:
+            raise Corrupt(str(path), expected="an LMDB catalog", found=str(error)) from error
+        db = self._db
+        self._entries, self._inodes, self._keys = db["entries"], db["inodes"], db["keys"]
+        self._key_names, self._versions, self._times = db["key_names"], db["versions"], db["times"]
+        self._links, self._attributes, self._drafts = db["links"], db["attributes"], db["drafts"]
+        self._orphans, self._buckets, self._removed = db["orphans"], db["buckets"], db["removed"]
+        self._block_rows, self._segment_rows, self._meta = db["blocks"], db["segments"], db["meta"]
+        self._room = 0  # how far the file can grow in the room that is set aside for it
+        try:
+            self._begin()
+            self._load()
+        except DAMAGE as error:
+            self._env.close()
+            raise Corrupt(str(path), expected="an LMDB catalog", found=repr(error)) from error
 
     def _begin(self) -> None:
         self._txn = self._env.begin(write=not self._read_only)
@@ -157,6 +266,7 @@ class Catalog:
 
     def _load(self) -> None:
         """What is kept in memory, as of the last checkpoint."""
+        self.loads += 1
         self._inode_cache: dict[Ino, Inode] = {}
         self._inodes_changed: set[Ino] = set()
         self._drafts_changed: set[Ino] = set()
@@ -167,6 +277,13 @@ class Catalog:
         self._bucket_rows = {
             Ino(_U64.unpack(key)[0]): _decode_bucket(value) for key, value in self._scan(self._buckets, b"", b"")
         }
+        self._indexed: dict[int, int] = {}
+        self._live: dict[int, int] = {}
+        for key, value in self._scan(self._segment_rows, b"", b""):
+            segment = _U64.unpack(key)[0]
+            self._indexed[segment], self._live[segment] = _PAIR.unpack(value)
+        self._segments_changed: set[int] = set()
+        self.index_changed = False  # blocks were taken out of the index since the checkpoint, which no event tells
         raw = self._get(b"checkpoint", db=self._meta)
         self.checkpoint = (
             msgspec.msgpack.decode(raw, type=Checkpoint)
@@ -198,7 +315,22 @@ class Catalog:
             self._load()
             raise NoSpace(f"the catalog cannot be committed: {error}") from error
         self.checkpoint = checkpoint
+        self.index_changed = False
         self._begin()
+        self._set_aside()
+
+    def _set_aside(self) -> None:
+        """Have room behind the file, so that commits which free space succeed on a full disk."""
+        fd = os.open(self.file, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            size = os.fstat(fd).st_size
+            if size + RESERVE_BYTES // 2 > self._room and set_aside(fd, size, RESERVE_BYTES):
+                self._room = size + RESERVE_BYTES
+        except OSError as error:
+            log.warning("no room can be set aside for the catalog: %s", error.strerror)
+            self._room = 1 << 62
+        finally:
+            os.close(fd)
 
     def _write_changed(self) -> None:
         """Bring the tables up to what is kept decoded."""
@@ -219,6 +351,32 @@ class Catalog:
             else:
                 self._put(_u64(ino), _encode(bucket), db=self._buckets)
         self._buckets_changed.clear()
+        for segment in self._segments_changed:
+            if segment in self._indexed:
+                self._put(_u64(segment), _pair(self._indexed[segment], self._live[segment]), db=self._segment_rows)
+            else:
+                self._delete(_u64(segment), db=self._segment_rows)
+        self._segments_changed.clear()
+
+    def copy(self, directory: Path) -> None:
+        """Write the catalog of the last checkpoint, without gaps, to a directory. For any thread, between commits."""
+        try:
+            self._env.copy(str(directory), compact=True)
+            os.chmod(directory / FILE, 0o600)
+        except lmdb.Error as error:
+            raise NoSpace(f"the catalog cannot be copied: {error}") from error
+
+    def replace(self, directory: Path) -> None:
+        """Put a copy of the last checkpoint in the place of the catalog; what came since must be applied again."""
+        self.close()
+        os.replace(directory / FILE, self._path / FILE)
+        sync_directory(self._path)
+        self._open()
+
+    @property
+    def file(self) -> Path:
+        """The one file that a catalog is."""
+        return self._path / FILE
 
     def close(self) -> None:
         """Drop what was not committed, and close."""
@@ -310,6 +468,18 @@ class Catalog:
         after = b"" if before == _ALL_ONES else _u64(_ALL_ONES - before)
         for raw, value in self._scan(self._versions, _u64(key), after):
             yield Seq(_ALL_ONES - _U64.unpack(raw)[0]), _decode_version(value)
+
+    def newer_versions(self, key: KeyId, seq: Seq) -> Iterator[tuple[Seq, Version]]:
+        """The versions of a key that are newer than the one with this sequence, oldest first."""
+        prefix = _u64(key)
+        with self._txn.cursor(self._versions) as cursor:
+            found = cursor.set_key(prefix + _u64(_ALL_ONES - seq)) and cursor.prev()
+            while found:
+                raw, value = cursor.item()
+                if raw[:8] != prefix:
+                    return
+                yield Seq(_ALL_ONES - _U64.unpack(raw[8:])[0]), _decode_version(value)
+                found = cursor.prev()
 
     def key_of_version(self, seq: Seq) -> KeyId | None:
         raw = self._get(_u64(seq), db=self._times)
@@ -449,10 +619,13 @@ class Catalog:
         for change in event.changes:
             self._handlers[type(change)](change)
         if self._pending:
-            pending, self._pending = self._pending, {}
-            for root, delta in sorted(pending.items(), key=_delta):  # gains first: what is shared never drops to 0
-                if delta:
-                    self._refer(BlockId(root[1:]), delta, root[0])
+            self._apply_counts()
+
+    def _apply_counts(self) -> None:
+        pending, self._pending = self._pending, {}
+        for root, delta in sorted(pending.items(), key=_delta):  # gains first: what is shared never drops to 0
+            if delta:
+                self._refer(BlockId(root[1:]), delta, root[0])
 
     def _count(self, content: Content, delta: int) -> None:
         """Note *delta* references to a content's root; the sums are applied at the end of the event."""
@@ -469,9 +642,15 @@ class Catalog:
             return
         segment, offset, length, references, node = _BLOCK.unpack(raw)
         now = references + delta
-        self._put(block, _BLOCK.pack(segment, offset, length, now, node), db=self._block_rows)
-        if depth and segment and (references == 0 or now == 0):
-            self._refer_children(block, 1 if references == 0 else -1, depth)
+        if now or segment:
+            self._put(block, _BLOCK.pack(segment, offset, length, now, node), db=self._block_rows)
+        else:
+            self._delete(block, db=self._block_rows)
+        if segment and (references == 0 or now == 0):
+            self._live[segment] += HEADER_BYTES + length if references == 0 else -HEADER_BYTES - length
+            self._segments_changed.add(segment)
+            if depth:
+                self._refer_children(block, 1 if references == 0 else -1, depth)
 
     def _refer_children(self, block: BlockId, delta: int, depth: int) -> None:
         for child in self._children(block):
@@ -505,12 +684,69 @@ class Catalog:
         return None if raw is None else Place(*_BLOCK.unpack(raw)[:3])
 
     def set_block_place(self, block: BlockId, place: Place, *, node: bool) -> None:
-        """Index of vfs.blocks: a new block, or a lost one that is stored again."""
+        """Index of vfs.blocks: a new block, a lost one that is stored again, or one that was moved."""
         row = self.block(block)
-        references = row.references if row else 0
+        references = 0
+        if row:
+            references = row.references
+            self._count_bytes(row, -1)
         self._put(block, _BLOCK.pack(*place, references, node), db=self._block_rows)
+        self._count_bytes(BlockRow(place, references, node), 1)
         if row and node and references and row.place == LOST:
             self._refer_children(block, 1, self._depth_of(block))
+
+    def _count_bytes(self, row: BlockRow, sign: int) -> None:
+        """Keep the figures of a segment, into whose part of the index a block comes, or from which it goes."""
+        segment, _, length = row.place
+        if segment:
+            size = sign * (HEADER_BYTES + length)
+            self._indexed[segment] = self._indexed.get(segment, 0) + size
+            self._live[segment] = self._live.get(segment, 0) + (size if row.references else 0)
+            if not self._indexed[segment]:
+                del self._indexed[segment], self._live[segment]
+            self._segments_changed.add(segment)
+
+    def segment(self, segment: int) -> Segment:
+        """The figures of a segment of blocks."""
+        return Segment(self._indexed.get(segment, 0), self._live.get(segment, 0))
+
+    def segments(self) -> list[int]:
+        """The segments of blocks that the index leads to."""
+        return sorted(self._indexed)
+
+    def live_bytes(self) -> int:
+        """Bytes of all blocks that are in use, headers included."""
+        return sum(self._live.values())
+
+    def forget_block(self, block: BlockId) -> None:
+        """Take a block without references out of the index; its bytes may go once this is committed."""
+        row = self.block(block)
+        assert row is not None, "no block"
+        assert not row.references, "a block in use"
+        self.index_changed = True
+        self._delete(block, db=self._block_rows)
+        self._count_bytes(row, -1)
+
+    def forget_blocks(self) -> None:
+        """Take all blocks out of the index, to make it anew: `set_block_place` for each, then `recount`."""
+        self._txn.drop(self._block_rows, delete=False)
+        self._segments_changed |= set(self._indexed)
+        self._indexed.clear()
+        self._live.clear()
+
+    def recount(self) -> None:
+        """Count the references of an index that was made anew."""
+        for _, _, version in self.every_version():
+            self._count(version.content, 1)
+            if len(self._pending) >= COUNTS_MAX:
+                self._apply_counts()
+        for _, inode in self.every_inode():
+            self._count(inode.content, 1)
+            if len(self._pending) >= COUNTS_MAX:
+                self._apply_counts()
+        for draft in self._draft_rows.values():
+            self._count(draft.content, 1)
+        self._apply_counts()
 
     def _depth_of(self, node: BlockId) -> int:
         """How many levels are below a node: all its leaves are at one level."""
@@ -520,8 +756,8 @@ class Catalog:
 
     def _bucket_set(self, change: events.BucketSet) -> None:
         old = self._bucket_rows.get(change.ino)
-        counters = (old.versions, old.size) if old else (0, Decimal(0))
-        bucket = msgspec.structs.replace(change.bucket, versions=counters[0], size=counters[1])
+        counters = (old.versions, old.size, old.live) if old else (0, Decimal(0), Decimal(0))
+        bucket = msgspec.structs.replace(change.bucket, versions=counters[0], size=counters[1], live=counters[2])
         self._bucket_rows[change.ino] = bucket
         self._buckets_changed.add(change.ino)
 
@@ -594,11 +830,16 @@ class Catalog:
     def _inode_set(self, change: events.InodeSet) -> None:
         ino, inode = change.ino, change.inode
         old = self._kept_inode(ino)
+        live = inode.content.size if inode.nlink else 0
         if old is not None:
             self._count(old.content, -1)
+            live -= old.content.size if old.nlink else 0
         elif ino >= self.next_id:
             self.next_id = ino + 1
         self._count(inode.content, 1)
+        if live:
+            self._bucket_rows[inode.bucket].live += live
+            self._buckets_changed.add(inode.bucket)
         self._keep_inode(ino, inode.copy())
         self._inodes_changed.add(ino)
         if inode.is_dir:
@@ -613,6 +854,9 @@ class Catalog:
         if old is None:
             return
         self._count(old.content, -1)
+        if old.nlink and old.content.size:
+            self._bucket_rows[old.bucket].live -= old.content.size
+            self._buckets_changed.add(old.bucket)
         self._delete(_u64(ino), db=self._inodes)
         del self._inode_cache[ino]
         self._inodes_changed.discard(ino)

@@ -37,6 +37,11 @@ def depth_for(size: int) -> int:
     return depth
 
 
+def stored_bytes(content: Content) -> int:
+    """How many of the file's bytes are not in holes, by whole leaves."""
+    return min(content.size, (-(-content.size // BLOCK_BYTES) - content.holes) * BLOCK_BYTES)
+
+
 def etag(content: Content) -> str:
     """The ETag of content whose MD5 nobody asked for: a digest with a dash, which no client takes for an MD5 (S3)."""
     digest = blake3(content.root + content.size.to_bytes(8, "big")).hexdigest(length=16)
@@ -56,7 +61,8 @@ class WorkingCopy:
 
     Invariants: `_leaves` and `_nodes` hold everything that differs from the tree under `_root`; a leaf in memory ends
     within the file, and what it lacks there is zeros; memory is bounded by DIRTY_LEAVES_MAX and NODES_MAX: what
-    is over goes to the block store early, where it is unreferenced until a draft refers to it.
+    is over goes to the block store early, where it is unreferenced until a draft refers to it. `_data` leaves of the
+    tree are no holes.
     """
 
     def __init__(self, blocks: Blocks, content: Content) -> None:
@@ -64,8 +70,21 @@ class WorkingCopy:
         self.size = content.size
         self._root = content.root
         self._depth = content.depth
+        self._data = -(-content.size // BLOCK_BYTES) - content.holes
         self._leaves: OrderedDict[int, bytearray] = OrderedDict()
         self._nodes: OrderedDict[tuple[int, int], bytearray] = OrderedDict()
+
+    @property
+    def holes(self) -> int:
+        """How many leaves are holes; while changes are in memory, how many at least."""
+        return max(0, -(-self.size // BLOCK_BYTES) - self._data - len(self._leaves))
+
+    def stored(self) -> list[tuple[BlockId, int]]:
+        """The stored blocks from which everything stored of it can be reached, with how many levels lie below each."""
+        found = [(child, level - 1) for (level, _), node in self._nodes.items() for child in children(bytes(node))]
+        if self._root:
+            found.append((self._root, self._depth))
+        return found
 
     def read(self, offset: int, length: int) -> bytes:
         """The bytes at *offset*, fewer than *length* only at the end. Raises Corrupt."""
@@ -149,9 +168,14 @@ class WorkingCopy:
     def _cut(self, leaves: int, depth: int) -> None:
         """Drop every leaf from number *leaves* on, and the levels that are no longer needed."""
         if not leaves:
-            self._root, self._depth = HOLE, 0
+            self._root, self._depth, self._data = HOLE, 0, 0
             self._nodes.clear()
             return
+        before = -(-self.size // BLOCK_BYTES)
+        if self._data >= before:
+            self._data = leaves  # no holes at all
+        elif leaves < before:
+            self._data -= self._data_from(self._depth, 0, leaves)
         while self._depth > depth:
             self._root = self._child(self._depth - 1, 0)
             for level, index in list(self._nodes):
@@ -168,6 +192,22 @@ class WorkingCopy:
                 if len(node) > used * ID_BYTES:
                     del self._changed_node(level, index)[used * ID_BYTES :]
             count = index + bool(used)
+
+    def _data_from(self, level: int, index: int, first: int) -> int:
+        """How many leaves below a node, from number *first* on, are no holes."""
+        node = self._node(level, index)
+        slots = {at // ID_BYTES for at in range(0, len(node), ID_BYTES) if node[at : at + ID_BYTES] != _HOLE_IN_NODE}
+        start = index * FANOUT
+        if level == 1:
+            return sum(start + slot >= first for slot in slots)
+        for changed_level, changed in self._nodes:  # those that their parents do not know of yet
+            above = changed // FANOUT ** max(0, level - 1 - changed_level)
+            if changed_level < level and above // FANOUT == index:
+                slots.add(above - start)
+        span = FANOUT ** (level - 1)
+        return sum(
+            self._data_from(level - 1, start + slot, first) for slot in slots if (start + slot + 1) * span > first
+        )
 
     def _grow(self, size: int) -> None:
         if size > self.size and self.size % BLOCK_BYTES and self._child(0, self.size // BLOCK_BYTES):
@@ -187,7 +227,7 @@ class WorkingCopy:
             self._store_leaf(next(iter(self._leaves)))
         while self._nodes:  # lower levels first: storing one changes its parent
             self._store_node(*min(self._nodes))
-        return Content(self.size, self._root if self.size else HOLE, self._depth)
+        return Content(self.size, self._root if self.size else HOLE, self._depth, self.holes)
 
     def _store_leaf(self, index: int) -> None:
         leaf = self._leaves[index]
@@ -238,10 +278,14 @@ class WorkingCopy:
     def _set_child(self, level: int, index: int, block: BlockId) -> None:
         if level >= self._depth:
             self._root = block
+            if not level:
+                self._data = 1 if block else 0
             return
         parent, slot = divmod(index, FANOUT)
         node = self._changed_node(level + 1, parent)
         at = slot * ID_BYTES
+        if not level:
+            self._data += bool(block) - (at < len(node) and node[at : at + ID_BYTES] != _HOLE_IN_NODE)
         if len(node) < at:
             node.extend(bytes(at - len(node)))
         node[at : at + ID_BYTES] = block or _HOLE_IN_NODE

@@ -10,6 +10,8 @@ import logging
 from collections.abc import Callable
 from typing import NamedTuple
 
+import msgspec
+
 from vfs import events, rules
 from vfs.blocks import Blocks
 from vfs.catalog import Catalog
@@ -23,6 +25,12 @@ log = logging.getLogger("vfs.core")
 
 Attributes = tuple[tuple[bytes, bytes], ...]  # extended attributes: names and values
 Clock = Callable[[], int]  # ns since 1970
+CAPABILITY = b"security.capability"
+
+# What may use the room that is set aside in the journal: it frees space, or keeps what was promised.
+VITAL = frozenset(
+    ("unlink", "rmdir", "rename", "exchange", "purge", "publish", "drop", "checkpoint", "delete bucket", "removexattr")
+)
 
 
 class Changed(NamedTuple):
@@ -52,7 +60,7 @@ class Core:
             raise DiskFailed(self.failed)
         event = Event(self.clock() // 1000, operation, changes)
         try:
-            self.journal.append(events.encode(event))
+            self.journal.append(events.encode(event), vital=operation in VITAL)
         except DiskFailed as error:
             self.fail(f"the journal cannot be written: {error}")
             raise
@@ -152,6 +160,27 @@ class Core:
             return ()
         return tuple((name, self.catalog.attribute(ino, name) or b"") for name in self.catalog.attributes(ino))
 
+    def drop_capability(self, ino: Ino) -> list[Change]:
+        """Content chosen by anybody but root runs without the capabilities that root gave the file (capabilities(7));
+        the kernel sees to that where it is written.
+        """
+        return [] if self.catalog.attribute(ino, CAPABILITY) is None else [events.AttributeGone(ino, CAPABILITY)]
+
+    def keep_rights(self, changes: list[Change], key: KeyId, inode: Inode) -> None:
+        """Before something else takes a file's key without a delete marker: let the newest version there say what owner
+        and mode the file had last, which decide who may read its versions from then on.
+        """
+        newest = next(self.catalog.versions(key), None) if inode.seq else None
+        if newest is not None:
+            self.record_rights(changes, key, *newest, inode)
+
+    def record_rights(self, changes: list[Change], key: KeyId, seq: Seq, version: Version, inode: Inode) -> None:
+        """Let a version say what owner and mode the file has that it is the current version of."""
+        last = msgspec.structs.replace(version, mode=inode.mode, uid=inode.uid, gid=inode.gid, acl=inode.acl)
+        if last != version:
+            changes.append(events.VersionGone(key, seq, inode.bucket))
+            changes.append(events.VersionAdded(key, seq, last, inode.bucket))
+
     def set_attributes(self, changes: list[Change], ino: Ino, inode: Inode, attributes: Attributes) -> None:
         """Give a new inode the extended attributes of what it continues."""
         inode.attributes = bool(attributes)
@@ -231,7 +260,7 @@ def version_of(kind: Kind, null: bool, ino: Ino, inode: Inode, writer: Writer, a
     """A version that records what *inode* is now."""
     if kind is not Kind.CONTENT:
         mode, uid, gid, mtime = inode.mode, inode.uid, inode.gid, inode.mtime
-        return Version(kind, null, mode, uid, gid, mtime, writer, ino, attributes=attributes)
+        return Version(kind, null, mode, uid, gid, mtime, writer, ino, attributes=attributes, acl=inode.acl)
     return Version(
         kind,
         null,
@@ -244,4 +273,5 @@ def version_of(kind: Kind, null: bool, ino: Ino, inode: Inode, writer: Writer, a
         inode.content,
         inode.target,
         inode.rdev,
+        acl=inode.acl,
     )

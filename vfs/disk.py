@@ -6,15 +6,24 @@ Passed in, so that tests run the engine on a simulated disk that loses, tears an
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from vfs.errors import DiskFailed, NoSpace
+from vfs.errors import DiskFailed, LimitReached, NoSpace
 
 Buffer = bytes | bytearray | memoryview
+
+# What somebody can do about a limit that was reached.
+LIMITS = {
+    errno.EMFILE: "raise the limit of this process (ulimit -n, or LimitNOFILE= of its unit)",
+    errno.ENFILE: "the whole machine has no more (sysctl fs.file-max)",
+    errno.ENOMEM: "raise the limit of this process (ulimit -v, or LimitAS= and MemoryMax= of its unit)",
+}
 
 
 class File(Protocol):
@@ -37,6 +46,21 @@ class File(Protocol):
     def truncate(self, size: int) -> None:
         """Cut the file at *size* bytes."""
 
+    def reserve(self, size: int) -> None:
+        """Set room aside, so that the file can grow to *size* bytes whatever else fills the disk. Raises NoSpace.
+
+        A file system that cannot do that is taken at its word: no room is set aside, and no error raised.
+        """
+
+    def release(self) -> None:
+        """Give back what `reserve` set aside."""
+
+    def punch(self, offset: int, length: int) -> None:
+        """Give the room of these bytes back; they read as zeros from now on. Where that cannot be done, nothing is."""
+
+    def allocated(self) -> int:
+        """Bytes that the file takes on the disk."""
+
     def close(self) -> None: ...
 
 
@@ -50,6 +74,22 @@ class Disk(Protocol):
         """Open a file; *create* makes a new, empty one whose name survives a power loss."""
 
     def remove(self, path: str) -> None: ...
+
+
+_SEGMENT = re.compile(r"[0-9a-f]{8}|[0-9a-f]{16}")
+_KEEP_SIZE, _PUNCH_HOLE = 1, 2  # fallocate(2); Python's os has posix_fallocate only
+_UNSUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+
+
+def set_aside(fd: int, offset: int, length: int) -> bool:
+    """Allocate room behind the end of a file, whose length stays. False: the disk is full."""
+    if _libc.fallocate(fd, _KEEP_SIZE, offset, length) and ctypes.get_errno() not in _UNSUPPORTED:
+        if ctypes.get_errno() in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return False
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return True
 
 
 class RealFile:
@@ -108,6 +148,25 @@ class RealFile:
             raise DiskFailed(f"cannot truncate {self._path}: {error.strerror}") from error
         self.size = size
 
+    def reserve(self, size: int) -> None:
+        try:
+            if size > self.size and not set_aside(self._fd, self.size, size - self.size):
+                raise NoSpace(f"no space left for {self._path}")
+        except OSError as error:
+            raise DiskFailed(f"cannot set room aside for {self._path}: {error.strerror}") from error
+
+    def release(self) -> None:
+        with contextlib.suppress(OSError):  # room that stays set aside harms nothing
+            os.ftruncate(self._fd, self.size)
+
+    def punch(self, offset: int, length: int) -> None:
+        mode = _PUNCH_HOLE | _KEEP_SIZE
+        if _libc.fallocate(self._fd, mode, offset, length) and ctypes.get_errno() not in _UNSUPPORTED:
+            raise DiskFailed(f"cannot free space in {self._path}: {os.strerror(ctypes.get_errno())}")
+
+    def allocated(self) -> int:
+        return os.fstat(self._fd).st_blocks * 512
+
     def close(self) -> None:
         os.close(self._fd)
 
@@ -126,18 +185,22 @@ class RealDisk:
                 sync_directory(self._root)
             return sorted(os.listdir(path))
         except OSError as error:
-            raise DiskFailed(f"cannot list {path}: {error.strerror}") from error
+            raise refusal(f"cannot list {path}", error) from error
 
     def open(self, path: str, *, create: bool = False) -> RealFile:
         where = self._root / path
         try:
             file = RealFile(where, os.O_RDWR | (os.O_CREAT | os.O_EXCL if create else 0))
-            if create:
-                sync_directory(where.parent)
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise NoSpace(f"no space left for {where}: {error.strerror}") from error
-            raise DiskFailed(f"cannot open {where}: {error.strerror}") from error
+            raise refusal(f"cannot open {where}", error) from error
+        if create:
+            try:
+                sync_directory(where.parent)
+            except OSError as error:
+                file.close()
+                with contextlib.suppress(OSError):
+                    where.unlink()  # as if it had never been made
+                raise refusal(f"cannot make {where}", error) from error
         return file
 
     def remove(self, path: str) -> None:
@@ -147,6 +210,20 @@ class RealDisk:
             sync_directory(where.parent)
         except OSError as error:
             raise DiskFailed(f"cannot remove {where}: {error.strerror}") from error
+
+
+def refusal(what: str, error: OSError) -> NoSpace | DiskFailed:
+    """The error of the domain for what the system answered: the disk is full, a limit was reached, or it failed."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NoSpace(f"{what}: {error.strerror}")
+    if error.errno in LIMITS:
+        return LimitReached(f"{what}: {error.strerror}; {LIMITS[error.errno]}")
+    return DiskFailed(f"{what}: {error.strerror}")
+
+
+def segments(names: Sequence[str]) -> list[str]:
+    """Those of *names* that are segments': numbers in 8 or 16 digits. Whatever else lies beside them is not ours."""
+    return [name for name in names if _SEGMENT.fullmatch(name)]
 
 
 def sync_directory(path: Path) -> None:

@@ -74,6 +74,10 @@ class NoSpace(VfsError):
     """The disk of the store is full; nothing was changed."""
 
 
+class LimitReached(NoSpace):
+    """A limit of this process or machine stood in the way, not the disk: open files, memory. Nothing was changed."""
+
+
 class DiskFailed(VfsError):
     """The disk refused to write or to sync; the store takes no more changes until it is opened again."""
 
@@ -100,11 +104,13 @@ class NotAStore(VfsError):
 
 
 class StoreInUse(VfsError):
-    """Another process holds the store."""
+    """Another process holds the store. mountpoint: where it has, or had, mounted it; empty if nowhere."""
 
-    def __init__(self, path: str, pid: int) -> None:
-        super().__init__(f"store {path} is in use by process {pid}; unmount it first (vfs umount)")
+    def __init__(self, path: str, pid: int, mountpoint: str = "") -> None:
+        where = f", mounted on {mountpoint}" if mountpoint else ""
+        super().__init__(f"store {path} is in use by process {pid}{where}; unmount it first (vfs umount)")
         self.pid = pid
+        self.mountpoint = mountpoint
 
 
 class NameTooLong(InvalidName):

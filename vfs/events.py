@@ -6,10 +6,12 @@ operation and a recovery end in the same catalog. Tags and field orders are the 
 
 from __future__ import annotations
 
-import msgspec
-from msgspec import Struct
+from typing import Annotated
 
-from vfs.model import Bucket, Content, Draft, Ino, Inode, KeyId, Seq, Version
+import msgspec
+from msgspec import Meta, Struct
+
+from vfs.model import SEQ_MAX, Bucket, Content, Draft, Ino, Inode, KeyId, Name, Seq, Version
 
 
 class BucketSet(Struct, array_like=True, frozen=True, gc=False, tag=1):
@@ -30,7 +32,7 @@ class KeyMade(Struct, array_like=True, frozen=True, gc=False, tag=3):
 
     key: KeyId
     parent: Ino
-    name: bytes
+    name: Name
 
 
 class KeyGone(Struct, array_like=True, frozen=True, gc=False, tag=4):
@@ -60,7 +62,7 @@ class EntrySet(Struct, array_like=True, frozen=True, gc=False, tag=7):
     """The live name leads to this inode."""
 
     parent: Ino
-    name: bytes
+    name: Name
     ino: Ino
 
 
@@ -68,7 +70,7 @@ class EntryGone(Struct, array_like=True, frozen=True, gc=False, tag=8):
     """The live name is gone."""
 
     parent: Ino
-    name: bytes
+    name: Name
 
 
 class InodeSet(Struct, array_like=True, frozen=True, gc=False, tag=9):
@@ -123,7 +125,7 @@ class AttributeSet(Struct, array_like=True, frozen=True, gc=False, tag=16):
     """An extended attribute."""
 
     ino: Ino
-    name: bytes
+    name: Name
     value: bytes
 
 
@@ -131,7 +133,7 @@ class AttributeGone(Struct, array_like=True, frozen=True, gc=False, tag=17):
     """The extended attribute is removed."""
 
     ino: Ino
-    name: bytes
+    name: Name
 
 
 class OrphanSet(Struct, array_like=True, frozen=True, gc=False, tag=18):
@@ -165,7 +167,7 @@ Change = (
 class Event(Struct, array_like=True, frozen=True, gc=False):
     """at: µs since 1970. operation: its name, for people who read the journal."""
 
-    at: int
+    at: Annotated[int, Meta(le=SEQ_MAX)]
     operation: str
     changes: list[Change]
 

@@ -81,6 +81,25 @@ class Files:
     def __init__(self, core: Core) -> None:
         self._core = core
         self._open: dict[Ino, OpenFile] = {}
+        self._versions: set[WorkingCopy] = set()
+
+    def open_version(self, content: Content) -> WorkingCopy:
+        """A version's content for reading; it can be read until `close_version`, though it be purged meanwhile."""
+        copy = WorkingCopy(self._core.blocks, content)
+        self._versions.add(copy)
+        return copy
+
+    def close_version(self, copy: WorkingCopy) -> None:
+        """Nobody reads it any more."""
+        self._versions.discard(copy)
+
+    def copies(self) -> list[WorkingCopy]:
+        """All content that is open."""
+        return [*(file.copy for file in self._open.values()), *self._versions]
+
+    def loose_copies(self) -> list[WorkingCopy]:
+        """Those whose stored content may have lost its last reference since they were opened."""
+        return [*(file.copy for file in self._open.values() if file.unlinked), *self._versions]
 
     def open(self, ino: Ino, writer: Writer, *, truncate: bool = False, created: bool = False) -> Handle:
         """A handle for a regular file. *writer*: whose version it will be if it changes something.
@@ -155,7 +174,7 @@ class Files:
         """*inode* with the size and time of what is open and not published."""
         file = self._open.get(ino)
         if file is not None and file.dirty:
-            inode.content = Content(file.copy.size, inode.content.root, inode.content.depth)
+            inode.content = Content(file.copy.size, inode.content.root, inode.content.depth, file.copy.holes)
             inode.mtime = file.mtime
             inode.ctime = max(inode.ctime, file.ctime)
         elif (draft := self._core.catalog.draft(ino)) is not None:
@@ -267,6 +286,8 @@ class Files:
         """Give a regular file stored content as its new current version, in one event: nothing is copied."""
         self.publish_all(ino)
         self._drop_setid(ino, writer)
+        if writer.uid != 0 and (changes := self._core.drop_capability(ino)):
+            self._core.commit("removexattr", changes)
         now = self._core.clock()
         self._publish("restore", ino, Draft(content, now, now, writer))
         self.reset(ino, content)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from heapq import merge
 from itertools import groupby, islice
 from typing import NamedTuple
 
-from vfs import events, rules
-from vfs.core import Changed, Core
+from vfs import acl, events, rules
+from vfs.core import Attributes, Changed, Core
 from vfs.errors import IsADirectory, NameTooLong, NoSuchKey, NoSuchVersion, NotADirectory, NotPermitted
 from vfs.events import Change
-from vfs.files import Files
+from vfs.files import SETID, Files
 from vfs.model import EMPTY, STORE_ROOT, Content, Ino, Inode, KeyId, Kind, Seq, Version, Writer
 from vfs.names import NAME_BYTES_MAX, check_name, directory_key, format_version_id, parse_version_id, show
 
@@ -36,6 +36,27 @@ class Rights(NamedTuple):
     uid: int
     gid: int
     mode: int
+    acl: bytes = b""
+
+
+class Run(NamedTuple):
+    """Versions of a key that follow each other as those of one file, and whose rights are the same (None: those of the
+    key), as of a record of the journal.
+    """
+
+    record: int
+    key: KeyId
+    first: Seq
+    last: Seq
+    rights: Rights | None
+
+
+Reach = Callable[[Inode], bool]  # whether whoever asks gets into a directory that nothing live leads to
+
+
+def everywhere(_: Inode) -> bool:
+    """For whoever may see everything."""
+    return True
 
 
 class History:
@@ -45,29 +66,44 @@ class History:
         self._core = core
         self._catalog = core.catalog
         self._files = files
+        self._run: Run | None = None  # the last one that was looked at: a listing asks for one version after the other
 
     # -- names ------------------------------------------------------------------------------------------------
 
-    def places(self, directory: Ino) -> list[Ino]:
-        """A directory, and those that stood where it stands or stood: itself first, removed ones after."""
-        inode = self._catalog.inode(directory)
-        if not inode.key:
-            return [directory]
-        found = [directory, *self._catalog.removed(inode.key)]
-        where = self._catalog.key_name(inode.key)
-        for parent in self.places(where.parent)[1:]:
-            live = self._catalog.entry(parent, where.name)
-            key = self._catalog.key(parent, where.name)
-            found += [] if live is None else [live]
-            found += [] if key is None else self._catalog.removed(key)
-        return list(dict.fromkeys(found))
+    def places(self, directory: Ino, reach: Reach = everywhere) -> list[Ino]:
+        """A directory, and those that stood where it stands or stood: itself first, removed ones after.
 
-    def past(self, parent: Ino, name: bytes) -> Past:
+        Of the others, those that *reach* says yes to: whoever may enter a directory need not have been allowed into the
+        one before it.
+        """
+        above: list[tuple[Ino, KeyId]] = []
+        inode = self._catalog.inode(directory)
+        while inode.key:
+            above.append((directory, inode.key))
+            directory = self._catalog.key_name(inode.key).parent
+            inode = self._catalog.inode(directory)
+        found = [directory]
+        for directory, key in reversed(above):
+            where = self._catalog.key_name(key)
+            others = self._catalog.removed(key)
+            for parent in found[1:]:
+                live = self._catalog.entry(parent, where.name)
+                removed = self._catalog.key(parent, where.name)
+                others += [] if live is None else [live]
+                others += [] if removed is None else self._catalog.removed(removed)
+            others = [other for other in dict.fromkeys(others) if other != directory]
+            found = [directory, *(other for other in others if reach(self._catalog.inode(other)))]
+        return found
+
+    def past(self, parent: Ino, name: bytes, reach: Reach = everywhere) -> Past:
         """What a name has been, in a directory and in those that stood there. Raises NoSuchKey if it has no history."""
         if len(name) > NAME_BYTES_MAX:
             raise NameTooLong(f"{show(name)!r} is longer than {NAME_BYTES_MAX} bytes")
+        return self._past(self.places(parent, reach), name)
+
+    def _past(self, places: list[Ino], name: bytes) -> Past:
         past = Past([], [])
-        for place in self.places(parent):
+        for place in places:
             key = self._catalog.key(place, name)
             if key is not None and next(self._catalog.versions(key), None) is not None:
                 past.keys.append(key)
@@ -81,13 +117,14 @@ class History:
             raise NoSuchKey(f"no history of {show(name)}")
         return past
 
-    def names(self, parent: Ino, after: bytes = b"") -> Iterator[tuple[bytes, bytes, Past]]:
+    def names(self, parent: Ino, after: bytes = b"", reach: Reach = everywhere) -> Iterator[tuple[bytes, bytes, Past]]:
         """(sort name, name, past) of every name with history behind sort name *after*; deleted ones too."""
-        found = merge(*(self._sort_names(place, after) for place in self.places(parent)))
+        places = self.places(parent, reach)
+        found = merge(*(self._sort_names(place, after) for place in places))
         for sort_name, _ in groupby(found):
             name = sort_name.removesuffix(b"/")
             try:
-                past = self.past(parent, name)
+                past = self._past(places, name)
             except NoSuchKey:
                 continue
             if bool(past.keys) != sort_name.endswith(b"/"):  # a name that was both is shown once, as the file's
@@ -98,20 +135,22 @@ class History:
 
     # -- versions ---------------------------------------------------------------------------------------------
 
-    def chain(self, key: KeyId) -> list[KeyId]:
+    def chain(self, key: KeyId, reach: Reach = everywhere) -> list[KeyId]:
         """A key, and those of its name in directories that stood at the same place."""
         where = self._catalog.key_name(key)
-        return [key, *(other for other in self.past(where.parent, where.name).keys if other != key)]
+        return [key, *(other for other in self.past(where.parent, where.name, reach).keys if other != key)]
 
-    def versions(self, key: KeyId, before: Seq | None = None) -> Iterator[tuple[Seq, Version]]:
+    def versions(
+        self, key: KeyId, before: Seq | None = None, reach: Reach = everywhere
+    ) -> Iterator[tuple[Seq, Version]]:
         """The versions of a key's whole chain, newest first; only those older than *before* if given."""
         limit = ALL if before is None else before
-        return merge(*(self._catalog.versions(other, limit) for other in self.chain(key)), key=_newest_first)
+        return merge(*(self._catalog.versions(other, limit) for other in self.chain(key, reach)), key=_newest_first)
 
-    def version(self, key: KeyId, version_id: str) -> tuple[Seq, Version]:
+    def version(self, key: KeyId, version_id: str, reach: Reach = everywhere) -> tuple[Seq, Version]:
         """The version with that id in a key's chain. Raises NoSuchVersion; InvalidName for text that is no id."""
         seq = parse_version_id(version_id)
-        for other in self.chain(key):
+        for other in self.chain(key, reach):
             found = self._catalog.null_version(other) if seq is None else Seq(seq)
             version = None if found is None else self._catalog.version(other, found)
             if found is not None and version is not None and version.null == (seq is None):
@@ -138,14 +177,47 @@ class History:
 
     def rights(self, key: KeyId) -> Rights:
         """Owner, group and permission bits that hold for a key's history. Raises NoSuchKey."""
+        return _rights(self._holder(key)[1])
+
+    def _holder(self, key: KeyId) -> tuple[Ino, Inode | Version]:
+        """What the rights of a key are taken from: the live file, or the last version. Raises NoSuchKey."""
         ino = self.live(key)
         if ino is not None:
-            inode = self._catalog.inode(ino)
-            return Rights(inode.uid, inode.gid, stat.S_IMODE(inode.mode))
+            return ino, self._catalog.inode(ino)
         newest = next(self._catalog.versions(key), None)
         if newest is None:
             raise NoSuchKey("no history")
-        return Rights(newest[1].uid, newest[1].gid, stat.S_IMODE(newest[1].mode))
+        return newest[1].ino, newest[1]
+
+    def version_rights(self, key: KeyId, seq: Seq, version: Version) -> Rights:
+        """Owner, group and permission bits of a version, which hold beside those of its key: the same, unless somebody
+        else's file has taken the key since (see `_follows`): then those that the version's file had last.
+        """
+        return self._own_rights(key, seq, version) or self.rights(key)
+
+    def _own_rights(self, key: KeyId, seq: Seq, version: Version) -> Rights | None:
+        """The rights of a version if those of its key say nothing about it."""
+        ino, holder = self._holder(key)
+        if _follows(version.ino, version, ino, holder):
+            return None
+        known = self._run
+        if known is not None and known[:2] != (self._core.journal.end.number, key):
+            known = None
+        last_seq, last = seq, version
+        newer = self._catalog.newer_versions(key, seq)
+        while known is None or not known.first <= last_seq <= known.last:
+            found = next(newer, None)
+            if found is None:
+                rights = None if _follows(last.ino, last, ino, holder) else _rights(last)
+                break
+            if not _follows(last.ino, last, found[1].ino, found[1]):
+                rights = _rights(last)
+                break
+            last_seq, last = found
+        else:
+            last_seq, rights = known.last, known.rights
+        self._run = Run(self._core.journal.end.number, key, seq, last_seq, rights)
+        return rights
 
     # -- changing ---------------------------------------------------------------------------------------------
 
@@ -172,15 +244,17 @@ class History:
             after = None
         changed = [Changed(where.parent, where.name, ino, ino)]
         reset = orphan = None
-        if ino is not None and (self._files.has_changes(ino) or (after and self._can_take(ino, after[1]))):
-            same_type = after is not None and stat.S_ISREG(after[1].mode)
-            reset = self._set_current(changes, ino, after if same_type else None)
+        other = after is not None and self._own_rights(key, *after) is not None
+        takes = ino is not None and after is not None and not other and self._can_take(ino, after[1])
+        if ino is not None and (takes or self._files.has_changes(ino)):
+            same_file = after is not None and not other and stat.S_ISREG(after[1].mode)
+            reset = self._set_current(changes, ino, after if same_file else None, writer)
         else:
             new = None
             old = None if ino is None else catalog.inode(ino)
             if after is not None:
                 changed += core.revive(changes, where.parent, writer)
-                new = self._attach(changes, key, *after, old, ino, version)
+                new = self._attach(changes, key, *after, old, ino, version, writer)
             if ino is not None and old is not None:
                 orphan = self._let_go(changes, key, ino, old, entry_stays=new is not None)
             changes.append(events.DirectoryTouched(where.parent, core.clock(), 0))
@@ -199,7 +273,9 @@ class History:
         inode = self._catalog.inode(ino)
         return inode.nlink == 1 and inode.is_file and stat.S_ISREG(version.mode)
 
-    def _set_current(self, changes: list[Change], ino: Ino, current: tuple[Seq, Version] | None) -> Content | None:
+    def _set_current(
+        self, changes: list[Change], ino: Ino, current: tuple[Seq, Version] | None, writer: Writer
+    ) -> Content | None:
         """Let a live file be what is current now (None: nothing is published any more).
 
         Returns the content for those who have it open, unless they are changing it: then that will be current.
@@ -209,6 +285,9 @@ class History:
         inode.content = current[1].content if current else EMPTY
         inode.mtime = current[1].mtime if current else inode.mtime
         inode.ctime = self._core.clock()
+        if writer.uid != 0:
+            inode.mode &= ~SETID
+            changes += self._core.drop_capability(ino)
         changes.append(events.InodeSet(ino, inode))
         if not self._files.has_changes(ino):
             return inode.content
@@ -225,15 +304,21 @@ class History:
         old: Inode | None,
         ino: Ino | None,
         last: Version,
+        writer: Writer,
     ) -> Ino:
-        """A new inode for a version that is current again, with the attributes the key had last."""
+        """A new inode for a version that is current again, with the rights and attributes the key had last, unless
+        the version has rights of its own.
+        """
         where = self._catalog.key_name(key)
         parent = self._catalog.inode(where.parent)
         now = self._core.clock()
-        rights = old if old is not None else last
+        attributes = last.attributes if ino is None or old is None else self._core.attributes_of(ino, old)
+        own = self._own_rights(key, seq, version)
+        rights = own or _rights(old if old is not None else last)
+        mode = rights.mode if writer.uid == 0 else rights.mode & ~SETID
         new = Ino(self._core.new_id())
         inode = Inode(
-            stat.S_IFMT(version.mode) | stat.S_IMODE(rights.mode),
+            stat.S_IFMT(version.mode) | mode,
             1,
             rights.uid,
             rights.gid,
@@ -247,9 +332,10 @@ class History:
             seq,
             version.content,
             version.target,
+            acl=rights.acl,
         )
-        attributes = last.attributes if ino is None or old is None else self._core.attributes_of(ino, old)
-        self._core.set_attributes(changes, new, inode, attributes)
+        self._core.set_attributes(changes, new, inode, () if own else _allowed(attributes, writer))
+        self._core.record_rights(changes, key, seq, version, inode)
         changes.append(events.InodeSet(new, inode))
         changes.append(events.EntrySet(where.parent, where.name, new))
         return new
@@ -263,12 +349,13 @@ class History:
         self._core.detach(changes, key, ino, inode, is_open=orphaned)
         return ino if orphaned else None
 
-    def restore(self, seq: Seq, parent: Ino, name: bytes, writer: Writer) -> list[Changed]:
+    def restore(self, seq: Seq, parent: Ino, name: bytes, writer: Writer, *, gid: int | None = None) -> list[Changed]:
         """Make a version's content the new current version of a name; content is shared, not copied.
 
         A live file keeps its attributes; a deleted one gets those it had last, a new one those of the version's key.
-        The directories above come back if they were removed. Raises NoSuchVersion, IsADirectory, NotADirectory,
-        NotPermitted (a delete marker has no content), Exists.
+        But nobody except root makes a file that belongs to somebody else, or that has set-id bits: what would, belongs
+        to the writer and the group *gid*. The directories above come back if they were removed. Raises NoSuchVersion,
+        IsADirectory, NotADirectory, NotPermitted (a delete marker has no content), Exists.
         """
         source, version = self.find(seq)
         core, catalog = self._core, self._catalog
@@ -293,11 +380,16 @@ class History:
         key = core.key_for(changes, parent, name)
         now = core.clock()
         bucket = catalog.inode(parent).bucket
-        rights = self.rights(source if self.current(key) is None else key)
-        mode = stat.S_IFMT(version.mode) | rights.mode
+        rights, attributes = self._rights_of_restored(key, source, seq, version, writer)
+        if writer.uid not in (0, rights.uid):
+            bits = acl.mode_without(rights.acl, rights.mode)
+            rights = Rights(writer.uid, rights.gid if gid is None else gid, bits)
+        mode = stat.S_IFMT(version.mode) | (rights.mode if writer.uid == 0 else rights.mode & ~SETID)
         orphan = None
         if ino is not None:
-            orphan = self._let_go(changes, key, ino, catalog.inode(ino), entry_stays=True)
+            old = catalog.inode(ino)
+            core.keep_rights(changes, key, old)
+            orphan = self._let_go(changes, key, ino, old, entry_stays=True)
         new = Ino(core.new_id())
         inode = Inode(
             mode,
@@ -314,9 +406,9 @@ class History:
             Seq(0),
             version.content,
             version.target,
+            acl=rights.acl,
         )
-        newest = next(catalog.versions(key), None)
-        core.set_attributes(changes, new, inode, newest[1].attributes if newest else ())
+        core.set_attributes(changes, new, inode, attributes)
         inode.seq = core.add_version(changes, key, name, new, inode, writer)
         changes.append(events.InodeSet(new, inode))
         changes.append(events.EntrySet(parent, name, new))
@@ -325,6 +417,23 @@ class History:
         if orphan is not None:
             self._files.unlinked(orphan)
         return [*changed, Changed(parent, name, ino, new)]
+
+    def _rights_of_restored(
+        self, key: KeyId, source: KeyId, seq: Seq, version: Version, writer: Writer
+    ) -> tuple[Rights, Attributes]:
+        """The rights and attributes that *key* had last, if they say anything about a file like *version*, which comes
+        from the history of *source*: else those of the version.
+        """
+        newest = next(self._catalog.versions(key), None)
+        if newest is None:
+            return self.version_rights(source, seq, version), ()
+        rights = self.rights(key)
+        attributes = _allowed(newest[1].attributes, writer) if writer.uid in (0, rights.uid) else ()
+        if key == source:
+            return self.version_rights(key, seq, version), attributes
+        if stat.S_ISLNK(self._holder(key)[1].mode) and not stat.S_ISLNK(version.mode):
+            return self.version_rights(source, seq, version), ()
+        return rights, attributes
 
     # -- the past ---------------------------------------------------------------------------------------------
 
@@ -359,3 +468,22 @@ class History:
 
 def _newest_first(item: tuple[Seq, Version]) -> int:
     return -item[0]
+
+
+def _rights(of: Inode | Version) -> Rights:
+    return Rights(of.uid, of.gid, stat.S_IMODE(of.mode), of.acl)
+
+
+def _allowed(attributes: Attributes, writer: Writer) -> Attributes:
+    """Those that a file may have whose content *writer* chose: others are root's, as capabilities are."""
+    return attributes if writer.uid == 0 else tuple(item for item in attributes if item[0].startswith(b"user."))
+
+
+def _follows(old_ino: Ino, old: Version, new_ino: Ino, new: Inode | Version) -> bool:
+    """Whether the rights of what came after a version at its key hold for it too: it is the same file, or another one
+    of the same owner. Anybody else can have put his file there without being allowed to read this one. And the mode of
+    a symlink, which nobody chose, says nothing about a file.
+    """
+    if old_ino == new_ino:
+        return True
+    return old.uid == new.uid and (stat.S_ISLNK(old.mode) or not stat.S_ISLNK(new.mode))

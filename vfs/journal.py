@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 from xxhash import xxh3_64_intdigest
 
-from vfs.disk import Disk, File
-from vfs.errors import Corrupt, TooLarge
+from vfs.disk import Disk, File, segments
+from vfs.errors import Corrupt, NoSpace, TooLarge
 
 FOLDER = "journal"
 SEGMENT_BYTES_MAX = 64 << 20
 PAYLOAD_BYTES_MAX = 16 << 20
+RESERVE_BYTES = 4 << 20  # room set aside on the disk, for records that free space on a full one
+_ROOM_STEP_BYTES = 1 << 20
 
 _MAGIC = b"vfsJ"
 _HEADER = struct.Struct("<4sIQQQ")  # magic, payload length, number, durable number, checksum
@@ -55,17 +58,19 @@ class Journal:
         self._disk = disk
         self._file: File | None = None
         self._retired: list[File] = []
+        self._room = 0  # how far the last segment can grow in the room that is set aside for it
         self.end = START
         self.durable = 0
 
     def segments(self) -> list[int]:
         """The first record number of each segment, in order."""
-        return [int(name, 16) for name in self._disk.list(FOLDER)]
+        return [int(name, 16) for name in segments(self._disk.list(FOLDER))]
 
     def holds(self, position: Position) -> bool:
         """Whether the journal reaches as far as *position*."""
-        if position.segment not in self.segments():
-            return position == START
+        segments = self.segments()
+        if position.segment not in segments:
+            return position == START and not segments
         file = self._disk.open(_path(position.segment))
         file.close()
         return file.size >= position.offset
@@ -138,30 +143,80 @@ class Journal:
             found="damaged bytes; restore the journal from a copy, or keep what is before with `vfs rebuild --cut`",
         )
 
-    def append(self, payload: bytes) -> int:
-        """Add a record and return its number. Raises NoSpace or DiskFailed, with nothing added."""
+    def append(self, payload: bytes, *, vital: bool = False) -> int:
+        """Add a record and return its number. Raises NoSpace or DiskFailed, with nothing added.
+
+        vital: it frees space or keeps what was promised, and may use the room that is set aside (RESERVE_BYTES).
+        """
         if len(payload) > PAYLOAD_BYTES_MAX:
             raise TooLarge(f"a change of {len(payload)} bytes; the journal takes {PAYLOAD_BYTES_MAX}")
         file = self._file
         if file is None or file.size >= SEGMENT_BYTES_MAX:
-            file = self._next_segment()
+            file = self._next_segment_if_room(file)
         number = self.end.number + 1
         length = len(payload)
+        if file.size + _HEADER.size + length + RESERVE_BYTES > self._room:
+            self._set_aside(file, _HEADER.size + length, vital=vital)
         checksum = xxh3_64_intdigest(_SEALED.pack(_MAGIC, length, number, self.durable) + payload)
         file.append((_HEADER.pack(_MAGIC, length, number, self.durable, checksum), payload))
         self.end = Position(self.end.segment, file.size, number)
         return number
 
-    def _next_segment(self) -> File:
+    def _set_aside(self, file: File, length: int, *, vital: bool) -> None:
+        """Have room for *length* bytes more and the reserve behind them; a vital record may do with what is there."""
+        room = file.size + length + RESERVE_BYTES + _ROOM_STEP_BYTES
+        try:
+            file.reserve(room)
+            self._room = room
+        except NoSpace:
+            if not vital:
+                raise
+
+    def _next_segment_if_room(self, file: File | None) -> File:
+        """A new segment; on a full disk the last one goes on, in the room that is set aside for it."""
+        try:
+            return self.roll()
+        except NoSpace:
+            if file is None:
+                raise
+            return file
+
+    def roll(self) -> File:
+        """Begin a new segment. Raises NoSpace or DiskFailed, with nothing changed."""
         segment = self.end.number + 1
+        if self._file is not None and not self._file.size:
+            return self._file
         if self._file is not None:
             self._file.sync()  # so that only the last segment ever has something to sync
         file = self._disk.open(_path(segment), create=True)
+        try:
+            file.reserve(RESERVE_BYTES + _ROOM_STEP_BYTES)
+        except NoSpace:
+            file.close()
+            self._disk.remove(_path(segment))
+            raise
         if self._file is not None:
+            self._file.release()
             self._retired.append(self._file)  # a sync in another thread may still hold it
         self._file = file
+        self._room = RESERVE_BYTES + _ROOM_STEP_BYTES
         self.end = Position(segment, 0, self.end.number)
         return file
+
+    def forget(self, number: int, *, keep: int) -> None:
+        """Remove the segments before *keep* that hold nothing behind record *number*: a snapshot stands for them."""
+        for first, following in pairwise(self.segments()):
+            if following <= number + 1 and first < keep:
+                self._disk.remove(_path(first))
+
+    def size(self) -> int:
+        """Bytes of all segments."""
+        total = 0
+        for segment in self.segments():
+            file = self._disk.open(_path(segment))
+            total += file.size
+            file.close()
+        return total
 
     def unsynced(self) -> tuple[int, list[File]]:
         """What to sync, in any thread but one at a time, before calling `synced` with the number returned here."""

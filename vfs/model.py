@@ -9,14 +9,22 @@ from __future__ import annotations
 import stat
 from decimal import Decimal
 from enum import IntEnum
-from typing import NewType
+from typing import Annotated, NewType
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
-Ino = NewType("Ino", int)  # an inode of the catalog, and of the kernel
-KeyId = NewType("KeyId", int)  # the number of a key: of (directory, name), whether it lives or is deleted
-Seq = NewType("Seq", int)  # the moment of a version, µs since 1970 UTC; unique and rising in a store
-BlockId = NewType("BlockId", bytes)  # BLAKE3 of a block, 32 bytes; empty = a hole
+# What a number or name can be is checked where a record is decoded: what is stored may be damaged, or made by somebody.
+Number = Annotated[int, Meta(ge=0, le=(1 << 60) - 1)]  # above are the inodes of what is not live (vfs.fuse.nodes)
+Size = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+Word = Annotated[int, Meta(ge=0, le=(1 << 32) - 1)]
+Name = Annotated[bytes, Meta(max_length=503)]  # with a number, a key of LMDB
+SEQ_MAX = 253_402_300_799_999_999  # the end of the year 9999, the last that a version id can name
+
+Ino = NewType("Ino", Number)  # an inode of the catalog, and of the kernel
+KeyId = NewType("KeyId", Number)  # the number of a key: of (directory, name), whether it lives or is deleted
+# the moment of a version, µs since 1970 UTC; unique and rising in a store
+Seq = NewType("Seq", Annotated[int, Meta(ge=0, le=SEQ_MAX)])
+BlockId = NewType("BlockId", Annotated[bytes, Meta(max_length=32)])  # BLAKE3 of a block, 32 bytes; empty = a hole
 
 STORE_ROOT = Ino(1)  # the directory of buckets
 
@@ -42,11 +50,13 @@ class Content(Struct, array_like=True, frozen=True, gc=False):
     """The manifest of a file: its size in bytes and the root of its tree of blocks.
 
     depth 0: *root* is the only block. depth d: a node whose children have depth d-1. An empty root is a hole.
+    holes: how many leaves are holes (0 also in what was stored before they were counted): what `du` leaves out.
     """
 
-    size: int
+    size: Size
     root: BlockId
-    depth: int
+    depth: Annotated[int, Meta(ge=0, le=8)]
+    holes: int = 0
 
 
 EMPTY = Content(0, BlockId(b""), 0)
@@ -72,6 +82,7 @@ class Bucket(Struct, array_like=True, gc=False):
     unversioned: list[bytes] | None = None  # patterns; None: the store's defaults
     versions: int = 0  # versions and delete markers, kept by the catalog
     size: Decimal = Decimal(0)  # bytes: the sum of the sizes of all versions; sparse ones go beyond 64 bits
+    live: Decimal = Decimal(0)  # bytes: the sum of the sizes of the files that live
 
 
 class Inode(Struct, array_like=True, gc=False):
@@ -80,11 +91,11 @@ class Inode(Struct, array_like=True, gc=False):
     A directory that was removed keeps its row with nlink 0 for the sake of the history below it.
     """
 
-    mode: int
+    mode: Word
     nlink: int
-    uid: int
-    gid: int
-    rdev: int
+    uid: Word
+    gid: Word
+    rdev: Size
     atime: int
     mtime: int
     ctime: int
@@ -96,6 +107,7 @@ class Inode(Struct, array_like=True, gc=False):
     target: bytes = b""  # of a symlink
     generation: int = 0  # goes up when a removed directory is made again: the kernel must not take it for the old
     attributes: bool = False  # whether it has ever had extended attributes
+    acl: bytes = b""  # an access ACL beside the permission bits (vfs.acl); empty: none
 
     def copy(self) -> Inode:
         """One to change."""
@@ -111,16 +123,16 @@ class Inode(Struct, array_like=True, gc=False):
 
 
 class Version(Struct, array_like=True, frozen=True, gc=False):
-    """One entry of a key's chain. mode, uid, gid: the key's when this was added (the rights of a deleted key).
+    """One entry of a key's chain. mode, uid, gid, acl: the key's when this was added (the rights of a deleted key).
 
     attributes: of a delete marker, the extended attributes that the key had; they come back with it.
     """
 
     kind: Kind
     null: bool
-    mode: int
-    uid: int
-    gid: int
+    mode: Word
+    uid: Word
+    gid: Word
     mtime: int
     writer: Writer
     ino: Ino
@@ -128,6 +140,7 @@ class Version(Struct, array_like=True, frozen=True, gc=False):
     target: bytes = b""
     rdev: int = 0
     attributes: tuple[tuple[bytes, bytes], ...] = ()
+    acl: bytes = b""
 
 
 class Draft(Struct, array_like=True, frozen=True, gc=False):

@@ -15,19 +15,30 @@ from vfs.errors import NotAStore
 class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     """commit_interval: seconds until what was closed also survives a power loss. durability: "close" makes every
     close and every change of the namespace survive one at once. new_buckets: the state in which mkdir makes a bucket.
-    poll_us: how long the daemon polls for the next request before it sleeps, µs.
+    poll_us: how long the daemon polls for the next request before it sleeps, µs. scrub_period: days in which the daemon
+    reads every block once; 0 is never. gc_interval: seconds between two looks for space to give back; 0 is never.
+    gc_rate: how much of the disk that may take, MiB/s.
     """
 
     commit_interval: float = 5.0
     durability: Literal["interval", "close"] = "interval"
     new_buckets: Literal["Enabled", "Unversioned"] = "Enabled"
     poll_us: int = 30
+    scrub_period: float = 30.0
+    gc_interval: float = 60.0
+    gc_rate: float = 32.0
 
     def __post_init__(self) -> None:
         if not 0.01 <= self.commit_interval <= 3600:
             raise ValueError("commit_interval is 0.01 to 3600 seconds")
         if not 0 <= self.poll_us <= 1000:
             raise ValueError("poll_us is 0 to 1000 microseconds")
+        if not (self.scrub_period == 0 or 0.00001 <= self.scrub_period <= 3650):
+            raise ValueError("scrub_period is 0.00001 to 3650 days, or 0 for never")
+        if not (self.gc_interval == 0 or 0.01 <= self.gc_interval <= 86_400):
+            raise ValueError("gc_interval is 0.01 to 86400 seconds, or 0 for never")
+        if not 0.1 <= self.gc_rate <= 100_000:
+            raise ValueError("gc_rate is 0.1 to 100000 MiB/s")
 
 
 def load(store: Path) -> Settings:

@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import shutil
 import stat
 import time
 import tomllib
@@ -18,9 +19,9 @@ from typing import Self
 
 import msgspec
 
-from vfs import events, rules, settings
-from vfs.blocks import Blocks
-from vfs.catalog import FORMAT, Catalog
+from vfs import events, rules, settings, snapshot
+from vfs.blocks import Blocks, End
+from vfs.catalog import DAMAGE, FILE, FORMAT, Catalog
 from vfs.core import Clock, Core
 from vfs.disk import Disk, File, RealDisk, sync_directory
 from vfs.errors import (
@@ -48,6 +49,8 @@ log = logging.getLogger("vfs.store")
 EVENTS_PER_CHECKPOINT_MAX = 20_000  # bounds the catalog's uncommitted pages, and what a recovery replays
 BUCKETS_MAX = 10_000
 DESCRIPTION = "store.toml"
+CATALOG_COPY = "catalog.copy"  # a compact copy in the making, for a snapshot
+HOLDER_BYTES_MAX = 8192  # of the lock file: a pid, and a path of at most PATH_MAX
 
 
 class Store:
@@ -57,10 +60,13 @@ class Store:
 
     def __init__(self, path: Path, disk: Disk, clock: Clock, lock_fd: int) -> None:
         self.path = path
+        self.disk = disk
         self._open = contextlib.ExitStack()
         self._open.callback(os.close, lock_fd)
+        self._lock_fd = lock_fd
         try:
             self.settings: Settings = settings.load(path)
+            from_snapshot = self._restore_catalog()
             catalog = Catalog(path / "catalog")
             self._open.callback(catalog.close)
             journal = Journal(disk)
@@ -73,7 +79,11 @@ class Store:
             self.files = Files(self._core)
             self.tree = Tree(self._core, self.files)
             self.history = History(self._core, self.files)
-            self.recovered = self._recover()
+            self.recovered = self._recover(from_snapshot=from_snapshot)
+        except DAMAGE as error:
+            self._open.close()
+            found = f"{error!r}; `vfs rebuild {path}` makes the catalog again"
+            raise Corrupt(f"the catalog of {path}", expected="rows that make sense", found=found) from error
         except BaseException:
             self._open.close()
             raise
@@ -95,33 +105,76 @@ class Store:
 
     # -- recovery ---------------------------------------------------------------------------------------------
 
-    def _recover(self) -> int:
+    def _restore_catalog(self) -> bool:
+        """Begin with the last snapshot if there is no catalog. Raises Corrupt if that is damaged."""
+        file = self.path / "catalog" / FILE
+        complete = [] if file.exists() else snapshot.complete(self.disk)
+        if not complete:
+            return False
+        file.parent.mkdir(mode=0o700, exist_ok=True)
+        new = file.with_suffix(".new")
+        new.unlink(missing_ok=True)
+        snapshot.restore(self.disk, complete[-1], new)
+        os.rename(new, file)
+        return True
+
+    def _recover(self, *, from_snapshot: bool) -> int:
         """Bring the catalog up to the journal, drop what is torn, publish drafts. Returns events replayed."""
         core = self._core
         checkpoint = core.catalog.checkpoint
         if not core.journal.holds(checkpoint.journal):
+            what = "a journal that ends before" if checkpoint.journal.number else "a catalog that is empty"
             raise Corrupt(
                 f"the journal of {self.path}",
                 expected=f"record {checkpoint.journal.number}, which the catalog knows",
-                found="a journal that ends before; `vfs rebuild` makes the catalog again from what is there",
+                found=f"{what}; `vfs rebuild` makes the catalog again from what is there",
             )
-        blocks_end = checkpoint.blocks
-        for found in core.blocks.scan(checkpoint.blocks):
+        blocks_start = blocks_end = checkpoint.blocks
+        if from_snapshot:  # which has the blocks where they were then
+            blocks_start = blocks_end = End(0, 0)
+            core.catalog.forget_blocks()
+        for found in core.blocks.scan(blocks_start):
             core.catalog.set_block_place(found.block, found.place, node=found.node)
             blocks_end = found.end
+        if from_snapshot:
+            core.catalog.recount()
         replayed = self._replay()
         core.journal.check_tail()
-        dropped_blocks = core.blocks.settle(checkpoint.blocks, blocks_end)
+        dropped_blocks = core.blocks.settle(blocks_start, blocks_end)
         dropped = core.journal.settle()
         if core.catalog.find_inode(STORE_ROOT) is None:
             self._make_root()
         if dropped or dropped_blocks:
             log.info("dropped what a crash tore: %d bytes of journal, %d of blocks", dropped, dropped_blocks)
+        self._tidy()
         published = self.files.recover()
         if replayed or published:
             log.info("recovered %d events; %d files were open and were published", replayed, published)
         self.checkpoint()
         return replayed
+
+    def _tidy(self) -> None:
+        """Remove what a crash left behind of a snapshot in the making, or of what one stands for."""
+        shutil.rmtree(self.path / CATALOG_COPY, ignore_errors=True)
+        complete = snapshot.complete(self.disk)
+        for record in snapshot.every(self.disk):
+            if record not in complete:
+                snapshot.remove(self.disk, record)
+        if complete:
+            snapshot.secure(self.disk, complete[-1])  # what it stands for goes durably
+            self.forget_before(complete[-1])
+
+    def forget_before(self, number: int) -> None:
+        """Remove the journal up to record *number*, for which there is a snapshot, and older snapshots."""
+        self._core.journal.forget(number, keep=self._core.catalog.checkpoint.journal.segment)
+        for older in snapshot.every(self.disk):
+            if older < number:
+                snapshot.remove(self.disk, older)
+
+    def replace_catalog(self, copy: Path) -> None:
+        """Put a copy of the catalog of the last checkpoint, without gaps, in its place."""
+        self._core.catalog.replace(copy)
+        self._apply_again()
 
     def _replay(self) -> int:
         """Apply what the journal has behind the catalog's checkpoint, as far as its content is there."""
@@ -134,10 +187,18 @@ class Store:
             event = _decode(record)
             if record.number > journal.durable and not self._has_content(event):
                 break  # its blocks went with the power: history ends before it
-            catalog.apply(event)
+            self._apply(record, event)
             journal.end = record.end
             replayed += bool(event.changes)
         return replayed
+
+    def _apply(self, record: Record, event: events.Event) -> None:
+        try:
+            self._core.catalog.apply(event)
+        except (AttributeError, TypeError, AssertionError, *DAMAGE) as error:  # what senseless changes stumble over
+            where = f"journal record {record.number}"
+            found = f"{event.operation}: {error!r}; `vfs check {self.path}` tells more"
+            raise Corrupt(where, expected="changes that can be applied", found=found) from error
 
     def _has_content(self, event: events.Event) -> bool:
         return all(self._core.catalog.missing(content) is None for content in events.contents(event))
@@ -189,7 +250,9 @@ class Store:
         """
         core = self._core
         end = core.journal.end
-        if end.number == self._marked and core.catalog.checkpoint.blocks == core.blocks.end:
+        known = core.catalog.checkpoint
+        same = end.number == self._marked and end.segment == known.journal.segment and core.blocks.end == known.blocks
+        if same and not core.catalog.index_changed:
             return
         try:
             core.catalog.commit(end, core.blocks.end)
@@ -222,6 +285,10 @@ class Store:
     def needs_sync(self) -> bool:
         """Whether anything happened that a power loss would take."""
         return self._core.journal.end.number > self._core.journal.durable
+
+    def tell_mountpoint(self, mountpoint: str) -> None:
+        """Say in the lock file where the store is mounted: for who finds it in use."""
+        os.pwrite(self._lock_fd, f"{os.getpid()}\n".encode() + os.fsencode(mountpoint) + b"\n", 0)
 
     def close(self) -> None:
         """Publish what is open, checkpoint, and let go of the store."""
@@ -316,6 +383,9 @@ class Store:
             "Buckets": len(buckets),
             "Versions": sum(bucket.versions for bucket in buckets),
             "VersionBytes": shown_size(sum(bucket.size for bucket in buckets)),
+            "LiveBytes": shown_size(sum(bucket.live for bucket in buckets)),
+            "HistoryBytes": shown_size(max(sum(bucket.size - bucket.live for bucket in buckets), 0)),
+            "ReclaimableBytes": max(disk_usage(self.path / "blocks") - catalog.live_bytes(), 0),
             "Blocks": catalog.count("blocks"),
             "StoreBytes": disk_usage(self.path),
             "Events": self._core.journal.end.number,
@@ -347,7 +417,7 @@ def sync_files(pending: Pending) -> None:
 def _decode(record: Record) -> events.Event:
     try:
         return events.decode(record.payload)
-    except msgspec.DecodeError as error:
+    except (ValueError, RecursionError) as error:  # msgspec.DecodeError, what is no UTF-8, arrays in arrays in arrays
         raise Corrupt(f"journal record {record.number}", expected="an event", found=str(error)) from error
 
 
@@ -399,15 +469,19 @@ def check_description(path: Path) -> None:
         raise NotAStore(f"{path} has format {description}, and this vfs reads format {FORMAT} with lmdb-0.9")
 
 
-def lock_store(path: Path) -> int:
-    """Hold the store. Raises StoreInUse with the holder's pid."""
-    fd = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+def lock_store(path: Path, *, tell: bool = True) -> int:
+    """Hold the store. Raises StoreInUse with the holder's pid, and where it has mounted the store.
+
+    tell: write down who holds it, which cannot be done on a read-only file system.
+    """
+    fd = os.open(path / "lock", (os.O_RDWR | os.O_CREAT if tell else os.O_RDONLY) | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        holder = os.pread(fd, 20, 0).decode("ascii", "replace").strip()
+        holder, _, mountpoint = os.fsdecode(os.pread(fd, HOLDER_BYTES_MAX, 0)).rstrip("\n").partition("\n")
         os.close(fd)
-        raise StoreInUse(str(path), int(holder) if holder.isdigit() else 0) from None
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        raise StoreInUse(str(path), int(holder) if holder.isdigit() else 0, mountpoint) from None
+    if tell:
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
     return fd

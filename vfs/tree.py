@@ -10,7 +10,7 @@ import stat
 from collections.abc import Iterator
 from itertools import islice
 
-from vfs import events, rules
+from vfs import acl, events, rules
 from vfs.core import Core
 from vfs.errors import (
     AttributeTooLarge,
@@ -36,6 +36,8 @@ LINKS_MAX = 4096  # names of one inode: a write makes a version under each
 ATTRIBUTE_BYTES_MAX = 65536  # the kernel's XATTR_SIZE_MAX
 ATTRIBUTES_BYTES_MAX = 1 << 20  # of one inode in all, names and values: a delete marker keeps them
 TARGET_BYTES_MAX = 4095
+
+Gone = tuple[Ino, Inode] | None  # an inode that went with its last name, as it was then: somebody may still hold it
 
 
 class Tree:
@@ -114,13 +116,20 @@ class Tree:
                 mode |= stat.S_ISGID
         return Inode(mode, 1, uid, gid, 0, now, now, now, now, parent.bucket, key)
 
-    def create(self, parent: Ino, name: bytes, mode: int, gid: int, writer: Writer) -> tuple[Ino, Inode]:
-        """A regular file, empty and without a version until it is published. The caller opens it."""
-        return self._make(parent, name, stat.S_IFREG | stat.S_IMODE(mode), gid, writer, publish=False)
+    # umask: bits to leave out of the mode, unless the directory has a default ACL, which then holds instead. None: the
+    # door has left them out already, and knows no ACLs.
 
-    def mknod(self, parent: Ino, name: bytes, mode: int, rdev: int, gid: int, writer: Writer) -> tuple[Ino, Inode]:
+    def create(
+        self, parent: Ino, name: bytes, mode: int, gid: int, writer: Writer, umask: int | None = None
+    ) -> tuple[Ino, Inode]:
+        """A regular file, empty and without a version until it is published. The caller opens it."""
+        return self._make(parent, name, stat.S_IFREG | stat.S_IMODE(mode), gid, writer, umask=umask, publish=False)
+
+    def mknod(
+        self, parent: Ino, name: bytes, mode: int, rdev: int, gid: int, writer: Writer, umask: int | None = None
+    ) -> tuple[Ino, Inode]:
         """A file of any type but directory and symlink; one version."""
-        return self._make(parent, name, mode, gid, writer, rdev=rdev)
+        return self._make(parent, name, mode, gid, writer, umask=umask, rdev=rdev)
 
     def symlink(self, parent: Ino, name: bytes, target: bytes, gid: int, writer: Writer) -> tuple[Ino, Inode]:
         """A symbolic link; one version."""
@@ -136,6 +145,7 @@ class Tree:
         gid: int,
         writer: Writer,
         *,
+        umask: int | None = None,
         rdev: int = 0,
         target: bytes = b"",
         publish: bool = True,
@@ -147,6 +157,8 @@ class Tree:
         key = self._core.key_for(changes, parent, name)
         ino = Ino(self._core.new_id())
         inode = self._new(above, mode, writer.uid, gid, key)
+        if umask is not None:
+            self._inherit(parent, above, inode, umask)
         inode.rdev = rdev
         inode.target = target
         if publish:
@@ -159,8 +171,20 @@ class Tree:
         self._core.commit("create", changes)
         return ino, inode
 
-    def mkdir(self, parent: Ino, name: bytes, mode: int, gid: int, writer: Writer) -> tuple[Ino, Inode]:
-        """A directory; the history of one that was removed at this name goes on in it."""
+    def _inherit(self, parent: Ino, above: Inode, inode: Inode, umask: int) -> bytes | None:
+        """Give a new inode what the default ACL of its directory says, or else the umask (acl(5)). Returns that ACL."""
+        default = self._catalog.attribute(parent, acl.DEFAULT) if above.attributes else None
+        if default is None:
+            inode.mode &= ~umask
+        else:
+            access, inode.mode = acl.inherited(acl.decode(default), inode.mode)
+            inode.acl = b"" if acl.is_plain(access) else acl.encode(access)
+        return default
+
+    def mkdir(
+        self, parent: Ino, name: bytes, mode: int, gid: int, writer: Writer, umask: int | None = None
+    ) -> tuple[Ino, Inode]:
+        """A directory; the history of one that was removed at this name goes on in it, if that opens it to nobody."""
         check_name(name)
         above = self._directory(parent)
         self._core.check_free(parent, name)
@@ -168,13 +192,17 @@ class Tree:
         key = self._core.key_for(changes, parent, directory_key(name))
         inode = self._new(above, stat.S_IFDIR | stat.S_IMODE(mode), writer.uid, gid, key)
         inode.nlink = 2
-        removed = self._catalog.removed(key)
+        default = None if umask is None else self._inherit(parent, above, inode, umask)
+        removed = [ino for ino in self._catalog.removed(key) if _goes_on(self._catalog.inode(ino), inode)]
         if removed:
             ino = removed[0]
             inode.generation = self._catalog.inode(ino).generation + 1
             changes += [events.AttributeGone(ino, attribute) for attribute in self._catalog.attributes(ino)]
         else:
             ino = Ino(self._core.new_id())
+        if default is not None:
+            changes.append(events.AttributeSet(ino, acl.DEFAULT, default))
+            inode.attributes = True
         inode.seq = self._core.add_version(changes, key, directory_key(name), ino, inode, writer)
         changes.append(events.InodeSet(ino, inode))
         changes.append(events.EntrySet(parent, directory_key(name), ino))
@@ -214,8 +242,8 @@ class Tree:
 
     # -- removing ---------------------------------------------------------------------------------------------
 
-    def unlink(self, parent: Ino, name: bytes, writer: Writer) -> Ino:
-        """Delete a key. Works on until the last close for those who have it open. Returns the inode."""
+    def unlink(self, parent: Ino, name: bytes, writer: Writer) -> Gone:
+        """Delete a key. Works on until the last close for those who have it open."""
         self._directory(parent)
         ino = self._existing(parent, name)
         self._files.publish_flushed(ino)
@@ -226,12 +254,19 @@ class Tree:
         key = self._key(parent, name)
         changes.append(events.EntryGone(parent, name))
         self._core.add_delete(changes, key, name, ino, inode, writer)
+        last = inode.nlink == 1
         orphaned = self._detach(changes, key, ino, inode)
         changes.append(events.DirectoryTouched(parent, self._core.clock(), 0))
         self._core.commit("unlink", changes)
         if orphaned:
             self._files.unlinked(ino)
-        return ino
+            return None
+        return self._gone(ino, inode) if last else None
+
+    def _gone(self, ino: Ino, inode: Inode) -> Gone:
+        inode.nlink = 0
+        inode.ctime = self._core.clock()
+        return ino, inode
 
     def _detach(self, changes: list[Change], key: KeyId, ino: Ino, inode: Inode) -> bool:
         """Take a name away from an inode. True: `Files.unlinked` must be told after the commit."""
@@ -244,8 +279,8 @@ class Tree:
         assert key is not None, "every live entry has a key"
         return key
 
-    def rmdir(self, parent: Ino, name: bytes, writer: Writer) -> Ino:
-        """Remove an empty directory; the history below it stays. Returns the inode."""
+    def rmdir(self, parent: Ino, name: bytes, writer: Writer) -> Gone:
+        """Remove an empty directory; the history below it stays."""
         self._directory(parent)
         sort_name = directory_key(name)
         ino, inode = self.lookup(parent, name)
@@ -255,23 +290,24 @@ class Tree:
         changes: list[Change] = []
         changes.append(events.EntryGone(parent, sort_name))
         self._core.add_delete(changes, self._key(parent, sort_name), sort_name, ino, inode, writer)
-        self._drop_directory(changes, ino, inode)
+        kept = self._drop_directory(changes, ino, inode)
         changes.append(events.DirectoryTouched(parent, self._core.clock(), -1))
         self._core.commit("rmdir", changes)
-        return ino
+        return None if kept else self._gone(ino, inode)
 
     def _check_empty(self, ino: Ino, name: bytes) -> None:
         if next(self._catalog.entries(ino), None) is not None:
             raise DirectoryNotEmpty(f"{show(name)} is not empty")
 
-    def _drop_directory(self, changes: list[Change], ino: Ino, inode: Inode) -> None:
-        """A directory without a name: gone, or kept for the history below it."""
+    def _drop_directory(self, changes: list[Change], ino: Ino, inode: Inode) -> bool:
+        """A directory without a name: gone, or (True) kept for the history below it."""
         if self._core.has_keys(ino):
             inode.nlink = 0
             inode.ctime = self._core.clock()
             changes.append(events.InodeSet(ino, inode))
-        else:
-            changes.append(events.InodeGone(ino))
+            return True
+        changes.append(events.InodeGone(ino))
+        return False
 
     # -- renaming ---------------------------------------------------------------------------------------------
 
@@ -284,8 +320,10 @@ class Tree:
         writer: Writer,
         *,
         replace: bool = True,
-    ) -> None:
+    ) -> Gone:
         """Give a file or a directory another name, in one event whatever the directory holds (rename(2)).
+
+        Returns what went because it stood at the new name.
 
         replace=False: raise Exists if the new name is taken (RENAME_NOREPLACE).
         """
@@ -302,13 +340,12 @@ class Tree:
             if not replace:
                 raise Exists(f"{show(new_name)} exists")
             if old_ino == ino:
-                return
+                return None
             self._check_over(inode, old_ino, old, new_name)
             self._files.publish_flushed(old_ino)
         if inode.is_dir:
-            self._rename_directory(parent, name, new_parent, new_name, ino, writer)
-        else:
-            self._rename_file(parent, name, new_parent, new_name, ino, writer)
+            return self._rename_directory(parent, name, new_parent, new_name, ino, writer)
+        return self._rename_file(parent, name, new_parent, new_name, ino, writer)
 
     def _check_over(self, inode: Inode, old_ino: Ino, old: Inode, new_name: bytes) -> None:
         if old.is_dir:
@@ -326,7 +363,7 @@ class Tree:
 
     def _rename_directory(
         self, parent: Ino, name: bytes, new_parent: Ino, new_name: bytes, ino: Ino, writer: Writer
-    ) -> None:
+    ) -> Gone:
         self._check_cycle(ino, new_parent)
         changes: list[Change] = []
         inode = self._catalog.inode(ino)
@@ -337,8 +374,10 @@ class Tree:
         self._core.add_delete(changes, inode.key, source, ino, inode, writer)
         changes.append(events.DirectoryTouched(parent, now, -1))
         key = self._core.key_for(changes, new_parent, target)
+        gone = None
         if old_ino is not None:
-            self._drop_directory(changes, old_ino, self._catalog.inode(old_ino))
+            old = self._catalog.inode(old_ino)
+            gone = None if self._drop_directory(changes, old_ino, old) else self._gone(old_ino, old)
         inode.key = key
         inode.ctime = now
         inode.seq = self._core.add_version(changes, key, target, ino, inode, writer)
@@ -346,10 +385,11 @@ class Tree:
         changes.append(events.EntrySet(new_parent, target, ino))
         changes.append(events.DirectoryTouched(new_parent, now, 0 if old_ino is not None else 1))
         self._core.commit("rename", changes)
+        return gone
 
     def _rename_file(
         self, parent: Ino, name: bytes, new_parent: Ino, new_name: bytes, ino: Ino, writer: Writer
-    ) -> None:
+    ) -> Gone:
         self._files.publish_flushed(ino)
         changes: list[Change] = []
         inode = self._catalog.inode(ino)
@@ -357,8 +397,13 @@ class Tree:
         target = self._core.key_for(changes, new_parent, new_name)
         old_ino = self._catalog.entry(new_parent, new_name)
         orphaned = False
+        gone = None
         if old_ino is not None:
-            orphaned = self._detach(changes, target, old_ino, self._catalog.inode(old_ino))
+            old = self._catalog.inode(old_ino)
+            last = old.nlink == 1
+            self._core.keep_rights(changes, target, old)
+            orphaned = self._detach(changes, target, old_ino, old)
+            gone = self._gone(old_ino, old) if last and not orphaned else None
         changes.append(events.EntryGone(parent, name))
         if inode.nlink > 1:
             changes.append(events.LinkGone(ino, source))
@@ -378,6 +423,7 @@ class Tree:
         self._core.commit("rename", changes)
         if orphaned and old_ino is not None:
             self._files.unlinked(old_ino)
+        return gone
 
     def _leave_source(
         self,
@@ -436,6 +482,8 @@ class Tree:
         changes.append(events.EntryGone(parent, sort_name))
         if marker:
             self._core.add_delete(changes, key, sort_name, ino, inode, writer)
+        elif not inode.is_dir:
+            self._core.keep_rights(changes, key, inode)
         changes.append(events.DirectoryTouched(parent, self._core.clock(), -1 if inode.is_dir else 0))
         return key
 
@@ -516,3 +564,50 @@ class Tree:
         inode = self._catalog.inode(ino)
         inode.ctime = self._core.clock()
         self._core.commit("removexattr", [events.AttributeGone(ino, name), events.InodeSet(ino, inode)])
+
+    def find_acl(self, ino: Ino, name: bytes) -> bytes:
+        """An ACL, acl.ACCESS or acl.DEFAULT, in its stored form; empty if there is none."""
+        if name == acl.DEFAULT:
+            return self._catalog.attribute(ino, name) or b""
+        inode = self._catalog.inode(ino)
+        return acl.shown(inode.acl, inode.mode)
+
+    def set_acl(self, ino: Ino, name: bytes, value: bytes, *, keep_setgid: bool) -> None:
+        """Give an inode an ACL, and the permission bits that go with it. Raises InvalidName if *value* is none.
+
+        keep_setgid: the caller is root or in the inode's group; else a chmod takes that bit away, and so does this.
+        """
+        entries = acl.decode(value)
+        if name == acl.DEFAULT:
+            self.set_attribute(ino, name, value)
+            return
+        inode = self._catalog.inode(ino)
+        inode.mode = acl.mode_with(entries, inode.mode)
+        if not keep_setgid:
+            inode.mode &= ~stat.S_ISGID
+        self._set_access(ino, inode, b"" if acl.is_plain(entries) else acl.encode(entries))
+
+    def remove_acl(self, ino: Ino, name: bytes) -> None:
+        """Take an ACL away, if there is one; the permission bits stay."""
+        if name == acl.ACCESS:
+            self._set_access(ino, self._catalog.inode(ino), b"")
+        elif self._catalog.attribute(ino, name) is not None:
+            self.remove_attribute(ino, name)
+
+    def _set_access(self, ino: Ino, inode: Inode, value: bytes) -> None:
+        if len(value) > ATTRIBUTE_BYTES_MAX:
+            raise AttributeTooLarge(f"an ACL has at most {ATTRIBUTE_BYTES_MAX} bytes")
+        inode.acl = value
+        inode.ctime = self._core.clock()
+        self._core.commit("setxattr", [events.InodeSet(ino, inode)])
+
+
+def _goes_on(removed: Inode, made: Inode) -> bool:
+    """Whether a removed directory's history may go on in a new one, which says who may look at it: its owner made that,
+    or root did and lets nobody in who was kept out before.
+    """
+    if removed.uid == made.uid:
+        return True
+    mode = acl.mode_without(removed.acl, removed.mode)
+    everybody = mode & (mode >> 3) & (mode >> 6) & 7
+    return made.uid == 0 and not removed.acl and not ((made.mode | made.mode >> 3) & 7) & ~everybody

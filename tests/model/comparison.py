@@ -39,7 +39,7 @@ def compare(store: Store, reference: Reference, ids: Ids) -> None:
         _compare_bucket(store, reference, bucket)
     seen: set[int] = set()
     for directory in reference.directories():
-        _compare_directory(store, directory, ids, seen)
+        _compare_directory(store, reference, directory, ids, seen)
         if directory.live:
             _compare_names(store, reference, directory)
     new = sorted(seq for serial, seq in ids.known.items() if serial not in known)
@@ -56,7 +56,7 @@ def _compare_bucket(store: Store, reference: Reference, bucket: Bucket) -> None:
     assert store.tree.lookup(STORE_ROOT, bucket.name)[0] == bucket.root.ino
 
 
-def _compare_directory(store: Store, directory: Directory, ids: Ids, seen: set[int]) -> None:
+def _compare_directory(store: Store, reference: Reference, directory: Directory, ids: Ids, seen: set[int]) -> None:
     catalog = store.core.catalog
     ino = Ino(directory.ino)
     _compare_node(store, directory)
@@ -89,7 +89,12 @@ def _compare_directory(store: Store, directory: Directory, ids: Ids, seen: set[i
         assert [catalog.null_version(keys[name])] == (nulls or [None])
         if not name.endswith(b"/"):
             rights: Node | Version = directory.entries.get(name, chain[-1])  # type: ignore[assignment]
-            assert store.history.rights(keys[name]) == (rights.uid, rights.gid, stat.S_IMODE(rights.mode))
+            assert store.history.rights(keys[name])[:3] == (rights.uid, rights.gid, stat.S_IMODE(rights.mode))
+            for version in chain:
+                own: Node | Version = reference.own_rights(directory, name, version) or rights
+                seq = Seq(ids.known[version.serial])
+                found_rights = store.history.version_rights(keys[name], seq, store.history.find(seq)[1])
+                assert found_rights[:3] == (own.uid, own.gid, stat.S_IMODE(own.mode))
 
 
 def _compare_node(store: Store, node: Node) -> None:

@@ -19,6 +19,7 @@ from vfs.model import Kind, State, Writer
 
 JUNK_SUFFIX, JUNK_MIDDLE = b"~", b".sw"  # of the default patterns, those that the tests use
 YOUNG_US = 60_000_000
+SETID = stat.S_ISUID | stat.S_ISGID
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -39,6 +40,7 @@ class Version:
     rdev: int = 0
     directory: Directory | None = None
     attributes: dict[bytes, bytes] = field(default_factory=dict)  # of a delete marker: those that the key had
+    file: File | None = None
 
     @property
     def absent(self) -> bool:
@@ -248,9 +250,40 @@ class Reference:
         if isinstance(node, Directory):
             return replace(made, directory=node)
         assert isinstance(node, File)
+        made = replace(made, file=node)
         if kind is Kind.CONTENT:
             return replace(made, data=node.data, target=node.target, rdev=node.rdev)
         return replace(made, attributes=dict(node.attributes))
+
+    # -- whose versions they are ------------------------------------------------------------------------------
+
+    def own_rights(self, directory: Directory, name: bytes, version: Version) -> Version | None:
+        """Whose rights hold for a version, if not the key's: somebody else's file has taken the key since."""
+        chain = directory.chains[name]
+        holder = directory.entries.get(name, chain[-1])
+        assert isinstance(holder, File | Version)
+        if self._follows(version, holder):
+            return None
+        last = version
+        for newer in chain[chain.index(version) + 1 :]:
+            if not self._follows(last, newer):
+                return last
+            last = newer
+        return None if self._follows(last, holder) else last
+
+    def _follows(self, old: Version, new: File | Version) -> bool:
+        if old.file is (new if isinstance(new, File) else new.file):
+            return True
+        return old.uid == new.uid and (stat.S_ISLNK(old.mode) or not stat.S_ISLNK(new.mode))
+
+    def _record_rights(self, directory: Directory, name: bytes, at: int, file: File) -> None:
+        chain = directory.chains[name]
+        chain[at] = replace(chain[at], mode=file.mode, uid=file.uid, gid=file.gid)
+
+    def _keep_rights(self, directory: Directory, name: bytes, file: File) -> None:
+        """What the newest version says of its file's rights when something else takes the name."""
+        if file.published:
+            self._record_rights(directory, name, -1, file)
 
     def _put(self, directory: Directory, name: bytes, node: Node, writer: Writer) -> None:
         """New content: with an own id if versioning is enabled, else instead of the null version."""
@@ -380,9 +413,16 @@ class Reference:
         if directory.mode & stat.S_ISGID:
             gid, mode = directory.gid, mode | stat.S_ISGID
         removed = self.removed_at(directory, name + b"/")
-        made = next((one for one in removed if one.ino == ino), None)
+        shared = (mode | mode >> 3) & 7
+        goes_on = [
+            one
+            for one in removed
+            if one.uid == writer.uid
+            or (writer.uid == 0 and shared & one.mode & (one.mode >> 3) & (one.mode >> 6) == shared)
+        ]
+        made = next((one for one in goes_on if one.ino == ino), None)
         if made is None:
-            assert not removed, "the history of a removed directory goes on"
+            assert not goes_on, "the history of a removed directory goes on"
             made = Directory(0, 0, 0, 0, 0, 0, bucket=directory.bucket, parent=directory, name=name)
         made.mode, made.uid, made.gid = stat.S_IFDIR | mode, writer.uid, gid
         made.atime = made.mtime = made.ctime = self.now
@@ -534,6 +574,7 @@ class Reference:
     ) -> None:
         self.publish_flushed(moved)
         if old is not None:
+            self._keep_rights(to, new_name, old)
             self._detach(old, to, new_name)
         del directory.entries[name]
         moved.names[moved.names.index((directory, name))] = (to, new_name)
@@ -589,6 +630,8 @@ class Reference:
             sort_name = called + b"/" if isinstance(node, Directory) else called
             if same:
                 del above.entries[sort_name]
+                if isinstance(node, File):
+                    self._keep_rights(above, sort_name, node)
             elif isinstance(node, Directory):
                 self._leave_directory(node, writer)
             else:
@@ -789,10 +832,14 @@ class Reference:
             self.on_event()
             return
         now_current = chain[-2] if len(chain) > 1 and not chain[-2].absent else None
-        if file is not None and (file.has_changes or (now_current is not None and self._can_take(file, now_current))):
+        own = None if now_current is None else self.own_rights(directory, name, now_current)
+        takes = file is not None and now_current is not None and not own and self._can_take(file, now_current)
+        if file is not None and (file.has_changes or takes):
             chain.remove(version)
-            if now_current is not None and not stat.S_ISREG(now_current.mode):
+            if now_current is not None and (own or not stat.S_ISREG(now_current.mode)):
                 now_current = None  # what is being written can never become that
+            if writer.uid != 0:
+                file.mode &= ~SETID
             file.published = now_current is not None
             file.data = now_current.data if now_current is not None else b""
             file.mtime = now_current.mtime if now_current is not None else file.mtime
@@ -805,7 +852,7 @@ class Reference:
             if now_current is not None:
                 self._check_revivable(directory)
                 self._revive(directory, writer)
-                self._undelete(directory, name, now_current, file or version)
+                self._undelete(directory, name, now_current, file or version, own, writer)
             chain.remove(version)
             if file is not None:
                 if now_current is None:
@@ -817,13 +864,24 @@ class Reference:
     def _can_take(self, file: File, version: Version) -> bool:
         return len(file.names) == 1 and stat.S_ISREG(file.mode) and stat.S_ISREG(version.mode)
 
-    def _undelete(self, directory: Directory, name: bytes, version: Version, rights: File | Version) -> None:
-        """A new file with a version's content, and the rights and attributes that the key had last."""
+    def _undelete(
+        self,
+        directory: Directory,
+        name: bytes,
+        version: Version,
+        last: File | Version,
+        own: Version | None,
+        writer: Writer,
+    ) -> None:
+        """A new file with a version's content, and the rights and attributes that the key had last, or its own."""
+        rights = own or last
         mode = stat.S_IFMT(version.mode) | stat.S_IMODE(rights.mode)
+        mode &= ~SETID if writer.uid != 0 else -1
         new = File(mode, rights.uid, rights.gid, self.now, version.mtime, self.now, names=[(directory, name)])
         new.data, new.target, new.rdev, new.published = version.data, version.target, version.rdev, True
-        new.attributes = dict(rights.attributes)
+        new.attributes = {} if own else dict(last.attributes)
         directory.entries[name] = new
+        self._record_rights(directory, name, directory.chains[name].index(version), new)
 
     def _check_revivable(self, directory: Directory) -> None:
         while not directory.live:
@@ -874,15 +932,26 @@ class Reference:
                 return
         self._check_revivable(directory)
         self._revive(directory, writer)
-        if file is not None:
-            self._detach(file, directory, name)
-        rights = self._rights(directory, name) or self._rights(source, source_name)
-        assert rights is not None
-        mode = stat.S_IFMT(version.mode) | stat.S_IMODE(rights.mode)
-        new = File(mode, rights.uid, rights.gid, self.now, self.now, self.now, names=[(directory, name)])
-        new.data, new.target, new.rdev = version.data, version.target, version.rdev
         chain = directory.chains.get(name)
-        new.attributes = dict(chain[-1].attributes) if chain else {}
+        last = self._rights(directory, name)
+        rights = self.own_rights(source, source_name, version) or self._rights(source, source_name)
+        attributes = chain[-1].attributes if chain else {}
+        if last is not None and (directory, name) != (source, source_name):
+            if stat.S_ISLNK(last.mode) and not stat.S_ISLNK(version.mode):
+                attributes = {}
+            else:
+                rights = last
+        assert rights is not None
+        if file is not None:
+            self._keep_rights(directory, name, file)
+            self._detach(file, directory, name)
+        mode = stat.S_IFMT(version.mode) | stat.S_IMODE(rights.mode)
+        mode &= ~SETID if writer.uid != 0 else -1
+        foreign = writer.uid not in (0, rights.uid)
+        uid = writer.uid if foreign else rights.uid
+        new = File(mode, uid, rights.gid, self.now, self.now, self.now, names=[(directory, name)])
+        new.data, new.target, new.rdev = version.data, version.target, version.rdev
+        new.attributes = dict(attributes) if last is not None and writer.uid in (0, last.uid) else {}
         self._publish_content(new, writer)
         directory.entries[name] = new
         self._touch(directory)

@@ -29,6 +29,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+import vfs.snapshot
+from tests import simdisk
 from tests.model.comparison import (
     IDS_APART_MAX,
     Ids,
@@ -42,11 +44,14 @@ from tests.model.comparison import (
 )
 from tests.model.reference import Bucket, Directory, File, Handle, Node, Reference
 from tests.simdisk import SimDisk
-from vfs import blocks, check, content, errors, files
+from vfs import blocks, check, content, errors, events, files, gc
+from vfs.content import WorkingCopy
 from vfs.events import Change
+from vfs.journal import START, Position
 from vfs.model import Ino, Kind, Seq, State, Writer
 from vfs.store import Store
 
+SEGMENT_BYTES_MAX = 1500
 BLOCK_BYTES, FANOUT = 64, 2  # trees of depth 3 from 257 bytes on
 START_NS = 1_800_000_000_000_000_000
 MOMENTS_MAX = 12
@@ -95,6 +100,11 @@ class Engine(RuleBasedStateMachine):
         self.checkpointed = 0  # events of the model that the catalog on disk knows
         self.sound = False  # as of the last comparison; an operation that fails leaves it
         self.committed = 0
+        self.steps: gc.Steps | None = None  # of a collection that is under way
+        self.result: Any = None  # of its last step
+        self.holding = False  # it wants no catalog checkpoints
+        self.folds: dict[int, int] = {}  # how many events of the model a snapshot, by its number, stands for
+        self.readers: list[tuple[WorkingCopy, bytes]] = []  # open versions, and what they hold
         self._open_new()
 
     # -- both sides -------------------------------------------------------------------------------------------
@@ -562,6 +572,58 @@ class Engine(RuleBasedStateMachine):
             lambda _: self.reference.restore(directory, from_name, version, target, new_name, writer),
         )
 
+    # -- giving space back ------------------------------------------------------------------------------------
+
+    @rule(thorough=st.booleans(), count=st.integers(0, 12))
+    def collect(self, thorough: bool, count: int) -> None:
+        """Some steps of a collection; other rules run in between."""
+        if self.steps is None:
+            self.steps = gc.Collector(self.store, thorough=thorough).steps()
+        for _ in range(count):
+            self._step()
+
+    @rule()
+    def collect_to_the_end(self) -> None:
+        self.collect(True, 0)
+        while self.steps is not None:
+            self._step()
+
+    def _step(self) -> None:
+        if self.steps is None:
+            return
+        try:
+            step = self.steps.send(self.result)
+        except StopIteration:
+            self._stop_collecting()
+            return
+        self.result = step.call() if isinstance(step, gc.Work) else None
+        if step is gc.Need.CHECKPOINT:
+            self.checkpoint()
+        elif step is gc.Need.HOLD:
+            self.holding = True
+            self.folds[self.store.core.catalog.checkpoint.journal.number] = self.checkpointed
+
+    def _stop_collecting(self) -> None:
+        if self.steps is not None:
+            self.steps.close()
+        self.steps = self.result = None
+        self.holding = False
+
+    @rule(pick=PICK)
+    def open_version(self, pick: int) -> None:
+        """For reading: it can be read to its end, whatever is purged and collected meanwhile."""
+        rows = [row for row in self.store.core.catalog.every_version() if row[2].content.size]
+        if rows:
+            content = rows[pick % len(rows)][2].content
+            copy = self.store.files.open_version(content)
+            self.readers.append((copy, copy.read(0, content.size)))
+
+    @rule(pick=PICK)
+    @precondition(lambda self: self.readers)
+    def close_version(self, pick: int) -> None:
+        copy, _ = self.readers.pop(pick % len(self.readers))
+        self.store.files.close_version(copy)
+
     # -- the end of the process, and of the power -------------------------------------------------------------
 
     @rule()
@@ -570,6 +632,7 @@ class Engine(RuleBasedStateMachine):
         self._durable()
 
     @rule()
+    @precondition(lambda self: not self.holding)
     def checkpoint(self) -> None:
         self.store.checkpoint()
         self.checkpointed = self.reference.events
@@ -579,6 +642,7 @@ class Engine(RuleBasedStateMachine):
     def reopen(self, rebuild: bool) -> None:
         """A clean end; with the catalog deleted, it is made again the same."""
         self.reference.now = self.clock.now
+        self._stop_collecting()
         self.store.close()
         self.reference.close()
         self.disk = self.disk.kill()
@@ -589,6 +653,7 @@ class Engine(RuleBasedStateMachine):
     @rule(rebuild=st.booleans())
     def kill(self, rebuild: bool) -> None:
         """SIGKILL: everything that was done is there, what was open and safe is published."""
+        self._stop_collecting()
         self.store.abandon()
         self.disk = self.disk.kill()
         events = self.reference.events
@@ -597,6 +662,7 @@ class Engine(RuleBasedStateMachine):
     @rule(seed=st.integers(0, 1 << 32), rebuild=st.booleans())
     def lose_power(self, seed: int, rebuild: bool) -> None:
         """A prefix of what happened, not shorter than what was synced."""
+        self._stop_collecting()
         self.store.abandon()
         self.disk = self.disk.crash(random.Random(seed))
         self._recovered(self.kept[0][0], rebuild=rebuild)
@@ -604,7 +670,7 @@ class Engine(RuleBasedStateMachine):
     def _recovered(self, durable: int, *, rebuild: bool) -> None:
         if rebuild:
             shutil.rmtree(self.path / "catalog")
-            self.checkpointed = 0
+            self.checkpointed = self._folded()
         self._open()
         events = self.checkpointed + self.store.recovered
         total = self.reference.events
@@ -626,6 +692,7 @@ class Engine(RuleBasedStateMachine):
 
     def _after_opening(self) -> None:
         self.handles.clear()
+        self.readers.clear()
         self.reference.after_event = self._after_event
         self.reference.events = self.committed = self._events_in_journal()
         self.checkpointed = self.reference.events
@@ -633,19 +700,38 @@ class Engine(RuleBasedStateMachine):
 
     def _events_in_journal(self) -> int:
         """Atomic changes so far; recovery makes some that the model does not count (files without a name)."""
-        from vfs import events
-        from vfs.journal import START
+        journal = self.store.core.journal
+        snapshots = vfs.snapshot.complete(self.disk)
+        first = max([0, *snapshots])
+        segment = min(journal.segments())
+        start = START if segment == 1 else Position(segment, 0, segment - 1)
+        records = [record for record in journal.records(start) if record.number > first]
+        return self._folded() + sum(bool(events.decode(record.payload).changes) for record in records)
 
-        return sum(bool(events.decode(record.payload).changes) for record in self.store.core.journal.records(START))
+    def _folded(self) -> int:
+        """How many events of the model the last snapshot stands for."""
+        snapshots = vfs.snapshot.complete(self.disk)
+        return self.folds[snapshots[-1]] if snapshots else 0
 
     def _rebuild(self) -> None:
-        before = tables(self.store)
+        self.store.close()
+        self.disk = self.disk.kill()
+        self._reopened()
+        before = self._tables_without_garbage()
         self.store.close()
         self.disk = self.disk.kill()
         shutil.rmtree(self.path / "catalog")
         self._reopened()
-        after = tables(self.store)
+        after = self._tables_without_garbage()
         assert not [(name, set(rows) ^ set(after[name])) for name, rows in before.items() if rows != after[name]]
+
+    def _tables_without_garbage(self) -> dict[str, Any]:
+        """All rows but those of blocks that a collection has taken out, or will, and which may still be on the disk."""
+        found: dict[str, Any] = dict(tables(self.store))
+        catalog = self.store.core.catalog
+        found["blocks"] = [(block, row.references, row.node) for block, row in catalog.blocks() if row.references]
+        del found["segments"]  # audited
+        return found
 
     # -- comparing --------------------------------------------------------------------------------------------
 
@@ -656,6 +742,8 @@ class Engine(RuleBasedStateMachine):
         audit(self.store)
         for handle, expected in self.handles:
             compare_handle(self.store, handle, expected)
+        for copy, data in self.readers:
+            assert copy.read(0, copy.size) == data
         self.sound = True
 
     @rule()
@@ -693,6 +781,12 @@ def small_and_quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(content, "BLOCK_BYTES", BLOCK_BYTES)
     monkeypatch.setattr(blocks, "BLOCK_BYTES", BLOCK_BYTES)
     monkeypatch.setattr(content, "FANOUT", FANOUT)
+    monkeypatch.setattr(blocks, "SEGMENT_BYTES_MAX", SEGMENT_BYTES_MAX)
+    monkeypatch.setattr(blocks, "CACHE_BYTES_MAX", 0)
+    monkeypatch.setattr(gc, "BLOCKS_PER_STEP_MAX", 3)
+    monkeypatch.setattr(gc, "FOLD_THOROUGH_BYTES_MIN", 0)
+    monkeypatch.setattr(gc, "PAGE_BYTES", 16)
+    monkeypatch.setattr(simdisk, "PAGE_BYTES", 16)
 
 
 def test_engine() -> None:

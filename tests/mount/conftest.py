@@ -14,10 +14,12 @@ from tests.mounted import Mounted
 
 
 @pytest.fixture(scope="module")
-def mounted() -> Iterator[Mounted]:
+def mounted(request: pytest.FixtureRequest) -> Iterator[Mounted]:
+    """A mount with the MOUNT_OPTIONS that the module names, if it does."""
+    options = getattr(request.module, "MOUNT_OPTIONS", "allow_other")
     with tempfile.TemporaryDirectory(prefix="vfs-test-") as folder:
         os.chmod(folder, 0o755)  # other users must get to the mount; pytest's own folders are closed to them
-        mount = Mounted(Path(folder), "-o", "allow_other")
+        mount = Mounted(Path(folder), "-o", options)
         try:
             mount.start()
             yield mount
@@ -29,7 +31,7 @@ def mounted() -> Iterator[Mounted]:
 @pytest.fixture
 def bucket(mounted: Mounted, request: pytest.FixtureRequest) -> Path:
     """The directory of a new, Enabled bucket."""
-    name = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).strip("-")[:50].strip("-")
-    path = mounted.root / f"b-{name}"
+    name = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower())[:50].strip("-")
+    path = mounted.root / f"b{len(os.listdir(mounted.root))}-{name}"
     path.mkdir()
     return path

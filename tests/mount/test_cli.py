@@ -254,10 +254,13 @@ def test_status(mount: Path, store: Path) -> None:
     (mount / "docs" / "file").write_text("1234")
     found = status(mount / "docs" / "file")
     assert found["State"] == "mounted"
-    assert found["Pid"] == int((store / "lock").read_text())
+    assert (store / "lock").read_text() == f"{found['Pid']}\n{mount}\n"
     assert (found["Buckets"], found["Versions"], found["VersionBytes"]) == (1, 1, 4)
     rows = [row for row in lines(ok("status")) if row[0] == str(mount)]
-    assert rows == [[str(mount), str(store), "mounted", str(found["Pid"]), "1", "1", rows[0][-1]]]
+    assert [row[:6] for row in rows] == [[str(mount), str(store), "mounted", str(found["Pid"]), "1", "1"]]
+    assert rows[0][-1] == "0% so far"
+    assert found["Scrub"]["PeriodDays"] == 30
+    assert (found["Scrub"]["LastPass"], found["Scrub"]["DamagedBlocks"]) == (None, 0)
 
 
 # --- log

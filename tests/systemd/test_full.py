@@ -19,6 +19,7 @@ from tests.systemd.conftest import NotifySocket
 
 REPO = Path(__file__).parents[2]
 VFS = Path(sys.executable).with_name("vfs")
+HELPER = VFS.with_name("mount.fuse.vfs")
 UNIT = "vfs@.service"
 
 pytestmark = [
@@ -74,6 +75,7 @@ class Container:
                     *("--bind=/dev/fuse", "--capability=CAP_SYS_ADMIN"),
                     *(f"--bind-ro={path}" for path in paths),
                     f"--bind-ro={VFS}:/usr/local/bin/vfs",
+                    f"--bind-ro={HELPER}:/usr/sbin/{HELPER.name}",
                     f"--bind-ro={REPO}/systemd/{UNIT}:/etc/systemd/system/{UNIT}",
                     f"--bind={self.stores}:/var/lib/vfs",
                 ],
@@ -162,6 +164,30 @@ def test_power_off_closes_the_store(container: Container, tmp_path: Path) -> Non
     container.configure("docs", "/srv/docs")
     container.run("systemctl start vfs@docs")
     container.run("mkdir /srv/docs/docs; echo kept >/srv/docs/docs/note")
+    assert container.power_off() == 0
+    subprocess.run([VFS, "check", container.stores / "docs"], check=True, timeout=60)
+
+
+def test_a_line_of_fstab(container: Container) -> None:
+    options = "bucket=docs,allow_other,nofail,x-systemd.mount-timeout=0"
+    container.run(f"mkdir /srv/docs; echo '/var/lib/vfs/docs /srv/docs fuse.vfs {options} 0 0' >>/etc/fstab")
+    container.run("systemctl daemon-reload; systemctl start srv-docs.mount")
+    assert container.mounts("/srv/docs") == 1
+    assert container.show("srv-docs.mount", "What") == "/var/lib/vfs/docs"
+    assert "/var/lib/vfs/docs" in container.show("srv-docs.mount", "RequiresMountsFor").split()
+    container.run("echo one >/srv/docs/note")
+    # Each of these mounts again before the daemon of the one before may have closed the store.
+    container.run("systemctl restart srv-docs.mount")
+    container.run("umount /srv/docs; mount /srv/docs")
+    assert container.run("cat /srv/docs/note") == "one\n"
+
+    container.run("kill -9 $(head -1 /var/lib/vfs/docs/lock)")
+    assert container.sh("cat /srv/docs/note").returncode != 0, "an empty directory would be taken for the data"
+    container.run("mount /srv/docs")
+    assert container.run("cat /srv/docs/note") == "one\n"
+    assert container.mounts("/srv/docs") == 1, "the dead mount is still below the new one"
+
+    container.run("echo two >/srv/docs/note")
     assert container.power_off() == 0
     subprocess.run([VFS, "check", container.stores / "docs"], check=True, timeout=60)
 

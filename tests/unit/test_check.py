@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import shutil
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,10 +15,11 @@ import lmdb
 import pytest
 
 from vfs import check as checking
+from vfs import gc
 from vfs.blocks import BLOCK_BYTES
 from vfs.catalog import TABLES, BlockRow, Catalog
-from vfs.check import Figures, Kind, Problem, check, rebuild
-from vfs.errors import Corrupt, NoSuchKey, NotAStore, StoreInUse
+from vfs.check import Figures, Kind, Problem, check, mend_headers, rebuild, rebuilding
+from vfs.errors import Corrupt, LimitReached, NoSuchKey, NotAStore, StoreInUse
 from vfs.journal import START
 from vfs.model import BlockId, Ino, Seq, State, Writer
 from vfs.names import format_version_id
@@ -296,8 +299,82 @@ def test_a_damaged_header_is_found_though_the_block_can_be_read(path: Path) -> N
     row = next(row for row in all_blocks(path).values() if row.place.length == BLOCK_BYTES)
     flip(path / f"blocks/{row.place.segment:08x}", row.place.offset - 30)
     (problem,) = problems_of(path)
-    assert problem.kind is Kind.BLOCK
+    assert problem.kind is Kind.HEADER
     assert "header" in problem.message
+
+
+def test_a_damaged_header_is_written_again_as_it_was(path: Path) -> None:
+    block, row = next((block, row) for block, row in all_blocks(path).items() if row.place.length == BLOCK_BYTES)
+    segment = path / f"blocks/{row.place.segment:08x}"
+    before = segment.read_bytes()
+    for offset in (-44, -30, -1):
+        flip(segment, row.place.offset + offset)
+    assert mend_headers(path, [block.hex()]) == 1
+    assert segment.read_bytes() == before
+    figures_of(path)
+
+
+def test_the_header_of_a_damaged_block_is_left_alone(path: Path) -> None:
+    block, row = next((block, row) for block, row in all_blocks(path).items() if row.place.length == BLOCK_BYTES)
+    segment = path / f"blocks/{row.place.segment:08x}"
+    flip(segment, row.place.offset - 30)
+    flip(segment, row.place.offset)
+    before = segment.read_bytes()
+    assert mend_headers(path, [block.hex(), "00" * 32]) == 0
+    assert segment.read_bytes() == before
+
+
+def test_a_lost_block_that_is_on_the_disk_is_a_fault_of_the_catalog(path: Path) -> None:
+    """A segment was put back from a copy."""
+    segment = path / "blocks/00000001"
+    whole = segment.read_bytes()
+    row = next(row for row in all_blocks(path).values() if row.place.length == BLOCK_BYTES)
+    flip(segment, row.place.offset)
+    again(path)
+    segment.write_bytes(whole)
+    assert Kind.BLOCK not in kinds(problems_of(path))
+    assert Kind.CATALOG in kinds(problems_of(path))
+    again(path)
+    figures_of(path)
+
+
+def test_problems_name_blocks_and_versions_for_programs(path: Path) -> None:
+    leaf, row = next((block, row) for block, row in all_blocks(path).items() if row.place.length == BLOCK_BYTES)
+    flip(path / f"blocks/{row.place.segment:08x}", row.place.offset)
+    problems = problems_of(path)
+    assert {problem.block for problem in problems} == {leaf.hex(), ""}
+    harmed = [problem for problem in problems if problem.kind is Kind.VERSION]
+    assert {problem.path for problem in harmed} == {
+        "docs/moved/copy",
+        "docs/moved/inner/hard",
+        "docs/report",
+        "plain/plain",
+    }
+    assert all(problem.where == f"{problem.path} version {problem.version_id}" for problem in harmed)
+
+
+def test_a_store_on_a_read_only_file_system_is_checked(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rebuilding, "_is_read_only", lambda path: True)
+    opened = os.open
+    touched = []
+
+    def spy(name: Any, flags: int, *rest: Any, **more: Any) -> int:
+        if flags & (os.O_RDWR | os.O_WRONLY | os.O_CREAT) and str(name).startswith(str(path)):
+            touched.append(name)
+        return opened(name, flags, *rest, **more)
+
+    monkeypatch.setattr(os, "open", spy)
+    figures_of(path)
+    assert touched == []
+
+
+def test_a_limit_that_is_reached_is_no_damage(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: Any) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("vfs.check.folding.RealFile", refuse)
+    with pytest.raises(LimitReached, match=r"ulimit -n"):
+        problems_of(path)
 
 
 # --- damaged journal
@@ -336,6 +413,24 @@ def test_a_missing_segment_in_the_middle_is_found(tmp_path: Path, monkeypatch: p
     assert problems_of(tmp_path) == []
 
 
+def test_versions_behind_damage_are_named(open_store: Store) -> None:
+    docs = open_store.create_bucket(b"docs", uid=0, gid=0)
+    write(open_store, docs, b"old", b"before")
+    open_store.checkpoint()
+    where = open_store.core.journal.end.offset
+    write(open_store, docs, b"in between", b"its records are damaged")
+    behind = [write(open_store, docs, b"old", b"after"), write(open_store, docs, b"new", b"after")]
+    open_store.sync()
+    open_store.checkpoint()
+    open_store.abandon()
+    shutil.rmtree(open_store.path / "catalog")
+    flip(open_store.path / SEGMENT, where + 40)
+    named = [(problem.path, problem.version_id) for problem in problems_of(open_store.path) if problem.path]
+    assert ("docs/old", format_version_id(behind[0])) in named
+    assert ("docs/new", format_version_id(behind[1])) in named
+    assert not [name for name, _ in named if name == "docs/old" and _ != format_version_id(behind[0])]
+
+
 # --- a wrong catalog
 
 
@@ -355,11 +450,21 @@ def test_a_missing_block_row_is_found(path: Path) -> None:
     leaf = next(block for block, row in all_blocks(path).items() if row.place.length == BLOCK_BYTES)
     edit(path, "blocks", lambda transaction, cursor: transaction.delete(leaf))
     problems = problems_of(path)
-    assert kinds(problems) == {Kind.BLOCK, Kind.CATALOG, Kind.VERSION}
+    assert kinds(problems) == {Kind.CATALOG, Kind.VERSION}
     assert any(problem.kind is Kind.VERSION and "docs/report" in problem.where for problem in problems)
 
 
-@pytest.mark.parametrize("table", [table for table in TABLES if table not in ("meta", "blocks", "drafts", "orphans")])
+def test_wrong_figures_of_a_segment_are_found(path: Path) -> None:
+    edit(path, "segments", lambda transaction, cursor: transaction.put(bytes(7) + b"\1", bytes(16)))
+    problems = problems_of(path)
+    assert kinds(problems) == {Kind.CATALOG}
+    assert [problem.where for problem in problems] == ["blocks/00000001"]
+
+
+OF_BLOCKS = ("blocks", "segments")
+
+
+@pytest.mark.parametrize("table", [table for table in TABLES if table not in ("meta", *OF_BLOCKS, "drafts", "orphans")])
 def test_a_missing_row_is_found_and_named(path: Path, table: str) -> None:
     def change(transaction: Any, cursor: Any) -> None:
         cursor.last()
@@ -489,10 +594,30 @@ def test_a_damaged_block_does_not_stop_a_rebuild(path: Path) -> None:
     before = rows(path)
     again(path)
     after = rows(path)
-    assert {table: before[table] for table in before if table != "blocks"} == {
-        table: after[table] for table in after if table != "blocks"
+    assert {table: before[table] for table in before if table not in OF_BLOCKS} == {
+        table: after[table] for table in after if table not in OF_BLOCKS
     }
     assert kinds(problems_of(path)) == {Kind.BLOCK, Kind.VERSION}
+
+
+def test_a_rebuild_keeps_the_bytes_of_a_damaged_block(path: Path) -> None:
+    block, row = next((block, row) for block, row in all_blocks(path).items() if row.place.length == BLOCK_BYTES)
+    segment = path / f"blocks/{row.place.segment:08x}"
+    flip(segment, row.place.offset)
+    damaged = segment.read_bytes()[row.place.offset : row.place.offset + row.place.length]
+    assert again(path).kept == 1
+    assert (path / "damaged" / block.hex()).read_bytes() == damaged
+    assert again(path).kept == 0
+
+
+def test_storing_the_same_content_after_a_rebuild_mends_every_version(path: Path) -> None:
+    row = next(row for row in all_blocks(path).values() if row.place.length == BLOCK_BYTES)
+    flip(path / f"blocks/{row.place.segment:08x}", row.place.offset)
+    again(path)
+    store = Store.open(path)
+    write(store, store.find_bucket(b"docs"), b"from elsewhere", BIG)
+    store.close()
+    figures_of(path)
 
 
 def test_a_damaged_journal_stops_a_rebuild_and_leaves_everything(path: Path) -> None:
@@ -552,3 +677,21 @@ def test_damage_that_may_be_a_torn_tail_is_not_dropped_silently_without_a_catalo
     with pytest.raises(Corrupt, match="rebuild --cut"):
         again(open_store.path)
     assert contents_of(open_store.path) == before
+
+
+def test_a_journal_that_is_damaged_where_the_catalog_knows_it_is_replaced_by_a_snapshot(path: Path) -> None:
+    store = Store.open(path)
+    docs = store.find_bucket(b"docs")
+    for number in range(300):
+        write(store, docs, b"%d" % number, b"data %d" % number)
+    store.close()
+    segment = path / SEGMENT
+    flip(segment, 1500)
+    figures = check(path, lambda problem: None, lambda what, done, total: None)
+    assert (figures.problems, figures.opens) == (1, True)
+    before = rows(path)
+    store = Store.open(path)
+    gc.run(store)
+    store.close()
+    figures_of(path)
+    assert rows(path)["versions"] == before["versions"]

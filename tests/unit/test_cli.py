@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,13 +14,17 @@ from importlib import import_module
 from pathlib import Path
 
 import click
+import lmdb
 import pytest
 
 from vfs import __version__
-from vfs.cli import mounting, mounts, output, versions
+from vfs.cli import checking, mounting, mounts, output, stores, versions
 from vfs.cli.main import COMMANDS, cli, run
 from vfs.cli.mounts import Mount
 from vfs.cli.output import Cell, Column, Failure
+from vfs.errors import StoreInUse
+from vfs.model import Writer
+from vfs.names import format_version_id
 from vfs.store import Store
 
 Run = Callable[..., tuple[int, str, str]]  # arguments -> exit code, stdout, stderr
@@ -231,11 +237,185 @@ def test_check_of_a_damaged_store(vfs: Run, store: Path) -> None:
 
 
 @pytest.mark.usefixtures("terminal")
-def test_check_on_a_terminal_shows_a_bar_and_takes_it_away(vfs: Run, store: Path) -> None:
+def test_check_on_a_terminal_shows_a_bar_and_takes_it_away(
+    vfs: Run, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checking, "_REFRESH_S", 0)
     code, _, err = vfs("check", store)
     assert code == 0
     assert "100% journal" in err
-    assert err.endswith("\r\x1b[K")
+    assert err.endswith("\x1b[2K")
+
+
+@pytest.mark.usefixtures("terminal")
+def test_the_bar_is_drawn_now_and_then_only(vfs: Run, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checking, "_REFRESH_S", 1e9)
+    assert "100% journal" not in vfs("check", store)[2]
+
+
+def test_no_terminal_no_bar(vfs: Run, store: Path) -> None:
+    assert vfs("check", store)[2] == ""
+
+
+def spoil_catalog(store: Path) -> None:
+    """A count that is wrong."""
+    with lmdb.open(str(store / "catalog"), max_dbs=20, map_size=1 << 40, lock=False, lib_version=0) as env:
+        database = env.open_db(b"buckets")
+        with env.begin(write=True, db=database) as transaction:
+            key, value = next(iter(transaction.cursor()))
+            transaction.put(key, value.replace(b"docs", b"dogs"))
+
+
+def test_repair_makes_a_wrong_catalog_again(vfs: Run, store: Path) -> None:
+    spoil_catalog(store)
+    code, out, _ = vfs("check", store)
+    assert code == 1
+    assert out.splitlines()[-1].startswith(f"  vfs check --repair {store} ")
+    code, out, err = vfs("check", "--repair", store)
+    assert (code, err) == (0, "")
+    assert "repaired: made the catalog again from 2 events" in out
+    assert out.splitlines()[-1].startswith(f"{store} is clean: ")
+    assert vfs("check", store)[0] == 0
+
+
+def test_repair_of_a_clean_store_changes_nothing(vfs: Run, store: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in store.rglob("*") if path.name != "lock"}
+    code, out, _ = vfs("check", "--repair", store)
+    assert code == 0
+    assert "\nrepaired: " not in out
+    assert {path: path.stat().st_mtime_ns for path in store.rglob("*") if path.name != "lock"} == before
+
+
+def test_repair_as_json_tells_what_it_did_and_what_is_left(vfs: Run, store: Path) -> None:
+    spoil_catalog(store)
+    code, out, _ = vfs("check", "--repair", "--json", store)
+    assert code == 0
+    found = json.loads(out)
+    assert found["Repaired"][0].startswith("made the catalog again")
+    assert (found["Clean"], found["Problems"]) == (True, [])
+
+
+def test_repair_gives_up_nothing_where_the_journal_is_damaged(vfs: Run, store: Path) -> None:
+    damage(store)
+    spoil_catalog(store)
+    before = {path: path.read_bytes() for path in store.rglob("*") if path.is_file() and path.name != "lock"}
+    code, out, _ = vfs("check", "--repair", store)
+    assert code == 1
+    assert "\nrepaired: " not in out
+    assert "The store can be mounted, and its files copied to a new one, but for what is wrong in the catalog" in out
+    shutil.rmtree(store / "catalog")
+    code, out, _ = vfs("check", "--repair", store)
+    assert code == 1
+    assert "The store cannot be mounted like this" in out
+    assert f"  vfs rebuild --cut {store} " in out
+    assert {path: path.read_bytes() for path in before if "catalog" not in path.parts} == {
+        path: content for path, content in before.items() if "catalog" not in path.parts
+    }
+
+
+def test_damaged_content_is_given_up_by_name_only(vfs: Run, tmp_path: Path) -> None:
+    opened = Store.open(tmp_path / "store")
+    bucket = opened.create_bucket(b"docs", uid=0, gid=0)
+    ino, _ = opened.tree.create(bucket, b"a file", 0o644, 0, Writer(0, 1, "test"))
+    handle = opened.files.open(ino, Writer(0, 1, "test"), created=True)
+    opened.files.write(handle, 0, b"some content")
+    opened.files.flush(handle)
+    opened.files.release(handle)
+    version_id = format_version_id(opened.tree.inode(ino).seq)
+    opened.close()
+    segment = tmp_path / "store/blocks/00000001"
+    segment.write_bytes(segment.read_bytes().replace(b"some content", b"some Content"))
+    before = segment.read_bytes()
+    code, out, _ = vfs("check", "--repair", tmp_path / "store")
+    assert code == 1
+    assert f"  vfs purge 'MOUNTPOINT/docs/a file' {version_id}\n" in out
+    assert segment.read_bytes() == before
+    assert not (tmp_path / "store/damaged").exists()
+    code, out, _ = vfs("check", "--json", tmp_path / "store")
+    (found,) = [problem for problem in json.loads(out)["Problems"] if problem["Kind"] == "version"]
+    assert (found["Path"], found["VersionId"]) == ("docs/a file", version_id)
+
+
+def test_a_store_that_cannot_be_written_is_refused_before_anything_is_made(
+    vfs: Run, store: Path, mountpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = os.statvfs(store)
+    fields = list(found)
+    fields[8] |= os.ST_RDONLY
+    monkeypatch.setattr(os, "statvfs", lambda path: os.statvfs_result(fields))
+    assert "lies on a read-only file system; a store must be writable" in refused(vfs, store, mountpoint)
+    assert "lies on a read-only file system" in refused(vfs, store.parent / "new", mountpoint)
+    monkeypatch.setattr(os, "statvfs", lambda path: found)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert f"{store}: permission denied: {store} must be readable and writable for" in refused(vfs, store, mountpoint)
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (errno.EMFILE, "/s: Too many open files; raise the limit of this process (ulimit -n, or LimitNOFILE="),
+        (errno.ENOMEM, "/s: Cannot allocate memory; raise the limit of this process (ulimit -v, or "),
+        (errno.EACCES, "/s: Permission denied"),
+    ],
+)
+def test_limits_are_told_with_what_to_do(code: int, words: str) -> None:
+    assert output.reason(OSError(code, os.strerror(code), "/s")).startswith(words)
+
+
+@pytest.mark.parametrize(
+    ("limit", "words"),
+    [
+        ("ulimit -n 40", "open files, and this one may have 40; raise the limit of this process (ulimit -n"),
+        ("ulimit -v 4000000", "takes 1 TiB of address space, though not of memory; raise the limit of this process"),
+    ],
+)
+def test_mounting_under_a_limit_that_is_too_low(store: Path, mountpoint: Path, limit: str, words: str) -> None:
+    command = f'{limit}; exec "$@"'
+    done = subprocess.run(
+        ["bash", "-c", command, "bash", sys.executable, "-m", "vfs", "mount", str(store), str(mountpoint)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["check", "rebuild"])
+def test_a_limit_of_memory_is_not_taken_for_damage(store: Path, command: str) -> None:
+    script = f'ulimit -v 4000000; exec "{sys.executable}" -m vfs {command} "{store}"'
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "address space" in done.stderr
+
+
+def test_an_unmounted_store_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+    errors = [StoreInUse("/s", 5, "/was/mounted"), StoreInUse("/s", 5, "/was/mounted")]
+
+    def call() -> str:
+        if errors:
+            raise errors.pop()
+        return "opened"
+
+    monkeypatch.setattr(mounting.time, "sleep", waited.append)
+    assert mounting.when_closed(call) == "opened"
+    assert len(waited) == 2
+
+
+@pytest.mark.parametrize("mountpoint", ["", "/mnt/v"])
+@pytest.mark.usefixtures("mountinfo")
+def test_a_store_in_use_is_not_waited_for(mountpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mounting, "mounted_on", mounts.mounted_on)
+    monkeypatch.setattr(mounting.time, "sleep", lambda seconds: pytest.fail("waited"))
+
+    def call() -> str:
+        raise StoreInUse("/s", 5, mountpoint)
+
+    with pytest.raises(StoreInUse):
+        mounting.when_closed(call)
 
 
 def test_rebuild(vfs: Run, store: Path) -> None:
@@ -256,6 +436,14 @@ def test_rebuild_of_a_damaged_store(vfs: Run, store: Path) -> None:
     assert vfs("check", store)[0] == 0
 
 
+def test_damage_in_the_journal_that_the_catalog_outlives_is_told_so(vfs: Run, store: Path) -> None:
+    damage(store)
+    _, out, _ = vfs("check", store)
+    assert "; the catalog knows the journal up to record 2\n" in out.splitlines(keepends=True)[0]
+    assert "mount the store, and every file is there as before" in out
+    Store.open(store).close()
+
+
 @pytest.mark.parametrize("command", ["check", "rebuild"])
 def test_what_is_no_store(vfs: Run, tmp_path: Path, command: str) -> None:
     code, _, err = vfs(command, tmp_path)
@@ -270,6 +458,24 @@ def test_a_store_in_use_names_the_process(vfs: Run, store: Path, command: str) -
     opened.close()
     assert code == 2
     assert f"is in use by process {os.getpid()}" in err
+
+
+# --- status
+
+
+@pytest.mark.parametrize(
+    ("scrub", "cell"),
+    [
+        (None, Cell("off")),
+        ({"DamagedBlocks": 0, "LastPass": None, "Progress": 0.126}, Cell("13% so far")),
+        ({"DamagedBlocks": 0, "LastPass": "2026-11-20T15:16:17+00:00", "Progress": 0.5}, None),
+        ({"DamagedBlocks": 3, "LastPass": None, "Progress": 0.5}, Cell("3 damaged blocks; see its log", "red")),
+    ],
+)
+def test_status_tells_of_the_scrub(scrub: object, cell: Cell | None) -> None:
+    found = stores._scrubbed({"Pid": 5, "Scrub": scrub})
+    assert found == (cell or Cell(output.human_time("2026-11-20T15:16:17+00:00")))
+    assert stores._scrubbed({}) == Cell("-")
 
 
 # --- mount and umount: what is refused before anything is mounted

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests.simdisk import SimDisk, fail_at, no_fault
 from vfs import blocks, content
 from vfs.blocks import Blocks, Place
-from vfs.content import WorkingCopy, children, depth_for, etag
+from vfs.content import WorkingCopy, children, depth_for, etag, stored_bytes
 from vfs.errors import Corrupt, NoSpace, TooLarge
 from vfs.model import EMPTY, BlockId, Content
 
@@ -103,6 +103,8 @@ def test_a_working_copy_is_a_bytearray(small: None, steps: list[tuple]) -> None:
     sealed = copy.seal()
     assert sealed == stored(new_blocks()[0], bytes(model)), "equal bytes give equal roots, however they came about"
     assert sealed.depth == depth_for(len(model))
+    leaves = [bytes(model[at : at + BLOCK]) for at in range(0, len(model), BLOCK)]
+    assert sealed.holes == sum(not any(leaf) for leaf in leaves)
     assert WorkingCopy(store, sealed).read(0, SIZE_MAX * 2) == model
     assert copy.seal() == sealed
 
@@ -174,11 +176,12 @@ def test_a_sparse_tebibyte_costs_nothing() -> None:
     store, index, disk = new_blocks()
     copy = WorkingCopy(store, EMPTY)
     copy.truncate(1 << 40)
-    assert copy.seal() == Content(1 << 40, BlockId(b""), depth_for(1 << 40))
+    assert copy.seal() == Content(1 << 40, BlockId(b""), depth_for(1 << 40), (1 << 40) // content.BLOCK_BYTES)
     assert disk.used == 0
     copy.write((1 << 40) - 3, b"end")
     sealed = copy.seal()
     assert len(index.places) == 1 + sealed.depth
+    assert stored_bytes(sealed) == content.BLOCK_BYTES
     assert disk.used < 300_000
     again = WorkingCopy(store, sealed)
     assert again.read((1 << 40) - 5, 100) == b"\0\0end"
@@ -210,7 +213,8 @@ def test_equal_blocks_are_stored_once() -> None:
 def test_zeros_are_holes(small: None, size: int) -> None:
     store, index, _ = new_blocks()
     sealed = stored(store, bytes(size))
-    assert sealed == Content(size, BlockId(b""), depth_for(size))
+    assert sealed == Content(size, BlockId(b""), depth_for(size), -(-size // BLOCK))
+    assert stored_bytes(sealed) == 0
     assert not index.places
     assert WorkingCopy(store, sealed).read(0, SIZE_MAX) == bytes(size)
 

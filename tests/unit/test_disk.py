@@ -1,5 +1,7 @@
 """What a Disk promises, asked of the real one and of the simulated one; and what only the simulated one can do."""
 
+import errno
+import os
 import random
 import resource
 from collections.abc import Callable, Iterator
@@ -10,7 +12,7 @@ import pytest
 
 from tests.simdisk import SimDisk, Stored, fail_at
 from vfs.disk import Disk, RealDisk
-from vfs.errors import DiskFailed, NoSpace
+from vfs.errors import DiskFailed, LimitReached, NoSpace
 
 Limit = Callable[[int], AbstractContextManager[None]]
 
@@ -147,6 +149,42 @@ class TestEveryDisk:
             assert file.append((b"0123",)) == 3
         assert file.append((b"0123456789",)) == 7
         assert file.read(0, 100) == b"abc01230123456789"
+
+
+class TestLimitsOfTheProcess:
+    """Having no descriptors or memory is no fault of the disk: nothing was changed, and it may work the next time."""
+
+    @pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+    def test_a_limit_is_told_from_a_fault(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+        disk = RealDisk(tmp_path)
+        disk.list("f")
+        disk.open("f/a", create=True).close()
+
+        def refuse(*arguments: object) -> int:
+            raise OSError(code, os.strerror(code))
+
+        monkeypatch.setattr(os, "open", refuse)
+        monkeypatch.setattr(os, "listdir", refuse)
+        with pytest.raises(LimitReached, match=r"f/a: .*; "):
+            disk.open("f/a")
+        with pytest.raises(LimitReached):
+            disk.list("f")
+
+    def test_a_new_file_whose_name_cannot_be_made_durable_is_not_there(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        disk = RealDisk(tmp_path)
+        disk.list("f")
+
+        def refuse(path: Path) -> None:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        with monkeypatch.context() as patched:
+            patched.setattr("vfs.disk.sync_directory", refuse)
+            with pytest.raises(LimitReached):
+                disk.open("f/a", create=True)
+        assert disk.list("f") == []
+        disk.open("f/a", create=True).close()
 
 
 class TestSimulatedFaults:

@@ -26,10 +26,21 @@ def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:
 
 def test_every_setting(tmp_path: Path) -> None:
     found = load(
-        tmp_path, 'commit_interval = 1\ndurability = "close"\nnew_buckets = "Unversioned"\npoll_us = 0\n# a comment\n'
+        tmp_path,
+        'commit_interval = 1\ndurability = "close"\nnew_buckets = "Unversioned"\npoll_us = 0\n'
+        "scrub_period = 7\ngc_interval = 60\ngc_rate = 5\n# a comment\n",
     )
-    assert found == Settings(commit_interval=1.0, durability="close", new_buckets="Unversioned", poll_us=0)
-    assert set(Settings.__struct_fields__) == {"commit_interval", "durability", "new_buckets", "poll_us"}
+    assert found == Settings(
+        commit_interval=1.0,
+        durability="close",
+        new_buckets="Unversioned",
+        poll_us=0,
+        scrub_period=7.0,
+        gc_interval=60.0,
+        gc_rate=5.0,
+    )
+    fields = "commit_interval durability new_buckets poll_us scrub_period gc_interval gc_rate"
+    assert set(Settings.__struct_fields__) == set(fields.split())
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ Neither knows of doors; where they run, no daemon does.
 from __future__ import annotations
 
 import os
+import shutil
 import struct
 import tempfile
 from collections.abc import Callable
@@ -18,17 +19,21 @@ from pathlib import Path
 import msgspec
 
 from vfs.blocks import End
-from vfs.catalog import Catalog
+from vfs.catalog import DAMAGE, FILE, Catalog, fill_up, missing_bytes
+from vfs.check.behind import name_versions_behind
 from vfs.check.content import check_content
 from vfs.check.findings import Figures, Findings, Kind, Problem, Progress
 from vfs.check.folding import Fold, ReadOnlyDisk, bytes_behind
+from vfs.check.headers import mend_headers
 from vfs.check.names import check_names
+from vfs.check.probing import how_unreadable
 from vfs.check.rebuilding import Rebuilt, hold, rebuild
 from vfs.check.rows import compare
 from vfs.disk import Disk
-from vfs.errors import Corrupt
+from vfs.errors import Corrupt, LimitReached
+from vfs.journal import Journal
 
-__all__ = ["Figures", "Kind", "Problem", "Rebuilt", "check", "rebuild"]
+__all__ = ["Figures", "Kind", "Problem", "Rebuilt", "check", "mend_headers", "rebuild"]
 
 
 def check(path: Path, report: Callable[[Problem], None], progress: Progress, *, disk: Disk | None = None) -> Figures:
@@ -37,13 +42,22 @@ def check(path: Path, report: Callable[[Problem], None], progress: Progress, *, 
     The scratch files lie in $TMPDIR or /var/tmp and may grow as large as the catalog. Raises NotAStore, StoreInUse.
     """
     findings = Findings(report, progress)
+    probe = disk is None  # a simulated disk does not damage a catalog
     disk = disk or ReadOnlyDisk(path)
-    with hold(path), tempfile.TemporaryDirectory(prefix="vfs-check-", dir=_scratch_directory()) as scratch:
-        catalog = _open_catalog(findings, path)
+    with (
+        hold(path, writing=False),
+        tempfile.TemporaryDirectory(prefix="vfs-check-", dir=_scratch_directory()) as scratch,
+    ):
+        catalog = _open_catalog(findings, path, Path(scratch), probe=probe)
         try:
-            fold = Fold(Path(scratch) / "catalog", disk, progress)
             try:
-                return _check(findings, catalog, fold, disk, Path(scratch) / "references")
+                fold, sound = Fold(Path(scratch) / "catalog", disk, progress), True
+            except Corrupt as error:
+                message = "is damaged: the catalog alone knows what it stands for, until `vfs gc` makes a new one"
+                findings.add(Kind.SNAPSHOT, error.where, message)
+                fold, sound = Fold(Path(scratch) / "blocks", disk, progress, alone=True), False
+            try:
+                return _check(findings, catalog, fold, disk, Path(scratch) / "references", sound=sound)
             finally:
                 fold.close()
         finally:
@@ -56,31 +70,78 @@ def _scratch_directory() -> str | None:
     return os.environ.get("TMPDIR") or ("/var/tmp" if os.access("/var/tmp", os.W_OK) else None)
 
 
-def _open_catalog(findings: Findings, path: Path) -> Catalog | None:
+def _open_catalog(findings: Findings, path: Path, scratch: Path, *, probe: bool) -> Catalog | None:
     mend = "`vfs rebuild` makes it again"
     if not (path / "catalog" / "data.mdb").exists():
         findings.add(Kind.CATALOG, "catalog", f"is missing; opening the store, or {mend}")
         return None
     try:
-        return Catalog(path / "catalog", read_only=True)
+        whole = _whole(path / "catalog", scratch)
+        if reason := how_unreadable(whole) if probe else "":
+            findings.add(Kind.CATALOG, "catalog", f"cannot be read: {reason}; {mend}")
+            return None
+        return Catalog(whole, read_only=True)
+    except LimitReached:
+        raise
     except Exception as error:  # Corrupt, or rows that cannot be decoded
         findings.add(Kind.CATALOG, "catalog", f"cannot be opened: {error}; {mend}")
         return None
 
 
-def _check(findings: Findings, catalog: Catalog | None, fold: Fold, disk: Disk, scratch: Path) -> Figures:
-    whole = True
-    if catalog is not None:
+def _whole(catalog: Path, scratch: Path) -> Path:
+    """A catalog whose file has all its pages: itself, or a copy that is filled up. Raises Corrupt."""
+    if not missing_bytes(catalog / FILE):
+        return catalog
+    copy = scratch / "whole"
+    copy.mkdir()
+    shutil.copyfile(catalog / FILE, copy / FILE)
+    fill_up(copy / FILE)
+    return copy
+
+
+def _check(
+    findings: Findings, catalog: Catalog | None, fold: Fold, disk: Disk, scratch: Path, *, sound: bool
+) -> Figures:
+    """sound: the fold can be compared with; else it knows the blocks alone."""
+    whole = sound
+    if not sound:
+        fold.scan_blocks()
+        if catalog is not None:
+            _check_tables(findings, catalog, fold, disk, scratch)
+    elif catalog is not None:
         number = catalog.checkpoint.journal.number
         whole = _fold(findings, fold, blocks=catalog.checkpoint.blocks, upto=number)
-        if whole:
-            compare(findings, catalog, fold.catalog)
-        _check_tables(findings, catalog, fold, disk, scratch)
+        try:
+            if whole:
+                compare(findings, catalog, fold.catalog)
+            _check_tables(findings, catalog, fold, disk, scratch)
+        except DAMAGE as error:
+            message = f"cannot be read to its end: {error!r}; `vfs rebuild` makes it again"
+            findings.add(Kind.CATALOG, "catalog", message)
+            catalog = None
     if whole:
         whole = _fold(findings, fold)
-    if catalog is None:
+    if catalog is None and sound:
         _check_tables(findings, fold.catalog, fold, disk, scratch)
-    return _figures(findings, catalog or fold.catalog, fold, bytes_behind(disk, fold.journal.end) if whole else 0)
+    torn_bytes = bytes_behind(disk, fold.journal.end) if whole else 0
+    opens = whole or (catalog is not None and _opens(catalog, disk))
+    return _figures(findings, catalog or fold.catalog, fold, torn_bytes, opens=opens)
+
+
+def _opens(catalog: Catalog, disk: Disk) -> bool:
+    """Whether what is damaged in the journal is known to the catalog, so that opening the store does not read it."""
+    journal = Journal(disk)
+    if not journal.holds(catalog.checkpoint.journal):
+        return False
+    journal.end = catalog.checkpoint.journal
+    for record in journal.records(journal.end):
+        journal.durable = max(journal.durable, record.durable)
+        journal.end = record.end
+    try:
+        journal.check_tail()
+    except Corrupt:
+        return False
+    return True
 
 
 def _check_tables(findings: Findings, catalog: Catalog, fold: Fold, disk: Disk, scratch: Path) -> None:
@@ -100,7 +161,13 @@ def _fold(findings: Findings, fold: Fold, *, blocks: End | None = None, upto: in
         if upto is None or fold.journal.end.number < upto:
             fold.journal.check_tail()
     except Corrupt as error:
-        findings.add(Kind.JOURNAL, error.where, str(error).removeprefix(f"{error.where}: "))
+        if upto is None:
+            findings.add(Kind.JOURNAL, error.where, str(error).removeprefix(f"{error.where}: "))
+            name_versions_behind(findings, fold)
+        else:
+            found = error.found.partition(";")[0]  # without the advice for a store that cannot be opened
+            message = f"expected {error.expected}, found {found}; the catalog knows the journal up to record {upto}"
+            findings.add(Kind.JOURNAL, error.where, message)
         return False
     if upto is not None and fold.journal.end.number < upto:
         segment, offset, number = fold.journal.end
@@ -110,7 +177,7 @@ def _fold(findings: Findings, fold: Fold, *, blocks: End | None = None, upto: in
     return True
 
 
-def _figures(findings: Findings, catalog: Catalog, fold: Fold, torn_bytes: int) -> Figures:
+def _figures(findings: Findings, catalog: Catalog, fold: Fold, torn_bytes: int, *, opens: bool) -> Figures:
     return Figures(
         events=fold.applied,
         blocks=fold.found,
@@ -121,4 +188,5 @@ def _figures(findings: Findings, catalog: Catalog, fold: Fold, torn_bytes: int) 
         torn_bytes=torn_bytes,
         problems=findings.problems,
         harmless=findings.harmless,
+        opens=opens,
     )

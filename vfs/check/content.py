@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
 
-from vfs.blocks import LOST, Blocks
-from vfs.catalog import BlockRow, Catalog
+from vfs.blocks import HEADER_BYTES, LOST, Blocks
+from vfs.catalog import BlockRow, Catalog, Segment
 from vfs.check.findings import Findings, Kind
 from vfs.check.names import path_of_key
 from vfs.content import children
@@ -88,7 +88,7 @@ def check_content(findings: Findings, catalog: Catalog, folded: Catalog, disk: D
         damaged = _check_blocks(findings, catalog, folded, blocks, notes)
         notes.add(_contents(findings, catalog))
         unread = _read_nodes(findings, catalog, blocks, notes)
-        damaged += _check_references(findings, catalog, notes, unread=unread)
+        damaged += _check_references(findings, catalog, folded, notes, unread=unread)
         if damaged:
             _report_harmed(findings, catalog, notes)
     finally:
@@ -102,14 +102,11 @@ def _check_blocks(findings: Findings, catalog: Catalog, folded: Catalog, blocks:
     ours = findings.track("blocks: index", catalog.count("blocks"), catalog.blocks())
     for block, row, found in _paired(ours, folded.blocks()):
         if row is None:
-            if found is not None and found.place != LOST:
-                findings.add(Kind.CATALOG, f"block {block.hex()}", "is on the disk, and the catalog does not have it")
-            continue
+            continue  # only on the disk: given up by `vfs gc`, its bytes are still to be freed
         if found is not None and found.place == row.place and row.place != LOST:
             if found.node != row.node:
-                findings.add(Kind.CATALOG, f"block {block.hex()}", "is a node, or not, and the catalog says otherwise")
+                findings.add_block(Kind.CATALOG, block, "is a node, or not, and the catalog says otherwise")
             continue
-        where = f"block {block.hex()}"
         try:
             if row.place == LOST:
                 raise Corrupt("blocks", expected="the block", found="none of its bytes: it was lost before")
@@ -117,14 +114,18 @@ def _check_blocks(findings: Findings, catalog: Catalog, folded: Catalog, blocks:
         except (Corrupt, DiskFailed) as error:
             harmless = row.references == 0
             tail = "; nothing refers to it any more" if harmless else ""
-            findings.add(Kind.BLOCK, where, f"is damaged: {error}{tail}", harmless=harmless)
+            if found is not None and found.place != LOST:
+                message = f"is intact at {found.place}, and the catalog leads elsewhere{tail}"
+                findings.add_block(Kind.CATALOG, block, message, harmless=harmless)
+            else:
+                findings.add_block(Kind.BLOCK, block, f"is damaged: {error}{tail}", harmless=harmless)
             if not harmless:
                 notes.add_damaged(block)
                 damaged += 1
         else:
             if found is None or found.place == LOST:
                 message = "is intact, but its header is not: it can be read, and would be lost by `vfs rebuild`"
-                findings.add(Kind.BLOCK, where, message, harmless=row.references == 0)
+                findings.add_block(Kind.HEADER, block, message, harmless=row.references == 0)
     return damaged
 
 
@@ -179,35 +180,52 @@ def _read_nodes(findings: Findings, catalog: Catalog, blocks: Blocks, notes: Scr
     return unread
 
 
-def _check_references(findings: Findings, catalog: Catalog, notes: Scratch, *, unread: int) -> int:
+def _check_references(findings: Findings, catalog: Catalog, folded: Catalog, notes: Scratch, *, unread: int) -> int:
     """Compare the index with what refers to blocks. Returns how many blocks are missing.
 
     What a node that cannot be read refers to cannot be counted, so with such nodes too few is no fault.
     """
-    missing = 0
+    missing, before = 0, findings.problems + findings.harmless
+    segments: dict[int, Segment] = {}
     counts = notes.counts()
     counted = next(counts, None)
     for block, row in findings.track("references: blocks", catalog.count("blocks"), catalog.blocks()):
         while counted is not None and counted[0] < block:
-            missing += _report_missing(findings, notes, counted)
+            missing += _report_missing(findings, folded, notes, counted)
             counted = next(counts, None)
         wanted = 0
         if counted is not None and counted[0] == block:
             wanted = counted[1]
             counted = next(counts, None)
+        if row.place != LOST:
+            size = HEADER_BYTES + row.place.length
+            indexed, live = segments.get(row.place.segment, (0, 0))
+            segments[row.place.segment] = Segment(indexed + size, live + (size if row.references else 0))
         if row.references < wanted or (row.references > wanted and not unread):
             message = f"has {row.references} references by the catalog, and {wanted} by a recount"
-            findings.add(Kind.REFERENCES, f"block {block.hex()}", message)
+            findings.add_block(Kind.REFERENCES, block, message)
     while counted is not None:
-        missing += _report_missing(findings, notes, counted)
+        missing += _report_missing(findings, folded, notes, counted)
         counted = next(counts, None)
+    if findings.problems + findings.harmless > before:
+        return missing  # the sums would only say it again
+    for segment in sorted(segments.keys() | set(catalog.segments())):
+        kept, recounted = catalog.segment(segment), segments.get(segment, Segment(0, 0))
+        if kept != recounted:
+            message = f"is {kept} by the catalog, and {recounted} by a recount"
+            findings.add(Kind.CATALOG, f"blocks/{segment:08x}", message)
     return missing
 
 
-def _report_missing(findings: Findings, notes: Scratch, counted: tuple[bytes, int]) -> int:
-    block, references = counted
-    findings.add(Kind.BLOCK, f"block {block.hex()}", f"is not in the index, and {references} contents or nodes need it")
-    notes.add_damaged(BlockId(block))
+def _report_missing(findings: Findings, folded: Catalog, notes: Scratch, counted: tuple[bytes, int]) -> int:
+    block, references = BlockId(counted[0]), counted[1]
+    found = folded.block(block)
+    if found is None or found.place == LOST:
+        findings.add_block(Kind.BLOCK, block, f"is not in the index, and {references} contents or nodes need it")
+    else:
+        message = f"is on the disk and not in the index, and {references} contents or nodes need it"
+        findings.add_block(Kind.CATALOG, block, message)
+    notes.add_damaged(block)
     return 1
 
 
@@ -225,7 +243,7 @@ def _report_harmed(findings: Findings, catalog: Catalog, notes: Scratch) -> None
         if key is not None and seq is not None:
             version = catalog.version(KeyId(key), Seq(seq))
             version_id = format_version_id(seq, null=version is not None and version.null)
-            findings.add(Kind.VERSION, f"{path_of_key(catalog, KeyId(key))} version {version_id}", needed)
+            findings.add_version(path_of_key(catalog, KeyId(key)), version_id, needed)
         else:
             inode = catalog.find_inode(Ino(draft or 0))
             path = path_of_key(catalog, inode.key) if inode is not None else f"inode {draft}"

@@ -17,25 +17,36 @@ class Kind(StrEnum):
     """Where the fault lies."""
 
     JOURNAL = "journal"  # a record is damaged, missing, or makes no sense
+    SNAPSHOT = "snapshot"  # what stands for the beginning of the journal is damaged: a new one can be made
     CATALOG = "catalog"  # a row is not what the journal gives, or the rows contradict each other: rebuild mends it
     BLOCK = "block"  # stored bytes are damaged or lost
+    HEADER = "header"  # a block is intact, and what tells a scan so is not: repair writes it again
     VERSION = "version"  # a version that cannot be read because of that
     REFERENCES = "references"  # a block's count of references is wrong
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One fault. where: the thing, in words that name it. harmless: nothing that anybody can read is affected."""
+    """One fault. where: the thing, in words that name it. harmless: nothing that anybody can read is affected.
+
+    block: the id of the block that it is about, in hex. path and version_id: the version, if it is one that
+    `vfs purge` can name. Empty where there is none.
+    """
 
     kind: Kind
     where: str
     message: str
     harmless: bool = False
+    block: str = ""
+    path: str = ""
+    version_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What was read, and how many problems were reported. torn_bytes: those at the journal's end that no open keeps."""
+    """What was read, and how many problems were reported. torn_bytes: those at the journal's end that no open keeps.
+    opens: the store can be opened, whatever is wrong with its journal.
+    """
 
     events: int
     blocks: int
@@ -46,6 +57,7 @@ class Figures:
     torn_bytes: int
     problems: int
     harmless: int
+    opens: bool = True
 
 
 class Findings:
@@ -59,11 +71,23 @@ class Findings:
 
     def add(self, kind: Kind, where: str, message: str, *, harmless: bool = False) -> None:
         """Report a problem."""
-        if harmless:
+        self._pass_on(Problem(kind, where, message, harmless))
+
+    def add_block(self, kind: Kind, block: bytes, message: str, *, harmless: bool = False) -> None:
+        """Report a problem of a block."""
+        self._pass_on(Problem(kind, f"block {block.hex()}", message, harmless, block=block.hex()))
+
+    def add_version(self, path: str, version_id: str, message: str) -> None:
+        """Report a version that cannot be read."""
+        where = f"{path} version {version_id}"
+        self._pass_on(Problem(Kind.VERSION, where, message, path=path, version_id=version_id))
+
+    def _pass_on(self, problem: Problem) -> None:
+        if problem.harmless:
             self.harmless += 1
         else:
             self.problems += 1
-        self._report(Problem(kind, where, message, harmless))
+        self._report(problem)
 
     def progress(self, what: str, done: int, total: int) -> None:
         """Tell how far it is."""

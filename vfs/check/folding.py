@@ -8,12 +8,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from vfs import events
+from vfs import events, snapshot
 from vfs.blocks import FOLDER as BLOCKS
 from vfs.blocks import Blocks, End
-from vfs.catalog import Catalog
+from vfs.catalog import FILE, Catalog
 from vfs.check.findings import STEP, Progress
-from vfs.disk import Disk, RealFile
+from vfs.disk import Disk, RealFile, refusal, segments
 from vfs.errors import Corrupt, DiskFailed, NoSpace, ReadOnly
 from vfs.events import Event
 from vfs.journal import FOLDER as JOURNAL
@@ -40,7 +40,7 @@ class ReadOnlyDisk:
         try:
             return RealFile(self._root / path, os.O_RDONLY)
         except OSError as error:
-            raise DiskFailed(f"cannot open {self._root / path}: {error.strerror}") from error
+            raise refusal(f"cannot open {self._root / path}", error) from error
 
     def remove(self, path: str) -> None:
         raise ReadOnly(f"{path} cannot be removed from a disk that is only read")
@@ -51,9 +51,14 @@ class Fold:
     the blocks up to `blocks_end`.
     """
 
-    def __init__(self, directory: Path, disk: Disk, progress: Progress) -> None:
+    def __init__(self, directory: Path, disk: Disk, progress: Progress, *, alone: bool = False) -> None:
+        """Begin with the last snapshot, if there is one and not *alone*. Raises Corrupt if that is damaged."""
         self._disk = disk
         self._progress = progress
+        snapshots = [] if alone else snapshot.complete(disk)
+        if snapshots:
+            directory.mkdir(mode=0o700)
+            snapshot.restore(disk, snapshots[-1], directory / FILE)
         self.catalog = Catalog(directory)
         self.blocks = Blocks(disk, self.catalog)
         self.catalog.attach(self.blocks)
@@ -63,6 +68,10 @@ class Fold:
         self.found_bytes = 0  # of their content
         self.applied = 0  # events that change something
         self._uncommitted = 0
+        self.journal.end = self.catalog.checkpoint.journal
+        self._recount = bool(snapshots)
+        if snapshots:
+            self.catalog.forget_blocks()  # the snapshot has them where they were then
 
     def close(self) -> None:
         """Close; what was not committed is lost."""
@@ -84,6 +93,9 @@ class Fold:
             if self.found % STEP == 0:
                 self._progress("blocks", before[found.end.segment] + found.end.offset, total)
             self._row_added()
+        if self._recount:
+            self.catalog.recount()
+            self._recount = False
         self._progress("blocks", total, total)
 
     def replay(self, *, upto: int | None = None) -> None:
@@ -157,7 +169,7 @@ def _where(record: Record) -> str:
 def segment_sizes(disk: Disk, folder: str) -> dict[int, int]:
     """The length in bytes of each segment of a folder (a few per GiB), in order."""
     sizes = {}
-    for name in disk.list(folder):
+    for name in segments(disk.list(folder)):
         file = disk.open(f"{folder}/{name}")
         sizes[int(name, 16)] = file.size
         file.close()

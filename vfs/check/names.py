@@ -304,6 +304,7 @@ def _times(catalog: Catalog) -> Faults:
 
 def _buckets(catalog: Catalog) -> Faults:
     counted = _count_versions(catalog)
+    live = _count_live(catalog)
     for ino, bucket in catalog.buckets():
         yield None
         where = f"bucket {show(bucket.name)}"
@@ -321,6 +322,8 @@ def _buckets(catalog: Catalog) -> Faults:
                 where,
                 f"counts {bucket.versions} versions of {bucket.size} bytes, and has {versions} of {size} bytes",
             )
+        if int(bucket.live) != live.get(ino, 0):
+            yield where, f"counts {bucket.live} bytes of files that live, and has {live.get(ino, 0)} bytes"
     for ino, (versions, _) in counted.items():
         yield f"bucket with inode {ino}", f"does not exist, and has {versions} versions"
 
@@ -337,6 +340,15 @@ def _count_versions(catalog: Catalog) -> dict[Ino, tuple[int, int]]:
             versions, size = counted.get(parent.bucket, (0, 0))
             counted[parent.bucket] = (versions + 1, size + version.content.size)
     return counted
+
+
+def _count_live(catalog: Catalog) -> dict[Ino, int]:
+    """The sum of the sizes in bytes of the files that live in each bucket."""
+    live: dict[Ino, int] = {}
+    for _, inode in catalog.every_inode():
+        if inode.nlink and inode.content.size:
+            live[inode.bucket] = live.get(inode.bucket, 0) + inode.content.size
+    return live
 
 
 RULES: dict[str, Callable[[Catalog], Faults]] = {

@@ -2,48 +2,55 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from vfs.blocks import LOST, Blocks
 from vfs.catalog import Catalog
 from vfs.check.findings import Progress
 from vfs.check.folding import Fold, ReadOnlyDisk, bytes_behind, decode
-from vfs.disk import RealDisk
+from vfs.check.probing import how_unreadable
+from vfs.disk import RealDisk, segments
 from vfs.errors import Corrupt, NotAStore
 from vfs.journal import FOLDER as JOURNAL
-from vfs.journal import START, Journal, Position
+from vfs.journal import Journal, Position
 from vfs.store import DESCRIPTION, Store, check_description, lock_store
 
 BEFORE = "catalog.before-rebuild"
 NEW = "catalog.new"
+DAMAGED = "damaged"
 
 
 @dataclass(frozen=True, slots=True)
 class Rebuilt:
     """events: replayed. lost: that the old catalog knew and the journal no longer has. before: where the old catalog
-    is, if there was one. cut: where the end of the journal is, if it was cut.
+    is, if there was one. cut: where the end of the journal is, if it was cut. kept: damaged blocks put into DAMAGED.
     """
 
     events: int
     lost: int
     before: Path | None
     cut: Path | None
+    kept: int = 0
 
 
-@contextmanager
-def hold(path: Path) -> Iterator[int]:
-    """Hold a store that exists; the descriptor of its lock. Raises NotAStore, StoreInUse."""
+@contextlib.contextmanager
+def hold(path: Path, *, writing: bool = True) -> Iterator[int]:
+    """Hold a store that exists; the descriptor of its lock. Raises NotAStore, StoreInUse.
+
+    One that is not written to may lie on a read-only file system.
+    """
     if not (path / DESCRIPTION).is_file():
         raise NotAStore(f"{path} is no vfs store (it has no {DESCRIPTION}); name the directory of a store")
     check_description(path)
     try:
-        lock_fd = lock_store(path)
+        lock_fd = lock_store(path, tell=writing or not _is_read_only(path))
     except OSError as error:
         raise NotAStore(f"{path} cannot be locked: {error.strerror}") from error
     try:
@@ -52,12 +59,17 @@ def hold(path: Path) -> Iterator[int]:
         os.close(lock_fd)
 
 
+def _is_read_only(path: Path) -> bool:
+    return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
+
+
 def rebuild(path: Path, progress: Progress, *, cut: bool = False) -> Rebuilt:
     """Make the catalog of a store again from its journal and blocks, then open and close the store once with it.
 
     The new one is made beside the old one. When it is complete, the old one moves to ``catalog.before-rebuild`` (in
     place of an earlier one) and stays there: only somebody who has looked at the result can know that it may go.
-    Blocks that are damaged stay damaged: their versions read as Corrupt.
+    Blocks that are damaged stay damaged: their versions read as Corrupt. What is left of their bytes goes to
+    ``damaged/<id>``, because nothing leads to it any more.
 
     Raises NotAStore, StoreInUse, and Corrupt if the journal is damaged before its end; then everything is as it was.
     cut: what is behind the damage goes to ``journal.cut-<time>`` instead, and with it what happened after.
@@ -66,14 +78,25 @@ def rebuild(path: Path, progress: Progress, *, cut: bool = False) -> Rebuilt:
         disk = ReadOnlyDisk(path)
         old = path / "catalog"
         had_old = old.exists()
-        known = _known_record(old)
-        survey = _survey(disk, known)
-        cut_to = None
-        if survey.damage is not None:
-            if not cut:
-                raise survey.damage
-            cut_to = _cut(path, survey.end)
-        events = _make(path, disk, survey, progress)
+        readable = not how_unreadable(old)
+        known = _known_record(old) if readable else None
+        shutil.rmtree(path / NEW, ignore_errors=True)
+        fold = Fold(path / NEW, disk, progress)
+        try:
+            survey = _survey(disk, known, fold.journal.end)
+            cut_to = None
+            if survey.damage is not None:
+                if not cut:
+                    raise survey.damage
+                cut_to = _cut(path, survey.end)
+            events = _make(fold, survey)
+        except BaseException:
+            fold.close()
+            shutil.rmtree(path / NEW, ignore_errors=True)
+            raise
+        fold.close()
+        _sync(path / NEW)
+        kept = _keep_damaged(path, disk) if readable else 0
         if had_old:
             shutil.rmtree(path / BEFORE, ignore_errors=True)
             os.rename(old, path / BEFORE)
@@ -88,7 +111,7 @@ def rebuild(path: Path, progress: Progress, *, cut: bool = False) -> Rebuilt:
                 os.rename(path / BEFORE, old)
             raise
     lost = max(0, (known or 0) - survey.end.number)
-    return Rebuilt(events + store.recovered, lost, path / BEFORE if had_old else None, cut_to)
+    return Rebuilt(events + store.recovered, lost, path / BEFORE if had_old else None, cut_to, kept)
 
 
 class _Survey(NamedTuple):
@@ -112,14 +135,16 @@ def _known_record(old: Path) -> int | None:
     return number
 
 
-def _survey(disk: ReadOnlyDisk, known: int | None) -> _Survey:
-    """Read the journal once. A torn tail, which a crash leaves, is no damage: opening the store drops it.
+def _survey(disk: ReadOnlyDisk, known: int | None, start: Position) -> _Survey:
+    """Read the journal once, from where a snapshot ends.
 
+    A torn tail, which a crash leaves, is no damage: opening the store drops it.
     Intact records behind damaged bytes can be either. Nobody can tell if the old catalog cannot: then it is damage.
     """
     journal = Journal(disk)
-    durable = known or 0
-    for record in journal.records(START):
+    journal.end = start
+    durable = max(known or 0, start.number)
+    for record in journal.records(start):
         try:
             decode(record)
         except Corrupt as error:
@@ -141,18 +166,41 @@ def _survey(disk: ReadOnlyDisk, known: int | None) -> _Survey:
     return _Survey(journal.end, min(durable, journal.end.number), damage)
 
 
-def _make(path: Path, disk: ReadOnlyDisk, survey: _Survey, progress: Progress) -> int:
+def _make(fold: Fold, survey: _Survey) -> int:
     """Fold what is known to have been durable into a new catalog. Returns how many events; recovery does the rest."""
-    shutil.rmtree(path / NEW, ignore_errors=True)
-    fold = Fold(path / NEW, disk, progress)
+    fold.scan_blocks()
+    fold.replay(upto=survey.durable)
+    fold.commit()
+    return fold.applied
+
+
+def _keep_damaged(path: Path, disk: ReadOnlyDisk) -> int:
+    """Copy the bytes of each block that the old catalog has and the new one has lost. Returns how many."""
     try:
-        fold.scan_blocks()
-        fold.replay(upto=survey.durable)
-        fold.commit()
-        return fold.applied
+        old = Catalog(path / "catalog", read_only=True)
+    except Exception:  # missing or damaged: then nobody knows where they are
+        return 0
+    new = Catalog(path / NEW, read_only=True)
+    blocks = Blocks(disk, old)
+    kept = 0
+    try:
+        for block, row in new.blocks():
+            if row.place != LOST:
+                continue
+            try:
+                before = old.block(block)
+                data = b"" if before is None or before.place == LOST else blocks.read_damaged(before.place)
+            except Exception:  # a damaged catalog; or there are not even bytes
+                continue
+            if data:
+                (path / DAMAGED).mkdir(mode=0o700, exist_ok=True)
+                (path / DAMAGED / block.hex()).write_bytes(data)
+                kept += 1
     finally:
-        fold.close()
-        _sync(path / NEW)
+        blocks.close()
+        new.close()
+        old.close()
+    return kept
 
 
 def _cut(path: Path, end: Position) -> Path:
@@ -160,7 +208,7 @@ def _cut(path: Path, end: Position) -> Path:
     aside = path / time.strftime("journal.cut-%Y%m%dT%H%M%SZ", time.gmtime())
     aside.mkdir(mode=0o700)
     folder = path / JOURNAL
-    for name in sorted(os.listdir(folder)):
+    for name in segments(sorted(os.listdir(folder))):
         if int(name, 16) == end.segment:
             _copy_tail(folder / name, end.offset, aside / f"{name}-from-byte-{end.offset}")
             os.truncate(folder / name, end.offset)

@@ -11,7 +11,7 @@ from vfs.catalog import TABLES, Catalog
 from vfs.check.findings import Findings, Kind
 from vfs.names import format_version_id, show
 
-COMPARED = tuple(table for table in TABLES if table not in ("meta", "blocks"))  # blocks: see vfs.check.content
+COMPARED = tuple(table for table in TABLES if table not in ("meta", "blocks", "segments"))  # see vfs.check.content
 SHOWN_CHARS_MAX = 160
 _ALL_ONES = (1 << 64) - 1
 _NAMED = {"entries": "directory", "keys": "directory", "attributes": "inode"}  # number, then a name

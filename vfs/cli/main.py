@@ -26,8 +26,9 @@ COMMANDS = {
     "bucket": ("buckets", "List, make, remove and show buckets."),
     "versioning": ("buckets", "Show or change the versioning of a bucket."),
     "status": ("stores", "Show what is mounted."),
-    "check": ("stores", "Read a store to its last byte and report damage."),
-    "rebuild": ("stores", "Make the catalog of a store again."),
+    "gc": ("space", "Give the space of what was purged back."),
+    "check": ("checking", "Read a store to its last byte and report damage."),
+    "rebuild": ("checking", "Make the catalog of a store again."),
 }
 
 _WRONG = (InvalidName, NotAStore, StoreInUse)  # the caller named the wrong thing
@@ -100,8 +101,10 @@ def run(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit fails, too
         return FAILED
     except OSError as error:
-        name = f"{error.filename}: " if error.filename is not None else ""
-        output.write_error(f"{name}{error.strerror or error}")
+        output.write_error(output.reason(error))
+        return FAILED
+    except MemoryError:
+        output.write_error("out of memory; raise the limit of this process (ulimit -v)")
         return FAILED
     except (KeyboardInterrupt, click.Abort):
         return INTERRUPTED

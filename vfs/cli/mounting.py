@@ -7,33 +7,49 @@ that everything the caller named has been found right.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import functools
+import json
 import logging
 import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn, TypeVar
 
 import click
 
-from vfs.cli.mounts import Mount, is_dead, is_within, mount_of, mounted_on
+from vfs.cli import output
+from vfs.cli.mounts import STATUS, Mount, is_dead, is_within, mount_of, mounted_on
 from vfs.cli.output import FAILED, WRONG, Failure
-from vfs.errors import DiskFailed, InvalidName, NoSpace, VfsError
+from vfs.errors import DiskFailed, InvalidName, NoSpace, StoreInUse, VfsError
 from vfs.names import check_bucket_name
 
 READY = "ready"
 LOG = "daemon.log"
-CLOSE_SECONDS_MAX = 60.0  # that `umount` waits for the store to be closed
+CLOSE_SECONDS_MAX = 60.0  # that an unmounted store is waited for to be closed
 POLL_SECONDS = 0.02
 DEAD_MOUNTS_MAX = 16  # one upon the other
+
+Result = TypeVar("Result")
 
 _PRIORITIES = {"DEBUG": 7, "INFO": 6, "WARNING": 4, "ERROR": 3, "CRITICAL": 2}  # sd-daemon(3)
 
 log = logging.getLogger("vfs.mount")
+
+
+class Order(NamedTuple):
+    """What is to be mounted where, both absolute. source: what the table of mounts calls it, if not by its path."""
+
+    store: Path
+    mountpoint: Path
+    bucket: str | None
+    options: tuple[str, ...]
+    source: str = ""
 
 
 @click.command()
@@ -46,9 +62,10 @@ log = logging.getLogger("vfs.mount")
     "options",
     metavar="OPTION,...",
     multiple=True,
-    help="Mount options: allow_other, allow_root, ro, noexec, suid, dev.",
+    help="Mount options: allow_other, allow_root, ro, noexec, suid, dev, acl.",
 )
 @click.option("--ready-fd", type=int, hidden=True, help="For `vfs mount` itself: where to tell that the mount answers.")
+@click.option("--source", hidden=True, help="For mount.fuse.vfs: what the table of mounts is to call the STORE.")
 @click.pass_context
 def mount(
     context: click.Context,
@@ -58,22 +75,23 @@ def mount(
     foreground: bool,
     options: tuple[str, ...],
     ready_fd: int | None,
+    source: str | None,
 ) -> None:
     """Mount STORE on MOUNTPOINT, an empty directory. STORE is made if it is missing or empty.
 
     Returns when the mount answers; the daemon goes on in the background, and its log is daemon.log in STORE. A dead
     mount that a daemon left behind at MOUNTPOINT is cleared away first.
     """
-    where = Path(os.path.abspath(store)), Path(os.path.abspath(mountpoint))
-    wanted = [option for text in options for option in text.split(",") if option]
+    wanted = tuple(option for text in options for option in text.split(",") if option)
+    order = Order(Path(os.path.abspath(store)), Path(os.path.abspath(mountpoint)), bucket, wanted, source or "")
     if ready_fd is not None:
-        context.exit(_serve_in_background(*where, bucket, wanted, ready_fd))
-    check_places(*where, bucket)
+        context.exit(_serve_in_background(order, ready_fd))
+    check_places(order.store, order.mountpoint, bucket)
     if foreground:
         _log_to_stderr()
-        _serve(*where, bucket, wanted, lambda: None)
+        _serve(order, lambda: None)
     else:
-        _spawn(*where, bucket, wanted)
+        spawn(order)
 
 
 # -- before -----------------------------------------------------------------------------------------------------------
@@ -96,11 +114,23 @@ def check_places(store: Path, mountpoint: Path, bucket: str | None) -> None:
 
 def _check_store(store: Path) -> None:
     if store.is_dir():
-        return  # what is in it: see Store.open
+        _check_writable(store, store)  # what is in it: see Store.open
+        return
     if store.exists() or store.is_symlink():
         raise Failure(f"{store} is not a directory; name a store, or a directory to make", WRONG)
     if not store.parent.is_dir():
         raise Failure(f"{store} cannot be made: there is no directory {store.parent}", WRONG)
+    _check_writable(store, store.parent)
+
+
+def _check_writable(store: Path, directory: Path) -> None:
+    if os.statvfs(directory).f_flag & os.ST_RDONLY:
+        raise Failure(
+            f"{store} lies on a read-only file system; a store must be writable, also for a mount with -o ro", WRONG
+        )
+    if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
+        user = output.user_name(os.geteuid())
+        raise Failure(f"{store}: permission denied: {directory} must be readable and writable for {user}", WRONG)
 
 
 def _check_mountpoint(mountpoint: Path) -> None:
@@ -145,24 +175,29 @@ def _clear_dead(mountpoint: Path) -> None:
 # -- the daemon -------------------------------------------------------------------------------------------------------
 
 
-def _serve(
-    store: Path, mountpoint: Path, bucket: str | None, options: Sequence[str], on_ready: Callable[[], None]
-) -> None:
+def _serve(order: Order, on_ready: Callable[[], None]) -> None:
     from vfs.fuse import daemon
 
-    _clear_dead(mountpoint)
+    _clear_dead(order.mountpoint)
+    serve = functools.partial(
+        daemon.serve,
+        order.store,
+        order.mountpoint,
+        bucket=order.bucket,
+        options=order.options,
+        source=order.source or str(order.store),
+        on_ready=on_ready,
+    )
     try:
-        daemon.serve(store, mountpoint, bucket=bucket, options=options, on_ready=on_ready)
+        when_closed(serve)
     except (NoSpace, DiskFailed):
         raise  # it may work the next time
     except VfsError as error:
         raise Failure(str(error), WRONG) from error
 
 
-def _serve_in_background(
-    store: Path, mountpoint: Path, bucket: str | None, options: Sequence[str], ready_fd: int
-) -> int:
-    """The daemon's side of `_spawn`. Returns its exit code."""
+def _serve_in_background(order: Order, ready_fd: int) -> int:
+    """The daemon's side of `spawn`. Returns its exit code."""
     os.set_inheritable(ready_fd, False)
     with os.fdopen(ready_fd, "w") as pipe:
 
@@ -174,19 +209,33 @@ def _serve_in_background(
         try:
             from vfs.fuse import daemon
 
-            daemon.check_options(options)
-            store.mkdir(mode=0o700, exist_ok=True)
-            _check_is_store(store)
-            _log_to_file(store / LOG)
+            daemon.check_options(order.options)
+            order.store.mkdir(mode=0o700, exist_ok=True)
+            _check_is_store(order.store)
+            _log_to_file(order.store / LOG)
             os.chdir("/")
-            _serve(store, mountpoint, bucket, options, lambda: tell(READY))
-        except (VfsError, Failure, OSError) as error:
-            code = error.code if isinstance(error, Failure) else WRONG
+            _serve(order, lambda: tell(READY))
+        except (VfsError, Failure, OSError, MemoryError) as error:
+            code, message = _failure(error)
             if pipe.closed:
-                log.critical("%s", error)
-            tell(f"{code} {error}")
+                log.critical("%s", message)
+            tell(f"{code} {message}")
             return code
     return 0
+
+
+def _failure(error: Exception) -> tuple[int, str]:
+    """Exit code and message. What may work the next time is FAILED: systemd tries that again."""
+    match error:
+        case Failure():
+            return error.code, error.message
+        case OSError():
+            return FAILED, output.reason(error)
+        case MemoryError():
+            return FAILED, "out of memory"
+        case NoSpace() | DiskFailed():
+            return FAILED, str(error)
+    return WRONG, str(error)
 
 
 def _check_is_store(store: Path) -> None:
@@ -196,17 +245,18 @@ def _check_is_store(store: Path) -> None:
         raise Failure(f"{store} is no vfs store and not empty (it has {min(names)}); name another directory", WRONG)
 
 
-def _spawn(store: Path, mountpoint: Path, bucket: str | None, options: Sequence[str]) -> None:
+def spawn(order: Order) -> None:
     """Start the daemon in the background, and return when its mount answers. Raises Failure."""
     reader, writer = os.pipe()
     safe = [] if sys.path[0] == os.getcwd() else ["-P"]  # no modules from the current directory, unless they are vfs
     command = [sys.executable, *safe, "-m", "vfs", "mount", "--foreground", "--ready-fd", str(writer)]
-    command += [f"--bucket={bucket}"] if bucket is not None else []
-    command += ["-o", ",".join(options)] if options else []
+    command += [f"--bucket={order.bucket}"] if order.bucket is not None else []
+    command += [f"--source={order.source}"] if order.source else []
+    command += ["-o", ",".join(order.options)] if order.options else []
     with os.fdopen(reader) as pipe:
         try:
             child = subprocess.Popen(
-                [*command, "--", str(store), str(mountpoint)],
+                [*command, "--", str(order.store), str(order.mountpoint)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=(writer,),
@@ -216,7 +266,7 @@ def _spawn(store: Path, mountpoint: Path, bucket: str | None, options: Sequence[
             os.close(writer)
         answer = pipe.readline().rstrip("\n")
     if answer != READY:
-        _report_failure(store, child.wait(), answer)
+        _report_failure(order.store, child.wait(), answer)
     child.returncode = 0  # it is to stay when this process goes, so nobody waits for it
 
 
@@ -273,19 +323,29 @@ class PriorityFormatter(logging.Formatter):
 def umount(mountpoint: str) -> None:
     """Unmount what is mounted on MOUNTPOINT, and return when its daemon has closed the store."""
     there = _mounted(mountpoint)
+    store = _store_of(there)
     error = _unmount(there.mountpoint)
     if "busy" in error:
         raise Failure(f"{mountpoint} is busy: somebody has files open there; `fuser -vm {mountpoint}` shows who")
     if error:
         raise Failure(f"{mountpoint} cannot be unmounted: {error}")
     deadline = time.monotonic() + CLOSE_SECONDS_MAX
-    while is_held(Path(there.source)):
+    while is_held(store):
         if time.monotonic() > deadline:
             raise Failure(
                 f"{mountpoint} is unmounted, and its store is not closed after {CLOSE_SECONDS_MAX:.0f} s; "
-                f"look into {Path(there.source) / LOG}"
+                f"look into {store / LOG}"
             )
         time.sleep(POLL_SECONDS)
+
+
+def _store_of(mount: Mount) -> Path:
+    """The store of a mount: its source, unless that is a relative path, which only the daemon knows how to take."""
+    path = mount.source
+    if not os.path.isabs(path):
+        with contextlib.suppress(OSError):
+            path = json.loads(os.getxattr(mount.mountpoint, STATUS))["Store"]
+    return Path(path)
 
 
 def _mounted(mountpoint: str) -> Mount:
@@ -314,6 +374,21 @@ def _unmount(mountpoint: str, *, lazy: bool = False) -> str:
         [*command, "--", mountpoint], capture_output=True, text=True, check=False, env={**os.environ, "LC_ALL": "C"}
     )
     return "" if done.returncode == 0 else " ".join(done.stderr.split()) or f"{command[0]} failed"
+
+
+def when_closed(call: Callable[[], Result]) -> Result:
+    """What *call* returns. While the store that it opens is in use by a daemon that was unmounted a moment ago, and has
+    yet to close it, it is called again: `umount` alone does not wait for that. Raises StoreInUse.
+    """
+    deadline = time.monotonic() + CLOSE_SECONDS_MAX
+    while True:
+        try:
+            return call()
+        except StoreInUse as error:
+            there = mounted_on(error.mountpoint) if error.mountpoint else None
+            if not error.mountpoint or (there is not None and there.is_vfs) or time.monotonic() > deadline:
+                raise
+        time.sleep(POLL_SECONDS)
 
 
 def is_held(store: Path) -> bool:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from vfs.cli.output import WRONG, Failure
 
 FSTYPE = "fuse.vfs"
+STATUS = "user.vfs.status"  # of the root of a mount
 VERSIONS = ".versions"
 _MOUNTINFO = Path("/proc/self/mountinfo")
 _ESCAPE = re.compile(r"\\([0-7]{3})")

@@ -70,10 +70,19 @@ def write_coloured(cells: Iterable[Cell]) -> None:
     click.echo("".join(_styled(printable(cell.text), cell.colour, wanted=wanted) for cell in cells), color=True)
 
 
-def write_error(message: str) -> None:
+def write_error(message: str, *, program: str = "vfs") -> None:
     """A line on stderr."""
-    prefix = _styled("vfs:", "red", wanted=errors_on_terminal())
+    prefix = _styled(f"{program}:", "red", wanted=errors_on_terminal())
     click.echo(f"{prefix} {printable(message.replace(chr(10), ' '))}", err=True, color=True)
+
+
+def reason(error: OSError) -> str:
+    """What the system answered, for people: the file, the reason, and what to do where that is known."""
+    from vfs.disk import LIMITS
+
+    where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+    advice = f"; {LIMITS[error.errno]}" if error.errno in LIMITS else ""
+    return f"{where}{error.strerror or error}{advice}"
 
 
 def write_json(value: object) -> None:

@@ -11,13 +11,15 @@ from vfs.content import etag
 from vfs.core import Changed, unversioned_patterns
 from vfs.errors import CrossBucket, InvalidName, InvalidState, NoSuchAttribute, NoSuchKey, NotPermitted
 from vfs.fuse import callers
+from vfs.fuse.callers import Caller
 from vfs.fuse.nodes import Node, is_past, split
 from vfs.fuse.past import PastTree, timestamp, writer_fields
-from vfs.model import STORE_ROOT, Ino, KeyId, Kind, Seq, State, Version, Writer
+from vfs.model import STORE_ROOT, Ino, Inode, KeyId, Kind, Seq, State, Version, Writer
 from vfs.names import format_version_id, show
 from vfs.store import Store, shown_size
 
 PREFIX = b"user.vfs."
+SEQ_DIGITS_MAX = 17  # of the number of a version: until the year 5138
 
 
 class Attributes:
@@ -29,8 +31,8 @@ class Attributes:
         self._past = past
         self._facts = facts
 
-    def tell(self, ino: int, word: bytes) -> bytes:
-        """``user.vfs.WORD`` of a live inode or of a node of history. Raises NoSuchAttribute."""
+    def tell(self, ino: int, word: bytes, caller: Caller) -> bytes:
+        """``user.vfs.WORD`` of a live inode or of a node of history. Raises NoSuchAttribute, AccessDenied."""
         version: Version | None = None
         seq = Seq(0)
         if not is_past(ino):
@@ -39,6 +41,7 @@ class Attributes:
                 return self._tell_of_directory(Ino(ino), word)
             seq, version = inode.seq, self._store.core.catalog.version(inode.key, inode.seq)
         elif split(ino)[0] is Node.VERSION:
+            self._past.check_readable(ino, caller)
             _, seq, version = self._past.version(ino)
         if version is None:
             raise NoSuchAttribute("nothing is published")
@@ -72,10 +75,12 @@ class Attributes:
                     )
         raise NoSuchAttribute(f"no attribute user.vfs.{show(word)}")
 
-    def set_versioning(self, ino: Ino, value: bytes) -> None:
-        """``user.vfs.versioning`` = Enabled or Suspended. Raises NotPermitted, InvalidState."""
+    def set_versioning(self, ino: Ino, value: bytes, caller: Caller) -> None:
+        """``user.vfs.versioning`` = Enabled or Suspended, by the bucket's owner. Raises NotPermitted, InvalidState."""
         if not self._store.is_bucket(ino):
             raise NotPermitted("user.vfs.versioning belongs to the directory of a bucket")
+        if not caller.owns(self._tree.inode(ino)):
+            raise NotPermitted("only its owner says whether a bucket keeps versions")
         try:
             state = {b"Enabled": State.ENABLED, b"Suspended": State.SUSPENDED}[value]
         except KeyError:
@@ -90,46 +95,55 @@ class Attributes:
         attribute ``user.vfs.settled`` then waits until no cache is stale.
         """
         text, _, path = value.partition(b"\0")
-        if not text.isdigit() or not path:
+        if not text.isdigit() or len(text) > SEQ_DIGITS_MAX or not path:
             raise InvalidName("user.vfs.restore is a version's number, NUL, and a relative path")
-        key, _ = self._store.history.find(Seq(int(text)))
-        self._check_readable(key, ctx)
+        caller = Caller(ctx)
+        seq = Seq(int(text))
+        key, version = self._store.history.find(seq)
+        caller.check(self._store.history.version_rights(key, seq, version), callers.READ)
+        self._check_readable(key, caller)
         *above, name = path.split(b"/")
         for part in above:
-            callers.check(ctx, self._tree.inode(directory), callers.SEARCH)
-            directories = self._store.history.past(directory, part).directories
+            caller.check(self._tree.inode(directory), callers.SEARCH)
+            directories = self._store.history.past(directory, part, caller.enters).directories
             if not directories:
                 raise NoSuchKey(f"no directory {show(part)}")
             directory = directories[0]
         if self._tree.inode(directory).bucket != self._bucket_of(key):
             raise CrossBucket("a version cannot be restored into another bucket")
-        self._check_writable(directory, name, ctx)
-        return self._store.history.restore(Seq(int(text)), directory, name, writer)
+        self._check_writable(directory, name, caller)
+        return self._store.history.restore(seq, directory, name, writer, gid=ctx.gid)
 
-    def _check_writable(self, directory: Ino, name: bytes, ctx: RequestContext) -> None:
+    def _check_writable(self, directory: Ino, name: bytes, caller: Caller) -> None:
         """What open(O_CREAT|O_TRUNC) asks for; replacing something else than a regular file is a rename over it."""
         found = self._tree.find(directory, name)
         inode = None if found is None else self._tree.inode(found)
         if inode is not None and inode.is_file:
-            callers.check(ctx, self._tree.inode(directory), callers.SEARCH)
-            callers.check(ctx, inode, callers.WRITE)
+            caller.check(self._tree.inode(directory), callers.SEARCH)
+            caller.check(inode, callers.WRITE)
             return
         place = self._tree.inode(directory)
-        callers.check(ctx, place, callers.WRITE | callers.SEARCH)
-        if inode is not None and place.mode & stat.S_ISVTX and ctx.uid not in (0, place.uid, inode.uid):
+        if inode is not None and place.mode & stat.S_ISVTX and not (caller.owns(place) or caller.owns(inode)):
             raise NotPermitted("the directory is sticky")
-        while place.nlink == 0:  # it comes back, in the nearest one above that lives
+        self.check_place(place, caller)
+
+    def check_place(self, place: Inode, caller: Caller) -> None:
+        """Whether the caller may make something in a directory: if that is removed, it comes back in the nearest one
+        above that lives. Raises AccessDenied.
+        """
+        caller.check(place, callers.WRITE | callers.SEARCH)
+        while place.nlink == 0:
             place = self._tree.inode(self._tree.parent(place))
-            callers.check(ctx, place, callers.WRITE | callers.SEARCH)
+            caller.check(place, callers.WRITE | callers.SEARCH)
 
     def _bucket_of(self, key: KeyId) -> Ino:
         return self._tree.inode(self._store.core.catalog.key_name(key).parent).bucket
 
-    def _check_readable(self, key: KeyId, ctx: RequestContext) -> None:
+    def _check_readable(self, key: KeyId, caller: Caller) -> None:
         """Read on the key's history, and search on every directory above, as a path walk would ask."""
-        callers.check(ctx, self._store.history.rights(key), callers.READ)
+        caller.check(self._store.history.rights(key), callers.READ)
         directory = self._store.core.catalog.key_name(key).parent
         while directory != STORE_ROOT:
             inode = self._tree.inode(directory)
-            callers.check(ctx, inode, callers.SEARCH)
+            caller.check(inode, callers.SEARCH)
             directory = self._tree.parent(inode)

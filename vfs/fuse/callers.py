@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from typing import Protocol
+from typing import Protocol, Self
 
 from pyfuse3 import RequestContext, get_sup_groups
 
+from vfs import acl
 from vfs.errors import AccessDenied
 from vfs.model import Writer
 
@@ -20,7 +21,7 @@ NAMES_OPEN_MAX = 64  # files of the names of callers
 
 
 class Owned(Protocol):
-    """Anything with an owner, a group and permission bits."""
+    """Anything with an owner, a group, permission bits, and an ACL if that is not empty."""
 
     @property
     def uid(self) -> int: ...
@@ -30,6 +31,9 @@ class Owned(Protocol):
 
     @property
     def mode(self) -> int: ...
+
+    @property
+    def acl(self) -> bytes: ...
 
 
 class Callers:
@@ -61,18 +65,60 @@ class Callers:
             return ""  # gone already, or in another pid namespace
 
 
-def check(ctx: RequestContext, owned: Owned, wanted: int) -> None:
-    """Raise AccessDenied unless the caller has the *wanted* bits. Root has them all (it may read and search all)."""
-    if ctx.uid == 0:
-        return
-    if ctx.uid == owned.uid:
-        shift = 6
-    elif ctx.gid == owned.gid or owned.gid in _groups(ctx.pid):
-        shift = 3
-    else:
-        shift = 0
-    if (owned.mode >> shift) & wanted != wanted:
-        raise AccessDenied("permission denied")
+class Caller:
+    """Who sent a request. Its groups are read when they first matter, while it waits for the reply: for what is
+    answered later, `hold` reads them at once.
+    """
+
+    __slots__ = ("_gid", "_groups", "_pid", "uid")
+
+    def __init__(self, ctx: RequestContext) -> None:
+        self.uid = ctx.uid
+        self._gid = ctx.gid
+        self._pid = ctx.pid
+        self._groups: set[int] | None = None
+
+    def hold(self) -> Self:
+        """Of a caller that may be gone when it is asked about."""
+        if self.uid != 0:
+            self._groups = _groups(self._pid)
+        return self
+
+    def _all_groups(self) -> set[int]:
+        if self._groups is None:
+            self._groups = _groups(self._pid)
+        return {self._gid, *self._groups}
+
+    def is_in(self, gid: int) -> bool:
+        """Whether the caller belongs to a group."""
+        return gid == self._gid or gid in self._all_groups()
+
+    def may(self, owned: Owned, wanted: int) -> bool:
+        """Whether the caller has the *wanted* bits. Root has them all (it may read and search all)."""
+        if self.uid == 0:
+            return True
+        if owned.acl:
+            entries = acl.with_mode(acl.decode(owned.acl), owned.mode)
+            return acl.allows(entries, wanted, self.uid, self._all_groups(), owned.uid, owned.gid)
+        shift = 6 if self.uid == owned.uid else 3 if self.is_in(owned.gid) else 0
+        return (owned.mode >> shift) & wanted == wanted
+
+    def enters(self, directory: Owned) -> bool:
+        """Whether the caller may look up names in a directory."""
+        return self.may(directory, SEARCH)
+
+    def lists(self, directory: Owned) -> bool:
+        """Whether the caller may list a directory, and look up what it finds."""
+        return self.may(directory, READ | SEARCH)
+
+    def check(self, owned: Owned, wanted: int) -> None:
+        """Raise AccessDenied unless the caller has the *wanted* bits."""
+        if not self.may(owned, wanted):
+            raise AccessDenied("permission denied")
+
+    def owns(self, owned: Owned) -> bool:
+        """Whether the caller may do what only the owner may."""
+        return self.uid in (0, owned.uid)
 
 
 def _groups(pid: int) -> set[int]:

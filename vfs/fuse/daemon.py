@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import logging
 import os
+import resource
 import signal
 import socket
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,15 +19,20 @@ import pyfuse3
 import trio
 
 from vfs import __version__
-from vfs.errors import VfsError
-from vfs.fuse import polling
+from vfs.disk import LIMITS
+from vfs.errors import LimitReached, VfsError
+from vfs.fuse import mount, polling
+from vfs.fuse.collecting import Collecting
 from vfs.fuse.durability import Durability
 from vfs.fuse.operations import Operations
+from vfs.fuse.scrubbing import Scrubbing
 from vfs.model import STORE_ROOT, Ino
 from vfs.names import check_bucket_name
 from vfs.store import Store
 
 log = logging.getLogger("vfs.daemon")
+
+OPEN_FILES_LEAST = 256  # blocks.OPEN_SEGMENTS_MAX, callers.NAMES_OPEN_MAX, and some more
 
 OPTIONS = {
     "allow_other": "other users may use the mount, as the permissions allow",
@@ -34,13 +41,14 @@ OPTIONS = {
     "noexec": "no programs are run from it",
     "suid": "set-user-id bits work (default: nosuid)",
     "dev": "device nodes work (default: nodev)",
+    "acl": "POSIX ACLs (root only)",
     "noatime": "accepted: access times are never written",
     "rw": "accepted: the default",
     "nosuid": "accepted: the default",
     "nodev": "accepted: the default",
     "exec": "accepted: the default",
 }
-_IMPLIED = frozenset(("rw", "exec", "suid", "dev"))
+_IMPLIED = frozenset(("rw", "exec", "nosuid", "nodev", "acl"))  # libfuse's own defaults, and what it knows nothing of
 
 
 class MountFailed(VfsError):
@@ -54,21 +62,28 @@ def check_options(options: Sequence[str]) -> None:
             raise MountFailed(f"unknown mount option {option!r}; known: {', '.join(sorted(OPTIONS))}")
 
 
-def _fuse_options(store: Path, options: Sequence[str]) -> set[str]:
-    source = str(store).replace("\\", "\\\\").replace(",", "\\,")
-    wanted = {"default_permissions", f"fsname={source}", "subtype=vfs"}
-    wanted |= {option for option in ("nosuid", "nodev") if option[2:] not in options}
+def _fuse_options(source: str, options: Sequence[str]) -> set[str]:
+    escaped = source.replace("\\", "\\\\").replace(",", "\\,")
+    wanted = {"default_permissions", f"fsname={escaped}", "subtype=vfs"}
     return wanted | (set(options) - _IMPLIED)
 
 
 def serve(
-    store: Path, mountpoint: Path, *, bucket: str | None, options: Sequence[str], on_ready: Callable[[], None]
+    store: Path,
+    mountpoint: Path,
+    *,
+    bucket: str | None,
+    options: Sequence[str],
+    source: str,
+    on_ready: Callable[[], None],
 ) -> None:
-    """Serve a store at a mount point until it is unmounted, or SIGTERM or SIGINT comes. *on_ready*: the mount answers.
+    """Serve a store at a mount point until it is unmounted, or SIGTERM or SIGINT comes. *source*: what the table of
+    mounts calls it. *on_ready*: the mount answers.
 
     Raises VfsError if it cannot be opened or mounted. The store is closed when this returns.
     """
     check_options(options)
+    _want_open_files()
     opened = Store.open(store)
     try:
         root = STORE_ROOT if bucket is None else _bucket(opened, bucket)
@@ -80,23 +95,54 @@ def serve(
             "Since": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         durability = Durability(opened)
-        operations = Operations(opened, durability, root, facts)
-        try:
-            pyfuse3.init(operations, str(mountpoint), _fuse_options(store, options))
-        except RuntimeError as error:
-            hint = "is it allowed here (root, or fusermount3 and /dev/fuse; allow_other needs user_allow_other)?"
-            raise MountFailed(f"cannot mount on {mountpoint}: {hint}") from error
+        scrubbing = Scrubbing(opened, facts)
+        collecting = Collecting(opened, durability, facts)
+        operations = Operations(opened, durability, collecting, root, facts)
+        opened.tell_mountpoint(os.path.realpath(mountpoint))
+        channel = _mount(operations, mountpoint, source, options)
         clean = False
         try:
             polling.install(opened.settings.poll_us)
-            trio.run(_main, durability, mountpoint, on_ready)
+            trio.run(_main, (durability.run, scrubbing.run, collecting.run), mountpoint, on_ready)
             clean = True
         finally:
             polling.uninstall()
+            if clean and channel is not None:
+                mount.detach(str(mountpoint), channel)
             pyfuse3.close(unmount=clean)  # after a crash the dead mount stays: an empty directory would look like data
     finally:
         opened.close()
     log.info("the store is closed")
+
+
+def _mount(operations: Operations, mountpoint: Path, source: str, options: Sequence[str]) -> int | None:
+    """Mount, and begin a session of pyfuse3. Returns the connection if libfuse does not see to unmounting it."""
+    channel = None
+    try:
+        if "acl" in options:
+            operations.enable_acl = True
+            channel = mount.attach(str(mountpoint), source, options)
+        where = str(mountpoint) if channel is None else f"/dev/fd/{channel}"
+        pyfuse3.init(operations, where, _fuse_options(source, options))
+    except (RuntimeError, OSError) as error:
+        if channel is not None:
+            mount.detach(str(mountpoint), channel)
+        hint = "is it allowed here (root, or fusermount3 and /dev/fuse; allow_other needs user_allow_other)?"
+        if "acl" in options and os.geteuid() != 0:
+            hint = "only root can mount with acl"
+        raise MountFailed(f"cannot mount on {mountpoint}: {hint}") from error
+    return channel
+
+
+def _want_open_files() -> None:
+    """Take as many open files as this process may have. Raises LimitReached if those are too few."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(OSError, ValueError):  # the soft limit will do
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if hard != resource.RLIM_INFINITY and hard < OPEN_FILES_LEAST:
+        told = f"a daemon takes {OPEN_FILES_LEAST} open files, and this one may have {hard}"
+        raise LimitReached(f"{told}; {LIMITS[errno.EMFILE]}")
 
 
 def _bucket(store: Store, name: str) -> Ino:
@@ -109,10 +155,11 @@ def _bucket(store: Store, name: str) -> Ino:
     return store.create_bucket(encoded, uid=os.getuid(), gid=os.getgid())
 
 
-async def _main(durability: Durability, mountpoint: Path, on_ready: Callable[[], None]) -> None:
+async def _main(tasks: Sequence[Callable[[], Awaitable[None]]], mountpoint: Path, on_ready: Callable[[], None]) -> None:
     gc.freeze()  # what is here stays: do not look through it again and again
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(durability.run)
+        for task in tasks:
+            nursery.start_soon(task)
         nursery.start_soon(_stop_on_signal, mountpoint)
         nursery.start_soon(_tell_when_ready, mountpoint, on_ready)
         await pyfuse3.main()

@@ -27,6 +27,7 @@ class Durability:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._lock = trio.Lock()
+        self.commits = trio.Lock()  # whoever has it may rely on it that the catalog is not committed
         self._changed = trio.Event()
         self._urgent = trio.Event()
 
@@ -54,7 +55,7 @@ class Durability:
 
     async def checkpoint(self) -> None:
         """Sync, and commit the catalog. Raises DiskFailed, NoSpace."""
-        async with self._lock:
+        async with self.commits, self._lock:
             await self._sync()
             began = time.monotonic()
             self._store.checkpoint()

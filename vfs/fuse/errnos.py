@@ -29,6 +29,7 @@ ERRNO: dict[type[errors.VfsError], int] = {
     errors.AttributeTooLarge: errno.E2BIG,
     errors.NoSuchAttribute: errno.ENODATA,
     errors.NoSpace: errno.ENOSPC,
+    errors.LimitReached: errno.ENFILE,
     errors.DiskFailed: errno.EIO,
     errors.Corrupt: errno.EIO,
     errors.NotAStore: errno.EINVAL,

@@ -35,6 +35,13 @@ class Stat(NamedTuple):
     mtime: int
     ctime: int
     rdev: int = 0
+    holes: int = 0  # bytes of the size that no disk holds
+    acl: bytes = b""  # beside the mode, which bounds what it allows
+
+    @property
+    def stored(self) -> int:
+        """The bytes of the size that are not in holes."""
+        return self.size - self.holes
 
 
 def is_past(ino: int) -> bool:

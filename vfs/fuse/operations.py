@@ -12,17 +12,24 @@ import functools
 import logging
 import os
 import stat
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar
 
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, ReaddirToken, RequestContext, SetattrFields
 
-from vfs.content import WorkingCopy
+from vfs import acl
+from vfs.catalog import UNREADABLE
+from vfs.content import WorkingCopy, stored_bytes
 from vfs.core import Changed
+from vfs.disk import LIMITS
 from vfs.errors import (
+    AccessDenied,
     Corrupt,
     InvalidName,
+    LimitReached,
+    NoSuchKey,
     NotPermitted,
     ReadOnly,
     VfsError,
@@ -30,18 +37,22 @@ from vfs.errors import (
 from vfs.files import Handle
 from vfs.fuse import callers
 from vfs.fuse.attributes import PREFIX, Attributes
+from vfs.fuse.callers import Caller
+from vfs.fuse.collecting import Collecting
 from vfs.fuse.durability import Durability
 from vfs.fuse.errnos import ERRNO
 from vfs.fuse.invalidation import Invalidation
 from vfs.fuse.nodes import Node, Stat, is_past, number, split
 from vfs.fuse.past import LOG_START, LogPosition, PastTree, target
-from vfs.model import NOBODY, STORE_ROOT, Ino, Inode, KeyId
+from vfs.model import NOBODY, STORE_ROOT, Ino, Inode, KeyId, Kind
 from vfs.names import NAME_BYTES_MAX, SNAPSHOTS, VERSIONS, format_version_id, show
 from vfs.store import Store
+from vfs.tree import Gone
 
 log = logging.getLogger("vfs.fuse")
 
 CACHE_S = 86_400.0  # how long the kernel may keep names and attributes: only this daemon changes them, and it tells
+COOKIES_MAX = 4096  # names of an open directory that are remembered, and once more as many
 _DOT, _DOT_DOT = (1 << 62) + 1, (1 << 62) + 2  # cookies of readdir: above those of names
 _WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_TRUNC
 
@@ -58,10 +69,16 @@ def _fail(error: Exception, name: str) -> NoReturn:
     if isinstance(error, FUSEError):
         raise error
     if isinstance(error, VfsError):
-        if isinstance(error, Corrupt):
+        if isinstance(error, Corrupt | LimitReached):
             log.error("%s", error)
         raise FUSEError(ERRNO[type(error)]) from error
-    log.error("%s failed; this is a bug in vfs", name, exc_info=error)
+    if isinstance(error, MemoryError):
+        log.error("%s failed: out of memory; %s", name, LIMITS[errno.ENOMEM])
+        raise FUSEError(errno.ENOMEM) from error
+    if isinstance(error, UNREADABLE):
+        log.error("%s failed: the catalog is damaged (%r); unmount, and run `vfs rebuild`", name, error)
+    else:
+        log.error("%s failed; this is a bug in vfs", name, exc_info=error)
     raise FUSEError(errno.EIO) from error
 
 
@@ -114,18 +131,43 @@ def _waiting(
     return wrapper
 
 
-def _refuse_acl(name: bytes) -> None:
-    """POSIX ACLs would be stored without being obeyed: say that there are none (ENOTSUP, as a mount without acl)."""
-    if name.startswith(b"system."):
-        raise FUSEError(errno.ENOTSUP)
+def _check_real(name: bytes) -> None:
+    """Raise ReadOnly for what can be looked up everywhere and is nowhere."""
+    if name in (VERSIONS, SNAPSHOTS):
+        raise ReadOnly("history stays where it is")
+
+
+def _changed(gone: Inode, attr: EntryAttributes, fields: SetattrFields) -> Inode:
+    """chmod, chown, utimensat of what has no name any more, by whoever still holds it: nothing to store."""
+    if fields.update_mode:
+        gone.mode = stat.S_IFMT(gone.mode) | stat.S_IMODE(attr.st_mode)
+    gone.uid = attr.st_uid if fields.update_uid else gone.uid
+    gone.gid = attr.st_gid if fields.update_gid else gone.gid
+    gone.atime = attr.st_atime_ns if fields.update_atime else gone.atime
+    gone.mtime = attr.st_mtime_ns if fields.update_mtime else gone.mtime
+    gone.ctime = time.time_ns()
+    return gone
 
 
 class OpenDirectory:
-    """A directory being listed. Remembers the names of the last reply, for a listing that deletes as it goes."""
+    """A directory being listed. Remembers the names of the last replies, for a listing that goes on behind a name
+    that has gone and left nothing.
+    """
 
-    def __init__(self, ino: int) -> None:
+    def __init__(self, ino: int, caller: Caller | None = None) -> None:
         self.ino = ino
+        self.caller = caller  # of a node of history: what is listed depends on who asks
         self.cookies: dict[int, bytes] = {}
+        self._older: dict[int, bytes] = {}
+
+    def begin_reply(self) -> None:
+        """Forget what was listed long ago."""
+        if len(self.cookies) > COOKIES_MAX:
+            self._older, self.cookies = self.cookies, {}
+
+    def name(self, cookie: int) -> bytes | None:
+        """The sort name that a cookie stands for, if it is remembered."""
+        return self.cookies.get(cookie) or self._older.get(cookie)
 
 
 class OpenVersion:
@@ -141,9 +183,10 @@ class OpenLog:
     and not yet asked for.
     """
 
-    def __init__(self, past: PastTree, key: KeyId) -> None:
+    def __init__(self, past: PastTree, key: KeyId, caller: Caller) -> None:
         self._past = past
         self._key = key
+        self._caller = caller
         self._restart()
 
     def _restart(self) -> None:
@@ -156,7 +199,7 @@ class OpenLog:
         if offset < self._offset:
             self._restart()
         while self._next is not None and self._offset + len(self._data) < offset + size:
-            lines, self._next = self._past.read_log(self._key, self._next)
+            lines, self._next = self._past.read_log(self._key, self._next, self._caller)
             self._data += lines
             skipped = min(max(offset - self._offset, 0), len(self._data))
             self._data = self._data[skipped:]
@@ -170,10 +213,14 @@ class Operations(pyfuse3.Operations):
 
     supports_dot_lookup = False
     enable_writeback_cache = False
+    enable_acl = False  # set by the daemon for a mount with -o acl
 
-    def __init__(self, store: Store, durability: Durability, root: Ino, facts: dict[str, object]) -> None:
+    def __init__(
+        self, store: Store, durability: Durability, collecting: Collecting, root: Ino, facts: dict[str, object]
+    ) -> None:
         super().__init__()
         self.store = store
+        self._collecting = collecting
         self.durability = durability
         self.sync_each = store.settings.durability == "close"
         self._tree = store.tree
@@ -185,6 +232,8 @@ class Operations(pyfuse3.Operations):
         self._root = root
         self._handles: dict[int, Handle | OpenDirectory | OpenVersion | OpenLog] = {}
         self._next_handle = 1
+        # Removed from the store, but maybe held: an open FIFO, somebody's working directory. Until the kernel forgets.
+        self._gone: dict[int, Inode] = {}
 
     # -- numbers and attributes -------------------------------------------------------------------------------
 
@@ -200,35 +249,40 @@ class Operations(pyfuse3.Operations):
 
     def _entry(self, ino: Ino, inode: Inode) -> EntryAttributes:
         entry = EntryAttributes()
-        size = inode.content.size or len(inode.target)
+        content = inode.content
+        size = content.size or len(inode.target)
         entry.st_ino = pyfuse3.ROOT_INODE if ino == self._root else ino
         entry.generation = inode.generation
         entry.entry_timeout = CACHE_S
         entry.attr_timeout = CACHE_S
-        entry.st_mode = inode.mode
+        entry.st_mode = self._mode(inode) if inode.acl else inode.mode
         entry.st_nlink = inode.nlink
         entry.st_uid = inode.uid
         entry.st_gid = inode.gid
         entry.st_rdev = inode.rdev
         entry.st_size = size
-        entry.st_blocks = (size + 511) >> 9
+        entry.st_blocks = ((stored_bytes(content) if content.holes else size) + 511) >> 9
         entry.st_atime_ns = inode.atime
         entry.st_mtime_ns = inode.mtime
         entry.st_ctime_ns = inode.ctime
         return entry
+
+    def _mode(self, of: Inode | Stat) -> int:
+        """The mode of what has an ACL: if the kernel is not told of that, one that allows nobody more."""
+        return of.mode if self.enable_acl else acl.mode_without(of.acl, of.mode)
 
     def _past_entry(self, found: Stat) -> EntryAttributes:
         """A node of history: asked for each time, because what it shows follows the live key."""
         entry = EntryAttributes()
         entry.st_ino = found.ino
         entry.entry_timeout = entry.attr_timeout = 0
-        entry.st_mode = found.mode
+        entry.st_mode = self._mode(found) if found.acl else found.mode
         entry.st_nlink = 2 if stat.S_ISDIR(found.mode) else 1
         entry.st_uid = found.uid
         entry.st_gid = found.gid
         entry.st_rdev = found.rdev
         entry.st_size = found.size
-        entry.st_blocks = (found.size + 511) >> 9
+        entry.st_blocks = (found.stored + 511) >> 9
         entry.st_atime_ns = found.mtime
         entry.st_mtime_ns = found.mtime
         entry.st_ctime_ns = found.ctime
@@ -239,7 +293,7 @@ class Operations(pyfuse3.Operations):
     @_quick
     def lookup(self, parent: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
         if is_past(parent):
-            return self._past_entry(self._past.lookup(parent, name))
+            return self._past_entry(self._past.lookup(parent, name, Caller(ctx)))
         directory = self._ino(parent)
         if name == VERSIONS and directory != STORE_ROOT:
             return self._past_entry(self._past.stat(number(Node.DIRECTORY, directory)))
@@ -253,13 +307,19 @@ class Operations(pyfuse3.Operations):
         if is_past(ino):
             return self._past_entry(self._past.stat(ino))
         real = self._ino(ino)
-        return self._entry(real, self._tree.inode(real))
+        return self._entry(real, self._gone[real] if real in self._gone else self._tree.inode(real))
+
+    def _keep_gone(self, gone: Gone) -> None:
+        if gone is not None:
+            self._gone[gone[0]] = gone[1]
 
     @_change
     def setattr(
         self, ino: int, attr: EntryAttributes, fields: SetattrFields, fh: int | None, ctx: RequestContext
     ) -> EntryAttributes:
         real = self._live(ino)
+        if real in self._gone:
+            return self._entry(real, _changed(self._gone[real], attr, fields))
         if fields.update_size:
             handle = None if fh is None else self._handles.get(fh)
             if isinstance(handle, Handle):
@@ -285,19 +345,26 @@ class Operations(pyfuse3.Operations):
             return target(self._past.version(ino)[2])
         return self._tree.inode(self._ino(ino)).target
 
+    def _umask(self, ctx: RequestContext) -> int | None:
+        """What is left to do for the engine: without ACLs the kernel has applied the umask."""
+        return ctx.umask if self.enable_acl else None
+
     @_change
     def mknod(self, parent: int, name: bytes, mode: int, rdev: int, ctx: RequestContext) -> EntryAttributes:
         return self._entry(
-            *self._tree.mknod(self._live(parent), name, mode, rdev, ctx.gid, self._callers.writer(ctx)),
+            *self._tree.mknod(
+                self._live(parent), name, mode, rdev, ctx.gid, self._callers.writer(ctx), self._umask(ctx)
+            ),
         )
 
     @_change
     def mkdir(self, parent: int, name: bytes, mode: int, ctx: RequestContext) -> EntryAttributes:
         directory = self._live(parent)
         if directory == STORE_ROOT:
-            ino = self.store.create_bucket(name, uid=ctx.uid, gid=ctx.gid, mode=mode)
+            ino = self.store.create_bucket(name, uid=ctx.uid, gid=ctx.gid, mode=mode & ~ctx.umask)
             return self._entry(ino, self._tree.inode(ino))
-        return self._entry(*self._tree.mkdir(directory, name, mode, ctx.gid, self._callers.writer(ctx)))
+        writer = self._callers.writer(ctx)
+        return self._entry(*self._tree.mkdir(directory, name, mode, ctx.gid, writer, self._umask(ctx)))
 
     @_change
     def symlink(self, parent: int, name: bytes, where: bytes, ctx: RequestContext) -> EntryAttributes:
@@ -317,7 +384,7 @@ class Operations(pyfuse3.Operations):
                 self._invalidation.settled()
             )  # the caller holds the lock of a node of history, not of the live directory
         else:
-            self._tree.unlink(self._ino(parent), name, self._callers.writer(ctx))
+            self._keep_gone(self._tree.unlink(self._ino(parent), name, self._callers.writer(ctx)))
             self.durability.changed()
         if self.sync_each:
             await self.durability.sync()
@@ -326,28 +393,38 @@ class Operations(pyfuse3.Operations):
         """rm of a version: by the owner of the key (the kernel checked), who may also delete the key where it is."""
         if split(parent)[0] is not Node.KEY:
             raise ReadOnly("history is read-only; only .versions/NAME/ID can be removed")
-        key, seq, _ = self._past.version(self._past.lookup(parent, name).ino)
+        caller = Caller(ctx)
+        history = self.store.history
+        key, seq, version = self._past.version(self._past.lookup(parent, name, caller).ino)
         directory = self._tree.inode(self.store.core.catalog.key_name(key).parent)
-        callers.check(ctx, directory, callers.WRITE | callers.SEARCH)
-        return self.store.history.purge(key, seq, self._callers.writer(ctx))
+        if version.kind is Kind.MARKER:
+            self._attributes.check_place(directory, caller)
+        else:
+            caller.check(directory, callers.WRITE | callers.SEARCH)
+        if not (caller.owns(history.rights(key)) and caller.owns(history.version_rights(key, seq, version))):
+            raise AccessDenied("the version is somebody else's")
+        return history.purge(key, seq, self._callers.writer(ctx))
 
     @_change
     def rmdir(self, parent: int, name: bytes, ctx: RequestContext) -> None:
         directory = self._live(parent)
+        _check_real(name)
         if directory == STORE_ROOT:
             self.store.delete_bucket(name)
         else:
-            self._tree.rmdir(directory, name, self._callers.writer(ctx))
+            self._keep_gone(self._tree.rmdir(directory, name, self._callers.writer(ctx)))
 
     @_change
     def rename(
         self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int, ctx: RequestContext
     ) -> None:
         source, destination = self._live(parent), self._live(new_parent)
+        _check_real(name)
         if flags == pyfuse3.RENAME_EXCHANGE:
             self._tree.exchange(source, name, destination, new_name, self._callers.writer(ctx))
         elif flags in (0, pyfuse3.RENAME_NOREPLACE):
-            self._tree.rename(source, name, destination, new_name, self._callers.writer(ctx), replace=flags == 0)
+            writer = self._callers.writer(ctx)
+            self._keep_gone(self._tree.rename(source, name, destination, new_name, writer, replace=flags == 0))
         else:
             raise InvalidName(f"rename flags {flags:#x} are not known")
 
@@ -361,7 +438,7 @@ class Operations(pyfuse3.Operations):
 
     @_quick
     def opendir(self, ino: int, ctx: RequestContext) -> int:
-        return self._keep(OpenDirectory(ino if is_past(ino) else self._ino(ino)))
+        return self._keep(OpenDirectory(ino, Caller(ctx).hold()) if is_past(ino) else OpenDirectory(self._ino(ino)))
 
     @_quick
     def readdir(self, fh: int, start_id: int, token: ReaddirToken) -> None:
@@ -375,14 +452,14 @@ class Operations(pyfuse3.Operations):
                 if not pyfuse3.readdir_reply(token, name, dot, cookie):
                     return
         start_id = 0 if start_id >= _DOT else start_id
-        if is_past(directory.ino):
-            for name, found, cookie in self._past.list(directory.ino, start_id):
+        if directory.caller is not None:
+            for name, found, cookie in self._past.list(directory.ino, start_id, directory.caller):
                 if not pyfuse3.readdir_reply(token, name, self._past_entry(found), cookie):
                     return
             return
         ino = Ino(directory.ino)
         after = self._resume(directory, start_id) if start_id else b""
-        directory.cookies.clear()
+        directory.begin_reply()
         for sort_name, name, child in self._tree.entries(ino, after):
             cookie = self.store.core.catalog.key(ino, sort_name) or child
             inode = self._tree.inode(child)
@@ -391,11 +468,16 @@ class Operations(pyfuse3.Operations):
             directory.cookies[cookie] = sort_name
 
     def _resume(self, directory: OpenDirectory, cookie: int) -> bytes:
-        """The sort name that a cookie stands for: of the last reply, or of any key that still exists."""
-        sort_name = directory.cookies.get(cookie)
+        """The sort name that a cookie stands for: of the last replies, or of any key that still exists."""
+        sort_name = directory.name(cookie)
         if sort_name is None and directory.ino == STORE_ROOT:
             sort_name = next((name for name, _, ino in self._tree.entries(STORE_ROOT) if ino == cookie), b"")
-        return self.store.core.catalog.key_name(KeyId(cookie)).name if sort_name is None else sort_name
+        if sort_name is not None:
+            return sort_name
+        where = self.store.core.catalog.key_name(KeyId(cookie))
+        if where.parent != directory.ino:
+            raise NoSuchKey("a cookie of another directory")  # anybody can seek anywhere: it must not tell a name
+        return where.name
 
     @_quick
     def releasedir(self, fh: int) -> None:
@@ -412,14 +494,14 @@ class Operations(pyfuse3.Operations):
         self, parent: int, name: bytes, mode: int, flags: int, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
         writer = self._callers.writer(ctx)
-        ino, inode = self._tree.create(self._live(parent), name, mode, ctx.gid, writer)
+        ino, inode = self._tree.create(self._live(parent), name, mode, ctx.gid, writer, self._umask(ctx))
         handle = self._files.open(ino, writer, created=True)
         return FileInfo(fh=self._keep(handle), keep_cache=True), self._entry(ino, inode)
 
     @_quick
     def open(self, ino: int, flags: int, ctx: RequestContext) -> FileInfo:
         if is_past(ino):
-            return self._open_past(ino, flags)
+            return self._open_past(ino, flags, Caller(ctx))
         writing = flags & _WRITE_FLAGS
         writer = self._callers.writer(ctx) if writing else NOBODY
         handle = self._files.open(self._ino(ino), writer, truncate=bool(flags & os.O_TRUNC))
@@ -427,15 +509,16 @@ class Operations(pyfuse3.Operations):
             self.durability.changed()
         return FileInfo(fh=self._keep(handle), keep_cache=True)
 
-    def _open_past(self, ino: int, flags: int) -> FileInfo:
+    def _open_past(self, ino: int, flags: int, caller: Caller) -> FileInfo:
         if flags & _WRITE_FLAGS:
             raise ReadOnly("history is read-only")
         node, of = split(ino)
         if node is Node.LOG:
-            return FileInfo(fh=self._keep(OpenLog(self._past, KeyId(of))), direct_io=True)
+            return FileInfo(fh=self._keep(OpenLog(self._past, KeyId(of), caller.hold())), direct_io=True)
+        self._past.check_readable(ino, caller)
         key, seq, version = self._past.version(ino)
         what = f"{show(self.store.core.catalog.key_name(key).name)} version {format_version_id(seq)}"
-        copy = WorkingCopy(self.store.core.blocks, version.content)
+        copy = self._files.open_version(version.content)
         return FileInfo(fh=self._keep(OpenVersion(copy, what)), keep_cache=True)
 
     @_quick
@@ -493,6 +576,8 @@ class Operations(pyfuse3.Operations):
             self._files.release(handle)
             if changed:
                 self.durability.changed()
+        elif isinstance(handle, OpenVersion):
+            self._files.close_version(handle.copy)
 
     # -- extended attributes ----------------------------------------------------------------------------------
 
@@ -502,25 +587,56 @@ class Operations(pyfuse3.Operations):
             if name == PREFIX + b"settled":
                 await self._invalidation.settled()
                 return b""
-            return self._attributes.tell(ino if is_past(ino) else self._ino(ino), name[len(PREFIX) :])
-        _refuse_acl(name)
-        value = None if is_past(ino) else self._tree.find_attribute(self._ino(ino), name)
+            word = name[len(PREFIX) :]
+            return self._attributes.tell(ino if is_past(ino) else self._ino(ino), word, Caller(ctx))
+        value: bytes | None
+        if self._is_acl(name):
+            value = self._find_acl(ino, name) or None
+        else:
+            value = None if is_past(ino) else self._tree.find_attribute(self._ino(ino), name)
         if value is None:
             raise FUSEError(errno.ENODATA)  # asked before each write: no error of the engine, which would cost more
         return value
 
+    def _is_acl(self, name: bytes) -> bool:
+        """Whether an attribute is an ACL that is obeyed. There are no others (ENOTSUP, as on any mount without acl)."""
+        if not name.startswith(b"system."):
+            return False
+        if not self.enable_acl or name not in (acl.ACCESS, acl.DEFAULT):
+            raise FUSEError(errno.ENOTSUP)
+        return True
+
+    def _find_acl(self, ino: int, name: bytes) -> bytes:
+        found: Stat | Inode | None = self._past.stat(ino) if is_past(ino) else self._gone.get(ino)
+        if found is None:
+            return self._tree.find_acl(self._ino(ino), name)
+        return acl.shown(found.acl, found.mode) if name == acl.ACCESS else b""
+
     @_quick
     def listxattr(self, ino: int, ctx: RequestContext) -> list[bytes]:
-        return [] if is_past(ino) else self._tree.list_attributes(self._ino(ino))
+        if is_past(ino):
+            return []
+        real = self._ino(ino)
+        names = self._tree.list_attributes(real)
+        if not self.enable_acl:
+            return [name for name in names if name != acl.DEFAULT] if acl.DEFAULT in names else names
+        return [*names, acl.ACCESS] if self._tree.find_acl(real, acl.ACCESS) else names
 
     @_change
     def setxattr(self, ino: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
         real = self._live(ino)
-        _refuse_acl(name)
-        if name == PREFIX + b"versioning":
-            self._attributes.set_versioning(real, value)
+        if self._is_acl(name):
+            caller = Caller(ctx)
+            keep_setgid = caller.uid == 0 or caller.is_in(self._tree.inode(real).gid)
+            self._tree.set_acl(real, name, value, keep_setgid=keep_setgid)
+        elif name == PREFIX + b"versioning":
+            self._attributes.set_versioning(real, value, Caller(ctx))
         elif name == PREFIX + b"restore":
             self._invalidation.start(self._attributes.restore(real, value, ctx, self._callers.writer(ctx)))
+        elif name == PREFIX + b"gc":
+            if ctx.uid not in (0, os.getuid()):
+                raise NotPermitted("only who has mounted the store, or root, has it give space back")
+            self._collecting.ask()
         elif name.startswith(PREFIX):
             raise NotPermitted(f"{show(name)} is read-only")
         else:
@@ -528,7 +644,9 @@ class Operations(pyfuse3.Operations):
 
     @_change
     def removexattr(self, ino: int, name: bytes, ctx: RequestContext) -> None:
-        _refuse_acl(name)
+        if self._is_acl(name):
+            self._tree.remove_acl(self._live(ino), name)
+            return
         if name.startswith(PREFIX):
             raise NotPermitted(f"{show(name)} cannot be removed")
         self._tree.remove_attribute(self._live(ino), name)
@@ -551,4 +669,7 @@ class Operations(pyfuse3.Operations):
         return data
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
-        """Nothing is remembered per inode."""
+        """The kernel holds these no longer. Nothing is remembered per inode but what was removed meanwhile."""
+        if self._gone:
+            for ino, _ in inode_list:
+                self._gone.pop(ino, None)

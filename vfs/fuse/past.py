@@ -9,11 +9,13 @@ from typing import NamedTuple
 
 import msgspec
 
-from vfs.content import etag
-from vfs.errors import InvalidName, NoSuchKey, NoSuchVersion, ReadOnly
+from vfs import acl
+from vfs.content import etag, stored_bytes
+from vfs.errors import AccessDenied, InvalidName, NoSuchKey, NoSuchVersion, ReadOnly
+from vfs.fuse.callers import READ, Caller
 from vfs.fuse.nodes import MASK, Node, Stat, number, split
 from vfs.fuse.snapshots import Snapshots
-from vfs.history import ALL, Past, Rights
+from vfs.history import ALL, Past, Reach, Rights
 from vfs.model import Ino, KeyId, Kind, Seq, Version, Writer
 from vfs.names import format_version_id, show
 from vfs.store import Store
@@ -44,25 +46,25 @@ class PastTree:
         self._history = store.history
         self._snapshots = Snapshots(store, store.core.clock)
 
-    def lookup(self, parent: int, name: bytes) -> Stat:
-        """The node of a name below a node. Raises NoSuchKey."""
+    def lookup(self, parent: int, name: bytes, caller: Caller) -> Stat:
+        """The node of a name below a node, which the caller may search. Raises NoSuchKey, AccessDenied."""
         node, of = split(parent)
         if node is Node.DIRECTORY:
-            return self._stat_past(self._history.past(Ino(of), name))
+            return self._stat_past(self._history.past(Ino(of), name, caller.enters))
         if node in _SNAPSHOT_NODES:
-            return self.stat(self._snapshots.lookup(node, of, name))
+            return self.stat(self._snapshots.lookup(node, of, name, caller))
         if node is not Node.KEY:
             raise NoSuchKey("not a directory")
         key = KeyId(of)
         if name == LOG:
             return self.stat(number(Node.LOG, of))
         try:
-            seq, _ = self._history.version(key, name.decode("ascii", "replace"))
+            seq, _ = self._history.version(key, name.decode("ascii", "replace"), caller.enters)
         except (InvalidName, NoSuchVersion):
-            below = self._also_directory(key)
+            below = self._also_directory(key, caller.enters)
             if below is None:
                 raise NoSuchKey("no such version") from None
-            return self.lookup(number(Node.DIRECTORY, below), name)
+            return self.lookup(number(Node.DIRECTORY, below), name, caller)
         return self.stat(number(Node.VERSION, seq))
 
     def _stat_past(self, past: Past) -> Stat:
@@ -70,10 +72,14 @@ class PastTree:
             return self.stat(number(Node.KEY, past.keys[0]))
         return self.stat(number(Node.DIRECTORY, past.directories[0]))
 
-    def _also_directory(self, key: KeyId) -> Ino | None:
-        """The directory that stands or stood at the same name as a file's key."""
-        where = self._store.core.catalog.key_name(key)
-        return next(iter(self._history.past(where.parent, where.name).directories), None)
+    def _also_directory(self, key: KeyId, reach: Reach) -> Ino | None:
+        """The directory that stands or stood at the same name as a file's key, if *reach* says yes to it: the kernel
+        checked what the file's mode allows only.
+        """
+        catalog = self._store.core.catalog
+        where = catalog.key_name(key)
+        found = next(iter(self._history.past(where.parent, where.name, reach).directories), None)
+        return found if found is not None and reach(catalog.inode(found)) else None
 
     def stat(self, ino: int) -> Stat:
         """What stat tells of a node: never easier to read than what it is the history of. Raises NoSuchKey."""
@@ -81,23 +87,26 @@ class PastTree:
         if node is Node.DIRECTORY:
             inode = self._store.core.catalog.inode(Ino(of))
             mode = stat.S_IFDIR | (inode.mode & 0o555)
-            return Stat(ino, mode, inode.uid, inode.gid, 0, inode.mtime, inode.ctime)
+            return Stat(ino, mode, inode.uid, inode.gid, 0, inode.mtime, inode.ctime, acl=inode.acl)
         if node is Node.VERSION:
             key, version = self._history.find(Seq(of))
-            return _stat_version(ino, Seq(of), version, self._history.rights(key))
+            return _stat_version(ino, Seq(of), version, self._history.version_rights(key, Seq(of), version))
         if node in _SNAPSHOT_NODES:
             return self._snapshots.stat(ino)
         key = KeyId(of)
         rights = self._history.rights(key)
         time = (self._history.current(key) or 0) * 1000
-        mode = stat.S_IFREG | (rights.mode & 0o444) if node is Node.LOG else stat.S_IFDIR | _directory_mode(rights.mode)
-        return Stat(ino, mode, rights.uid, rights.gid, 0, time, time)
+        if node is Node.LOG:
+            mode, access = stat.S_IFREG | (rights.mode & 0o444), rights.acl
+        else:
+            mode, access = stat.S_IFDIR | _directory_mode(rights.mode), acl.for_listing(rights.acl)
+        return Stat(ino, mode, rights.uid, rights.gid, 0, time, time, acl=access)
 
-    def list(self, ino: int, after: int) -> Iterator[tuple[bytes, Stat, int]]:
+    def list(self, ino: int, after: int, caller: Caller) -> Iterator[tuple[bytes, Stat, int]]:
         """(name, stat, cookie) of the names below a node behind cookie *after* (0: from the start)."""
         node, of = split(ino)
         if node is Node.DIRECTORY:
-            yield from self._list_directory(Ino(of), after)
+            yield from self._list_directory(Ino(of), after, caller)
         elif node in _SNAPSHOT_NODES:
             for name, child, cookie in self._snapshots.list(ino, after):
                 yield name, self.stat(child), cookie
@@ -105,39 +114,70 @@ class PastTree:
             key = KeyId(of)
             if after < number(Node.DIRECTORY, 0):
                 before = Seq(after) if after else None
-                for seq, version in self._history.versions(key, before):
+                for seq, version in self._history.versions(key, before, caller.lists):
                     name = format_version_id(seq, null=version.null).encode()
                     yield name, self.stat(number(Node.VERSION, seq)), seq
-            below = self._also_directory(key)
+            below = self._also_directory(key, caller.lists)
             if below is not None:
-                yield from self._list_directory(below, after & MASK if after > MASK else 0)
+                yield from self._list_directory(below, after & MASK if after > MASK else 0, caller)
 
-    def _list_directory(self, directory: Ino, after: int) -> Iterator[tuple[bytes, Stat, int]]:
+    def _list_directory(self, directory: Ino, after: int, caller: Caller) -> Iterator[tuple[bytes, Stat, int]]:
         catalog = self._store.core.catalog
-        start = catalog.key_name(KeyId(after & MASK)).name if after else b""
-        places = self._history.places(directory)
-        for sort_name, name, past in self._history.names(directory, start):
+        places = self._history.places(directory, caller.lists)
+        start = b""
+        if after:
+            where = catalog.key_name(KeyId(after & MASK))
+            if where.parent not in places:
+                raise NoSuchKey("a cookie of another directory")  # anybody can seek anywhere: it must not tell a name
+            start = where.name
+        for sort_name, name, past in self._history.names(directory, start, caller.lists):
             row = next(key for place in places if (key := catalog.key(place, sort_name)) is not None)
             yield name, self._stat_past(past), number(Node.DIRECTORY, row)
 
-    def read_log(self, key: KeyId, start: LogPosition) -> tuple[bytes, LogPosition | None]:
+    def read_log(self, key: KeyId, start: LogPosition, caller: Caller) -> tuple[bytes, LogPosition | None]:
         """The versions of a key, newest first, as lines of JSON in S3's words: some of them, and where to go on.
 
-        Those of its name in directories that stood there before come after its own.
+        Those of its name in directories that stood there before come after its own. Of a version that the caller may
+        not read there is no ETag: it would confirm a guess of the content.
         """
         catalog = self._store.core.catalog
         where = catalog.key_name(key)
         above = self._store.tree.path(where.parent)[1]
         path = show(above + b"/" + where.name if above else where.name)
         current = self._history.current(key)
-        chain = self._history.chain(key)
+        chain = self._history.chain(key, caller.lists)
         for position in range(start.chain, len(chain)):
             before = start.before if position == start.chain else ALL
             found = list(islice(catalog.versions(chain[position], before), LOG_LINES_MAX))
             if found:
-                lines = [json(describe(path, seq, version, seq == current)) for seq, version in found]
+                lines = [
+                    json(
+                        describe(
+                            path,
+                            seq,
+                            version,
+                            newest=seq == current,
+                            readable=self._may_read(chain[position], seq, version, caller),
+                        )
+                    )
+                    for seq, version in found
+                ]
                 return b"\n".join(lines) + b"\n", LogPosition(position, found[-1][0])
         return b"", None
+
+    def _may_read(self, key: KeyId, seq: Seq, version: Version, caller: Caller) -> bool:
+        return caller.uid == 0 or (
+            caller.may(self._history.rights(key), READ)
+            and caller.may(self._history.version_rights(key, seq, version), READ)
+        )
+
+    def check_readable(self, ino: int, caller: Caller) -> None:
+        """Whether the caller may read a version: the kernel saw the mode of its node only, not its key's, on the way
+        through a snapshot. Raises AccessDenied.
+        """
+        key, seq, version = self.version(ino)
+        if not self._may_read(key, seq, version, caller):
+            raise AccessDenied("permission denied")
 
     def version(self, ino: int) -> tuple[KeyId, Seq, Version]:
         """The version of a node. Raises NoSuchVersion, ReadOnly for other nodes."""
@@ -148,8 +188,8 @@ class PastTree:
         return key, Seq(of), version
 
 
-def describe(path: str, seq: Seq, version: Version, newest: bool) -> dict[str, object]:
-    """A version in the words of S3's ListObjectVersions, and its writer."""
+def describe(path: str, seq: Seq, version: Version, *, newest: bool, readable: bool) -> dict[str, object]:
+    """A version in the words of S3's ListObjectVersions, and its writer. *readable*: with what tells of its content."""
     found: dict[str, object] = {
         "Key": path,
         "VersionId": format_version_id(seq, null=version.null),
@@ -159,7 +199,9 @@ def describe(path: str, seq: Seq, version: Version, newest: bool) -> dict[str, o
         "Writer": writer_fields(version.writer),
     }
     if version.kind is not Kind.MARKER:
-        found |= {"Size": version.content.size, "ETag": f'"{etag(version.content)}"'}
+        found["Size"] = version.content.size
+        if readable:
+            found["ETag"] = f'"{etag(version.content)}"'
     return found
 
 
@@ -186,7 +228,8 @@ def _stat_version(ino: int, seq: Seq, version: Version, rights: Rights) -> Stat:
     else:
         mode = stat.S_IFMT(version.mode) | (rights.mode & 0o555)
         size = version.content.size or len(version.target)
-    return Stat(ino, mode, rights.uid, rights.gid, size, version.mtime, seq * 1000, version.rdev)
+    holes = version.content.size - stored_bytes(version.content) if version.content.holes else 0
+    return Stat(ino, mode, rights.uid, rights.gid, size, version.mtime, seq * 1000, version.rdev, holes, rights.acl)
 
 
 def _directory_mode(mode: int) -> int:

@@ -11,8 +11,9 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 
 from vfs.errors import InvalidName, NoSuchKey
+from vfs.fuse.callers import SEARCH, Caller
 from vfs.fuse.nodes import MASK, Node, Stat, number, split
-from vfs.model import Ino, KeyId, Kind, Seq, Version
+from vfs.model import STORE_ROOT, Ino, KeyId, Kind, Seq, Version
 from vfs.names import format_gmt, parse_moment
 from vfs.store import Store
 
@@ -33,19 +34,33 @@ class Snapshots:
         self._moments: list[Seq] = []
         self._slots: dict[Seq, int] = {}
 
-    def lookup(self, node: Node, of: int, name: bytes) -> int:
-        """The number of a name below a node. Raises NoSuchKey."""
+    def lookup(self, node: Node, of: int, name: bytes, caller: Caller) -> int:
+        """The number of a name below a node. Raises NoSuchKey, AccessDenied."""
         if node is Node.SNAPSHOTS:
             try:
                 moment = Seq(parse_moment(name.decode("ascii", "replace")))
             except InvalidName:
                 raise NoSuchKey("not a moment") from None
-            if moment * 1000 > self._clock():
-                raise NoSuchKey("that is in the future")
+            if not 0 <= moment * 1000 <= self._clock():
+                raise NoSuchKey("that is in the future, or before all stores")
             return self._number(moment, Ino(of))
         moment, directory = self._split(of)
         seq, version = self._store.history.lookup_at(directory, name, moment)
+        if version.kind is Kind.DIRECTORY:
+            self._check_way(directory, version.ino, caller)
         return self._node(moment, seq, version)
+
+    def _check_way(self, parent: Ino, directory: Ino, caller: Caller) -> None:
+        """A directory that is elsewhere now, or was last, is no easier to get into than there. Raises AccessDenied."""
+        catalog = self._store.core.catalog
+        inode = catalog.find_inode(directory)
+        if inode is None or not inode.key:
+            return
+        above = catalog.key_name(inode.key).parent
+        while above not in (parent, STORE_ROOT):  # the kernel checked *parent*, and so did this what is above it
+            inode = catalog.inode(above)
+            caller.check(inode, SEARCH)
+            above = self._store.tree.parent(inode)
 
     def _node(self, moment: Seq, seq: Seq, version: Version) -> int:
         if version.kind is Kind.DIRECTORY:
@@ -78,7 +93,8 @@ class Snapshots:
         if inode is None:  # made and removed without anything ever below: only its records are left
             return Stat(ino, stat.S_IFDIR | 0o555, 0, 0, 0, 0, 0)
         time = inode.mtime if moment is None else min(inode.mtime, moment * 1000)
-        return Stat(ino, stat.S_IFDIR | (inode.mode & 0o555), inode.uid, inode.gid, 0, time, time)
+        mode = stat.S_IFDIR | (inode.mode & 0o555)
+        return Stat(ino, mode, inode.uid, inode.gid, 0, time, time, acl=inode.acl)
 
     def list(self, ino: int, after: int) -> Iterator[tuple[bytes, int, int]]:
         """(name, number, cookie) of what is below a node behind cookie *after*."""
@@ -90,7 +106,12 @@ class Snapshots:
             return
         moment, directory = self._split(of)
         catalog = self._store.core.catalog
-        start = catalog.key_name(KeyId(after & MASK)).name if after else b""
+        start = b""
+        if after:
+            where = catalog.key_name(KeyId(after & MASK))
+            if where.parent != directory:
+                raise NoSuchKey("a cookie of another directory")  # anybody can seek anywhere: it must not tell a name
+            start = where.name
         for sort_name, seq, version in self._store.history.list_at(directory, moment, start):
             name = sort_name.removesuffix(b"/")
             if name == sort_name and self._hidden(directory, name, moment):

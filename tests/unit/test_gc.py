@@ -1,0 +1,484 @@
+"""Giving space back: what is dead goes, what is alive or open stays, whatever happens between two steps."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.model.comparison import audit, tables
+from tests.simdisk import SimDisk
+from tests.unit.test_catalog import WRITER, open_store, purge_all, save
+from vfs import blocks, check, gc, snapshot
+from vfs.catalog import Catalog
+from vfs.disk import RealDisk, RealFile
+from vfs.errors import Corrupt, NoSpace
+from vfs.model import Ino, Seq
+from vfs.store import Store, disk_usage
+
+SEGMENT_BYTES_MAX = 1 << 20
+
+
+@pytest.fixture(autouse=True)
+def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "SEGMENT_BYTES_MAX", SEGMENT_BYTES_MAX)
+    monkeypatch.setattr(blocks, "CACHE_BYTES_MAX", 0)  # what is read, is read from the disk
+    monkeypatch.setattr(gc, "FOLD_THOROUGH_BYTES_MIN", 0)
+    monkeypatch.setattr(gc, "BLOCKS_PER_STEP_MAX", 4)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    opened = open_store(tmp_path / "store")
+    opened.create_bucket(b"bucket", uid=0, gid=0)
+    yield opened
+    opened.abandon()
+
+
+def bucket_of(store: Store) -> Ino:
+    return store.find_bucket(b"bucket")
+
+
+def random_bytes(size: int, seed: int) -> bytes:
+    return random.Random(seed).randbytes(size)
+
+
+def read(store: Store, name: bytes) -> bytes:
+    ino = store.tree.find(bucket_of(store), name)
+    assert ino is not None
+    handle = store.files.open(ino, WRITER)
+    try:
+        return store.files.read(handle, 0, 1 << 30)
+    finally:
+        store.files.release(handle)
+
+
+def purge(store: Store, name: bytes, keep: int = 0) -> None:
+    """Purge all but the newest *keep* versions of a name."""
+    key = store.core.catalog.key(bucket_of(store), name)
+    assert key is not None
+    for seq, _ in list(store.core.catalog.versions(key))[keep:]:
+        store.history.purge(key, seq, WRITER)
+
+
+def used(store: Store) -> int:
+    return disk_usage(store.path / "blocks")
+
+
+def check_clean(path: Path) -> None:
+    problems: list[check.Problem] = []
+    check.check(path, problems.append, lambda *_: None)
+    assert problems == []
+
+
+def test_a_store_that_was_purged_is_as_small_as_a_fresh_one(store: Store) -> None:
+    fresh = disk_usage(store.path)
+    for number in range(300):
+        save(store, bucket_of(store), b"name-%d" % (number % 50), random_bytes(30_000, number))
+    assert disk_usage(store.path) > fresh + 8_000_000
+    purge_all(store)
+    collected = gc.run(store)
+    assert collected.freed > 8_000_000
+    assert collected.journal > 0
+    assert disk_usage(store.path) < fresh * 1.1
+    assert store.core.catalog.segments() == []
+    audit(store)
+    store.close()
+    check_clean(store.path)
+
+
+def test_holes_are_punched_where_much_is_alive_and_segments_moved_where_little_is(store: Store) -> None:
+    for number in range(40):  # two segments: of the first every second file stays, of the second one file
+        save(store, bucket_of(store), b"name-%d" % number, random_bytes(50_000, number))
+    alive = {*range(0, 20, 2), 25}
+    for number in set(range(40)) - alive:
+        store.tree.unlink(bucket_of(store), b"name-%d" % number, WRITER)
+        purge(store, b"name-%d" % number)
+    collected = gc.run(store)
+    assert collected.freed > 40 * 50_000 - len(alive) * 60_000
+    assert used(store) < len(alive) * 60_000
+    assert 1 in store.core.blocks.segments()
+    assert 2 not in store.core.blocks.segments()
+    for number in alive:
+        assert read(store, b"name-%d" % number) == random_bytes(50_000, number)
+    assert gc.run(store).freed == 0, "all of it is done"
+    store.close()
+    check_clean(store.path)
+
+
+def test_blocks_below_a_page_are_moved_together(store: Store) -> None:
+    """One small file in each page keeps all pages: punching frees nothing."""
+    for number in range(1000):
+        save(store, bucket_of(store), b"name-%d" % number, random_bytes(900, number))
+    for number in set(range(1000)) - set(range(0, 1000, 5)):
+        store.tree.unlink(bucket_of(store), b"name-%d" % number, WRITER)
+        purge(store, b"name-%d" % number)
+    gc.run(store)
+    assert used(store) < 200 * 1000 + 2 * 4096
+    assert all(read(store, b"name-%d" % number) == random_bytes(900, number) for number in range(0, 1000, 5))
+    audit(store)
+
+
+def test_what_is_shared_stays(store: Store) -> None:
+    data = random_bytes(400_000, 1)
+    save(store, bucket_of(store), b"one", data)
+    save(store, bucket_of(store), b"two", data + b"tail")
+    store.tree.unlink(bucket_of(store), b"one", WRITER)
+    purge(store, b"one")
+    gc.run(store)
+    assert read(store, b"two") == data + b"tail"
+    audit(store)
+
+
+def test_an_open_file_keeps_what_it_wrote(store: Store) -> None:
+    """Whole blocks are stored before anything refers to them."""
+    data = random_bytes(900_000, 2)
+    ino, _ = store.tree.create(bucket_of(store), b"open", 0o644, 0, WRITER)
+    handle = store.files.open(ino, WRITER, created=True)
+    store.files.write(handle, 0, data)
+    gc.run(store)
+    assert store.files.read(handle, 0, 1 << 30) == data
+    store.files.flush(handle)
+    store.files.release(handle)
+    gc.run(store)
+    assert read(store, b"open") == data
+    audit(store)
+
+
+def test_a_file_unlinked_while_open_keeps_what_its_draft_had(store: Store) -> None:
+    """Its blocks lose their last reference while the collection is under way."""
+    data = random_bytes(3_000_000, 3)
+    ino, _ = store.tree.create(bucket_of(store), b"open", 0o644, 0, WRITER)
+    handle = store.files.open(ino, WRITER, created=True)
+    store.files.write(handle, 0, data)
+    store.files.flush(handle)
+    gone = garbage(store)
+    for count, _ in enumerate(stepping(store)):
+        if count == 3:
+            store.tree.unlink(bucket_of(store), b"open", WRITER)
+            purge(store, b"open")
+        assert store.files.read(handle, 0, 1 << 30) == data
+    assert gone(), "what nobody has open went"
+    store.files.release(handle)
+    gc.run(store)
+    assert store.core.catalog.segments() == []
+
+
+def test_a_version_that_is_being_read_can_be_read_to_its_end(store: Store) -> None:
+    data = random_bytes(3_000_000, 4)
+    save(store, bucket_of(store), b"name", data)
+    gone = garbage(store)
+    key = store.core.catalog.key(bucket_of(store), b"name")
+    assert key is not None
+    _, version = next(store.core.catalog.versions(key))
+    copy = store.files.open_version(version.content)
+    for count, _ in enumerate(stepping(store)):
+        if count == 3:
+            store.tree.unlink(bucket_of(store), b"name", WRITER)
+            purge(store, b"name")
+        assert copy.read(0, 1 << 30) == data
+    assert gone()
+    store.files.close_version(copy)
+    gc.run(store)
+    assert store.core.catalog.segments() == []
+
+
+def garbage(store: Store) -> Callable[[], bool]:
+    """Put something dead into each segment, so that all are collected. Returns whether it is gone."""
+    save(store, bucket_of(store), b"garbage", random_bytes(3_000_000, 99))
+    blocks_of_it = {block for block, row in store.core.catalog.blocks() if row.place.segment >= 3}
+    store.tree.unlink(bucket_of(store), b"garbage", WRITER)
+    purge(store, b"garbage")
+    dead = {block for block in blocks_of_it if store.core.catalog.block(block).references == 0}  # type: ignore[union-attr]
+    assert dead
+    return lambda: not any(store.core.catalog.block(block) for block in dead)
+
+
+def test_content_that_comes_back_during_a_collection_stays(store: Store) -> None:
+    """Some of its blocks are out of the index by then, others are next."""
+    data = random_bytes(3_000_000, 5)
+    collect, done = 0, False
+    while not done:
+        save(store, bucket_of(store), b"name", data)
+        store.tree.unlink(bucket_of(store), b"name", WRITER)
+        purge(store, b"name")
+        done = True
+        ino, handle = Ino(0), None
+        for count, _ in enumerate(stepping(store)):
+            if count == collect:  # written, but nothing refers to it yet
+                done = False
+                ino, _ = store.tree.create(bucket_of(store), b"again", 0o644, 0, WRITER)
+                handle = store.files.open(ino, WRITER, created=True)
+                store.files.write(handle, 0, data)
+        if handle is not None:
+            store.files.flush(handle)
+            store.files.release(handle)
+            assert read(store, b"again") == data, f"after step {collect}"
+            store.tree.unlink(bucket_of(store), b"again", WRITER)
+            purge(store, b"again")
+        audit(store)
+        collect += 1
+    assert collect > 10
+
+
+def stepping(store: Store) -> Iterator[gc.Step]:
+    """A thorough collection, with everybody else's chance to do something after each step."""
+    steps = gc.Collector(store, thorough=True).steps()
+    result: Any = None
+    try:
+        while True:
+            step = steps.send(result)
+            result = step.call() if isinstance(step, gc.Work) else None
+            if step is gc.Need.CHECKPOINT:
+                store.checkpoint()
+            yield step
+    except StopIteration:
+        return
+    finally:
+        steps.close()
+
+
+DEAD = [number for number in range(60) if number % 7 and (number % 2 or number > 25)]
+
+
+def fill(store: Store) -> dict[bytes, bytes]:
+    """Files of which many are purged: more than half in the first segment, most behind. Returns what lives."""
+    alive = {}
+    for number in range(60):
+        data = random_bytes(50_000, number)
+        save(store, bucket_of(store), b"name-%d" % number, data)
+        if number in DEAD:
+            store.tree.unlink(bucket_of(store), b"name-%d" % number, WRITER)
+            purge(store, b"name-%d" % number)
+        else:
+            alive[b"name-%d" % number] = data
+    return alive
+
+
+@pytest.mark.parametrize("end", ["kill", "crash"])
+def test_a_collection_may_end_after_each_step(tmp_path: Path, end: str) -> None:
+    path, disk = tmp_path / "store", SimDisk()
+    opened = open_store(path, disk)
+    opened.create_bucket(b"bucket", uid=0, gid=0)
+    alive = fill(opened)
+    opened.close()
+    ends: Callable[[SimDisk, int], SimDisk] = {
+        "kill": lambda disk, _: disk.kill(),
+        "crash": lambda disk, seed: disk.crash(random.Random(seed)),
+    }[end]
+    count, done = 0, False
+    while not done:
+        here, disk_here = tmp_path / f"after-{count}", disk.kill()
+        shutil.copytree(path, here)
+        opened = open_store(here, disk_here)
+        done = True
+        for number, _ in enumerate(stepping(opened)):
+            if number == count:
+                done = False
+                break
+        opened.abandon()
+        opened = open_store(here, ends(disk_here, count))
+        for name, data in alive.items():
+            assert read(opened, name) == data, f"after step {count}"
+        for number in range(60):  # what was on its way out
+            save(opened, bucket_of(opened), b"again", random_bytes(50_000, number))
+            assert read(opened, b"again") == random_bytes(50_000, number), f"after step {count}"
+        audit(opened)
+        opened.tree.unlink(bucket_of(opened), b"again", WRITER)
+        purge(opened, b"again")
+        gc.run(opened)
+        assert used_of(opened) < len(alive) * 50_000 * 1.3
+        disk_here = opened.disk  # type: ignore[assignment]
+        opened.close()
+        shutil.rmtree(here / "catalog")
+        opened = open_store(here, disk_here.kill())
+        for name, data in alive.items():
+            assert read(opened, name) == data, f"from the snapshot, after step {count}"
+        audit(opened)
+        opened.abandon()
+        count += 1
+    assert count > 10
+
+
+def used_of(store: Store) -> int:
+    disk = store.disk
+    assert isinstance(disk, SimDisk)
+    return sum(disk.open(path).allocated() for path in disk.paths if path.startswith("blocks/"))
+
+
+def test_a_damaged_header_keeps_its_segment(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    alive = fill(store)
+    catalog = store.core.catalog
+    row = next(row for _, row in catalog.blocks() if row.references and row.place.segment == 1)
+    flip(store.path / "blocks/00000001", row.place.offset - blocks.HEADER_BYTES)
+    gc.run(store)
+    assert "no space is freed in blocks/00000001" in caplog.text
+    assert all(read(store, name) == data for name, data in alive.items())
+
+
+def test_a_damaged_block_keeps_its_segment_and_the_rest_is_moved(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    alive = fill(store)
+    row = next(row for _, row in store.core.catalog.blocks() if row.references and row.place.segment == 2)
+    flip(store.path / "blocks/00000002", row.place.offset + 1)
+    gc.run(store)
+    assert "no space is freed in blocks/00000002" in caplog.text
+    damaged = 0
+    for name, data in alive.items():
+        try:
+            assert read(store, name) == data
+        except Corrupt:
+            damaged += 1
+    assert damaged == 1
+
+
+def flip(path: Path, offset: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(offset)
+        byte = file.read(1)
+        file.seek(offset)
+        file.write(bytes((byte[0] ^ 0xFF,)))
+
+
+def test_on_a_full_disk_holes_are_punched_instead_of_moving(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    alive = fill(store)
+
+    def full(self: RealFile, buffers: Any) -> int:
+        raise NoSpace("simulated: the disk is full")
+
+    store.checkpoint()
+    before = used(store)
+    with monkeypatch.context() as patch:
+        patch.setattr(RealFile, "append", full)
+        gc.run(store, thorough=False)
+    assert used(store) < before - 1_000_000
+    assert all(read(store, name) == data for name, data in alive.items())
+    audit(store)
+
+
+def test_what_the_catalog_took_back_is_not_punched(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its commit fails, so it is that of the last checkpoint again, with the blocks that were on their way out."""
+    alive = fill(store)
+    store.checkpoint()
+    steps = gc.Collector(store, thorough=True).steps()
+    result: Any = None
+    dead = iter(DEAD)
+    back = {}
+    while step := send(steps, result):
+        result = step.call() if isinstance(step, gc.Work) else None
+        if step is gc.Need.CHECKPOINT:
+            with monkeypatch.context() as patch:
+                patch.setattr(Catalog, "_write_changed", failing)
+                with pytest.raises(NoSpace):
+                    store.checkpoint()
+            for number in (next(dead), next(dead)):
+                back[b"back-%d" % number] = random_bytes(50_000, number)
+                save(store, bucket_of(store), b"back-%d" % number, back[b"back-%d" % number])
+    assert len(back) >= 6
+    assert all(read(store, name) == data for name, data in (alive | back).items())
+    audit(store)
+
+
+def send(steps: gc.Steps, result: Any) -> gc.Step | None:
+    try:
+        return steps.send(result)
+    except StopIteration:
+        return None
+
+
+def failing(self: Catalog) -> None:
+    import lmdb
+
+    raise lmdb.Error("simulated: no space")
+
+
+# -- snapshots -------------------------------------------------------------------------------------------------
+
+
+def test_a_snapshot_stands_for_the_journal(store: Store) -> None:
+    alive = fill(store)
+    before = store.core.journal.size()
+    gc.run(store)
+    assert len(snapshot.complete(store.disk)) == 1
+    assert store.core.journal.size() < before / 10
+    save(store, bucket_of(store), b"later", b"later")
+    wanted = tables(store)
+    store.close()
+    check_clean(store.path)
+    for how in ("open", "rebuild"):
+        shutil.rmtree(store.path / "catalog")
+        if how == "rebuild":
+            check.rebuild(store.path, lambda *_: None)
+        again = open_store(store.path)
+        found = tables(again)
+        assert {name: found[name] for name in found if name not in ("blocks", "segments")} == {
+            name: wanted[name] for name in wanted if name not in ("blocks", "segments")
+        }
+        assert all(read(again, name) == data for name, data in (alive | {b"later": b"later"}).items())
+        audit(again)
+        again.close()
+        check_clean(store.path)
+
+
+def test_a_damaged_snapshot_is_reported_and_the_store_opens(store: Store) -> None:
+    fill(store)
+    gc.run(store)
+    (number,) = snapshot.complete(store.disk)
+    store.close()
+    flip(store.path / f"snapshots/{number:016x}", 5000)
+    problems: list[check.Problem] = []
+    check.check(store.path, problems.append, lambda *_: None)
+    assert [problem.where for problem in problems] == [f"snapshots/{number:016x} at byte 0"]
+    with pytest.raises(Corrupt, match="snapshots/"):
+        check.rebuild(store.path, lambda *_: None)
+    again = open_store(store.path)
+    save(again, bucket_of(again), b"more", b"more")
+    gc.run(again)  # a new snapshot, made of the catalog
+    again.close()
+    check_clean(store.path)
+    shutil.rmtree(store.path / "catalog")
+    open_store(store.path).close()
+
+
+def test_a_snapshot_that_is_half_written_is_worth_nothing(store: Store) -> None:
+    fill(store)
+    gc.run(store)
+    save(store, bucket_of(store), b"more", b"more")
+    (number,) = snapshot.complete(store.disk)
+    store.close()
+    half = store.path / f"snapshots/{number + 1:016x}"
+    half.write_bytes((store.path / f"snapshots/{number:016x}").read_bytes()[:-1])
+    check_clean(store.path)
+    open_store(store.path).close()
+    assert snapshot.every(RealDisk(store.path)) == [number]
+
+
+def test_headers_finds_what_a_scan_finds(store: Store) -> None:
+    for number in range(200):
+        save(store, bucket_of(store), b"name-%d" % number, random_bytes(random.Random(number).randrange(9000), number))
+    for segment in store.core.blocks.segments():
+        file = store.core.blocks.open_segment(segment)
+        found, offset = [], 0
+        while offset < file.size:
+            some, offset = blocks.headers(file, segment, offset, 7)
+            found += some
+        scanned = [one for one in store.core.blocks.scan(blocks.End(segment, 0)) if one.place.segment == segment]
+        assert found == scanned
+        file.close()
+
+
+def test_the_sequence_of_versions_goes_on_after_everything_was_folded(store: Store) -> None:
+    save(store, bucket_of(store), b"name", b"1")
+    last = store.core.catalog.last_seq
+    purge_all(store)
+    gc.run(store)
+    store.close()
+    shutil.rmtree(store.path / "catalog")
+    again = open_store(store.path)
+    assert again.core.next_seq() > Seq(last)
+    again.close()

@@ -1,0 +1,50 @@
+"""Headers of blocks made again: everything in one can be told from the catalog's row and the intact content."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from vfs.blocks import FOLDER, LOST, Blocks, header_of
+from vfs.catalog import Catalog
+from vfs.check.folding import ReadOnlyDisk
+from vfs.check.rebuilding import hold
+from vfs.errors import Corrupt
+from vfs.model import BlockId
+
+
+def mend_headers(path: Path, blocks: Iterable[str]) -> int:
+    """Write the headers of these blocks (ids in hex) again, each only if its content is intact. Returns how many.
+
+    Raises NotAStore, StoreInUse, Corrupt, OSError.
+    """
+    mended = 0
+    with hold(path):
+        catalog = Catalog(path / "catalog", read_only=True)
+        store = Blocks(ReadOnlyDisk(path), catalog)
+        try:
+            for text in blocks:
+                mended += _mend(path, catalog, store, BlockId(bytes.fromhex(text)))
+        finally:
+            store.close()
+            catalog.close()
+    return mended
+
+
+def _mend(path: Path, catalog: Catalog, store: Blocks, block: BlockId) -> bool:
+    row = catalog.block(block)
+    if row is None or row.place == LOST:
+        return False
+    try:
+        store.verify(block, row.place, node=row.node)
+    except Corrupt:
+        return False
+    header = header_of(block, node=row.node, length=row.place.length)
+    fd = os.open(path / FOLDER / f"{row.place.segment:08x}", os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.pwrite(fd, header, row.place.offset - len(header))
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    return True

@@ -1,0 +1,110 @@
+"""`mount.fuse.vfs`: what mount(8) runs for the type fuse.vfs, so that a line in /etc/fstab works. It owes mount(8) its
+arguments and exit codes, and mounts as `vfs mount` does. umount(8) needs no helper.
+"""
+
+from __future__ import annotations
+
+import getopt
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from vfs.cli import output
+from vfs.cli.output import Failure
+
+NAME = "mount.fuse.vfs"
+USAGE, SYSTEM, MOUNT_FAILED = 1, 2, 32  # mount(8), EXIT STATUS
+BUCKET = "bucket="
+
+# What mount(8), systemd and fstab say to each other, and what asks for nothing but what vfs does anyway.
+_NOT_FOR_US = re.compile(
+    r"defaults|(no)?auto|(no)?users?|user=.*|(no)?owner|(no)?group|nofail|_netdev|comment=.*|[xX]-.*|"
+    r"async|silent|loud|(no)?(atime|diratime|relatime|lazytime)|nostrictatime|default_permissions"
+)
+_CONTRARY = {"ro": "rw", "exec": "noexec", "suid": "nosuid", "dev": "nodev"}
+_CONTRARIES = _CONTRARY | {other: option for option, other in _CONTRARY.items()}
+
+
+class Request(NamedTuple):
+    """What mount(8) asks for. bucket: None is the whole store. fake: do nothing."""
+
+    source: str
+    target: str
+    bucket: str | None
+    options: tuple[str, ...]
+    fake: bool
+    verbose: bool
+
+
+def main() -> None:
+    """Entry point: mount what the arguments of this process say, and exit."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Mount. Returns an exit code of mount(8) when the mount answers, or cannot be made."""
+    try:
+        request = parse(arguments)
+        if not request.fake:
+            _mount(request)
+    except Failure as error:
+        output.write_error(error.message, program=NAME)
+        return error.code
+    except OSError as error:
+        output.write_error(output.reason(error), program=NAME)
+        return SYSTEM
+    return 0
+
+
+def parse(arguments: Sequence[str]) -> Request:
+    """What ``SOURCE TARGET [-sfnv] [-o OPTIONS] [-t TYPE]`` asks for. Raises Failure."""
+    usage = f"usage: {NAME} STORE MOUNTPOINT [-sfnv] [-o OPTION,...]"
+    try:
+        flags, places = getopt.gnu_getopt(list(arguments), "sfnvo:t:N:")
+    except getopt.GetoptError as error:
+        raise Failure(f"{error}; {usage}", USAGE) from error
+    if len(places) != 2 or not all(places):
+        raise Failure(usage, USAGE)
+    source, target = places
+    given = dict(flags)
+    if given.get("-t", "fuse.vfs") not in ("fuse.vfs", "vfs"):
+        raise Failure(f"this mounts what is of type fuse.vfs, not {given['-t']}", USAGE)
+    if "-N" in given:
+        raise Failure("vfs is not mounted into another namespace; enter it first: nsenter --mount", USAGE)
+    words = [word for flag, text in flags if flag == "-o" for word in text.split(",") if word]
+    if "remount" in words:
+        raise Failure(f"{target} cannot be remounted; unmount it, and mount it with other options", USAGE)
+    bucket = next((word.removeprefix(BUCKET) for word in reversed(words) if word.startswith(BUCKET)), None)
+    options = [word for word in words if not word.startswith(BUCKET) and not _NOT_FOR_US.fullmatch(word)]
+    return Request(source, target, bucket, _known(options, sloppy="-s" in given), "-f" in given, "-v" in given)
+
+
+def _known(options: Sequence[str], *, sloppy: bool) -> tuple[str, ...]:
+    """The options; of two that contradict each other, the last. sloppy: unknown ones are passed over."""
+    from vfs.fuse.daemon import OPTIONS
+
+    kept: dict[str, None] = {}
+    for option in options:
+        if option in OPTIONS:
+            kept.pop(_CONTRARIES.get(option, ""), None)
+            kept[option] = None
+        elif not sloppy:
+            known = ", ".join(sorted((*OPTIONS, f"{BUCKET}NAME")))
+            raise Failure(f"unknown mount option {option!r}; known: {known}, and those of fstab itself", USAGE)
+    return tuple(kept)
+
+
+def _mount(request: Request) -> None:
+    from vfs.cli import mounting
+
+    store, mountpoint = Path(os.path.abspath(request.source)), Path(os.path.abspath(request.target))
+    try:
+        mounting.check_places(store, mountpoint, request.bucket)
+        mounting.spawn(mounting.Order(store, mountpoint, request.bucket, request.options, request.source))
+    except Failure as error:
+        raise Failure(error.message, MOUNT_FAILED) from error
+    if request.verbose:
+        output.write(f"{NAME}: {request.source} is mounted on {request.target}")

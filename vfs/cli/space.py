@@ -1,0 +1,82 @@
+"""`vfs gc`: give the space of what was purged back to the disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from vfs.cli import output
+from vfs.cli.mounting import when_closed
+from vfs.cli.mounts import STATUS, mount_of, mounted_on
+from vfs.cli.output import Failure
+from vfs.errors import StoreInUse
+
+if TYPE_CHECKING:
+    from vfs.gc import Collected
+
+GC = "user.vfs.gc"  # of the root of a mount
+POLL_S = 0.1
+
+
+@click.command()
+@click.argument("path")
+@click.option("--json", "as_json", is_flag=True, help="An object: FreedBytes, JournalBytes.")
+def gc(path: str, as_json: bool) -> None:
+    """Free what nothing needs any more, now and thoroughly: the content of purged and replaced versions, and the
+    journal that a snapshot can stand for. PATH is a store, mounted or not, or any path on a mount. No version and no
+    delete marker goes: for that there is `vfs purge`.
+
+    A mounted store does the same by itself, a little at a time, where it pays.
+    """
+    if (Path(path) / "store.toml").is_file():
+        try:
+            collected = collect(Path(path))
+            freed, journal = collected.freed, collected.journal
+        except StoreInUse as error:
+            mount = mounted_on(error.mountpoint) if error.mountpoint else None
+            if mount is None or not mount.is_vfs:
+                raise
+            freed, journal = _ask(error.mountpoint)
+    else:
+        freed, journal = _ask(mount_of(os.path.realpath(path)).mountpoint)
+    if as_json:
+        output.write_json({"FreedBytes": freed, "JournalBytes": journal})
+    else:
+        output.write(f"freed {output.human_size(freed)} of blocks and {output.human_size(journal)} of journal")
+
+
+def collect(store: Path) -> Collected:
+    """Collect a store that is not mounted. Raises StoreInUse, NotAStore, NoSpace."""
+    from vfs.gc import run
+    from vfs.store import Store
+
+    opened = when_closed(lambda: Store.open(store))
+    try:
+        collected = run(opened)
+    except BaseException:
+        opened.abandon()
+        raise
+    opened.close()
+    return collected
+
+
+def _ask(mountpoint: str) -> tuple[int, int]:
+    """Have the daemon of a mount collect, and wait for it. Returns the bytes freed, and those of the journal."""
+    runs = _figures(mountpoint)["Runs"]
+    os.setxattr(mountpoint, GC, b"")
+    while (figures := _figures(mountpoint))["Running"] or figures["Runs"] == runs:
+        time.sleep(POLL_S)
+    if figures["Error"]:
+        raise Failure(figures["Error"])
+    return figures["FreedBytes"], figures["JournalBytes"]
+
+
+def _figures(mountpoint: str) -> dict[str, Any]:
+    """The collections of a mount, so far."""
+    figures: dict[str, Any] = json.loads(os.getxattr(mountpoint, STATUS))["Collection"]
+    return figures

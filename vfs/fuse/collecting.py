@@ -1,0 +1,107 @@
+"""The task that gives space back while the store is mounted (vfs.gc): when, in which thread, and how gently."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import trio
+
+from vfs.errors import VfsError
+from vfs.fuse.durability import Durability
+from vfs.gc import Collector, Need, Work
+from vfs.store import Store
+
+log = logging.getLogger("vfs.gc")
+
+REST = 4  # in the background it rests so many times as long as it had the loop
+
+
+class Collecting:
+    """The collections of one store, one at a time. *facts*: of the mount, for its status."""
+
+    def __init__(self, store: Store, durability: Durability, facts: dict[str, object]) -> None:
+        self._store = store
+        self._durability = durability
+        self._asked = trio.Event()
+        self._facts = facts
+        self._seen = 0
+        self._tell({"Runs": 0, "Running": False, "LastRun": None, "FreedBytes": 0, "JournalBytes": 0, "Error": None})
+
+    def _tell(self, figures: dict[str, object]) -> None:
+        self._figures = figures
+        self._facts["Collection"] = figures
+
+    def ask(self) -> None:
+        """Begin a thorough collection soon. Its end is told by `Runs` and `Running` in the status."""
+        self._tell(self._figures | {"Running": True})
+        self._asked.set()
+
+    async def run(self) -> None:
+        """Look every interval whether there is garbage; collect thoroughly when asked. For ever."""
+        interval = self._store.settings.gc_interval or math.inf
+        while True:
+            with trio.move_on_after(interval):
+                await self._asked.wait()
+            thorough = self._asked.is_set()
+            self._asked = trio.Event()
+            if thorough or self._store.core.journal.end.number != self._seen:
+                await self._collect(thorough=thorough)
+                self._seen = self._store.core.journal.end.number
+
+    async def _collect(self, *, thorough: bool) -> None:
+        collector = Collector(self._store, thorough=thorough)
+        failed = None
+        try:
+            await self._drive(collector, thorough=thorough)
+        except VfsError as error:
+            failed = str(error)
+            log.warning("no more space is freed for now: %s", error)
+        done = collector.collected
+        if done.freed or done.journal:
+            log.info("freed %d bytes of blocks and %d bytes of journal", done.freed, done.journal)
+        self._tell(
+            {
+                "Runs": int(str(self._figures["Runs"])) + 1,
+                "Running": self._asked.is_set(),
+                "LastRun": datetime.now(UTC).isoformat(timespec="seconds"),
+                "FreedBytes": done.freed,
+                "JournalBytes": done.journal,
+                "Error": failed,
+            }
+        )
+
+    async def _drive(self, collector: Collector, *, thorough: bool) -> None:
+        """Run the steps of a collection. Raises what they raise."""
+        steps = collector.steps()
+        result: Any = None
+        error: VfsError | None = None
+        held = False
+        try:
+            while True:
+                began = time.monotonic()
+                try:
+                    step = steps.send(result) if error is None else steps.throw(error)
+                except StopIteration:
+                    return
+                busy = time.monotonic() - began
+                result = error = None
+                try:
+                    if isinstance(step, Work):
+                        result = await trio.to_thread.run_sync(step.call)
+                        busy = max(busy, step.size / self._store.settings.gc_rate / (1 << 20) / REST)
+                    elif step is Need.CHECKPOINT:
+                        await self._durability.checkpoint()
+                    elif step is Need.HOLD:
+                        await self._durability.commits.acquire()
+                        held = True
+                except VfsError as failed:
+                    error = failed
+                await trio.sleep(0 if thorough else REST * busy)
+        finally:
+            steps.close()
+            if held:
+                self._durability.commits.release()
