@@ -43,7 +43,7 @@ import msgspec
 from vfs import events
 from vfs.blocks import HEADER_BYTES, LOST, Blocks, End, Place
 from vfs.content import children
-from vfs.disk import LIMITS, set_aside, sync_directory
+from vfs.disk import LIMITS, set_aside, sync_directory, sync_file
 from vfs.errors import Corrupt, LimitReached, NoSpace, NoSuchKey
 from vfs.events import Event
 from vfs.journal import START, Position
@@ -363,6 +363,7 @@ class Catalog:
         try:
             self._env.copy(str(directory), compact=True)
             os.chmod(directory / FILE, 0o600)
+            sync_file(directory / FILE)  # LMDB leaves that to the system; it may take the place of the catalog
         except lmdb.Error as error:
             raise NoSpace(f"the catalog cannot be copied: {error}") from error
 

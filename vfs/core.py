@@ -170,7 +170,11 @@ class Core:
         """Before something else takes a file's key without a delete marker: let the newest version there say what owner
         and mode the file had last, which decide who may read its versions from then on.
         """
-        newest = next(self.catalog.versions(key), None) if inode.seq else None
+        if inode.seq and inode.key == key:
+            version = self.catalog.version(key, inode.seq)
+            newest = None if version is None else (inode.seq, version)
+        else:
+            newest = next(self.catalog.versions(key), None) if inode.seq else None
         if newest is not None:
             self.record_rights(changes, key, *newest, inode)
 

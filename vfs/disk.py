@@ -226,6 +226,15 @@ def segments(names: Sequence[str]) -> list[str]:
     return [name for name in names if _SEGMENT.fullmatch(name)]
 
 
+def sync_file(path: Path) -> None:
+    """Make the bytes of a file that somebody else wrote survive a power loss."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def sync_directory(path: Path) -> None:
     """Make the names in a directory survive a power loss."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

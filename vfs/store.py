@@ -23,7 +23,7 @@ from vfs import events, rules, settings, snapshot
 from vfs.blocks import Blocks, End
 from vfs.catalog import DAMAGE, FILE, FORMAT, Catalog
 from vfs.core import Clock, Core
-from vfs.disk import Disk, File, RealDisk, sync_directory
+from vfs.disk import Disk, File, RealDisk, sync_directory, sync_file
 from vfs.errors import (
     BucketExists,
     BucketNotEmpty,
@@ -49,6 +49,7 @@ log = logging.getLogger("vfs.store")
 EVENTS_PER_CHECKPOINT_MAX = 20_000  # bounds the catalog's uncommitted pages, and what a recovery replays
 BUCKETS_MAX = 10_000
 DESCRIPTION = "store.toml"
+RESTORED = ".restored"  # the suffix of an empty file beside a catalog that was a snapshot, while it is recovered
 CATALOG_COPY = "catalog.copy"  # a compact copy in the making, for a snapshot
 HOLDER_BYTES_MAX = 8192  # of the lock file: a pid, and a path of at most PATH_MAX
 
@@ -106,15 +107,25 @@ class Store:
     # -- recovery ---------------------------------------------------------------------------------------------
 
     def _restore_catalog(self) -> bool:
-        """Begin with the last snapshot if there is no catalog. Raises Corrupt if that is damaged."""
+        """Begin with the last snapshot if there is no catalog. Raises Corrupt if that is damaged.
+
+        True: the catalog in place is a snapshot's, whose blocks are not where they are now. So it is marked, until a
+        recovery has been committed: that may take more than one start.
+        """
         file = self.path / "catalog" / FILE
-        complete = [] if file.exists() else snapshot.complete(self.disk)
+        mark = file.with_suffix(RESTORED)
+        if file.exists():
+            return mark.exists()
+        complete = snapshot.complete(self.disk)
         if not complete:
             return False
         file.parent.mkdir(mode=0o700, exist_ok=True)
         new = file.with_suffix(".new")
         new.unlink(missing_ok=True)
         snapshot.restore(self.disk, complete[-1], new)
+        sync_file(new)
+        mark.touch(mode=0o600)
+        sync_directory(file.parent)
         os.rename(new, file)
         return True
 
@@ -151,6 +162,8 @@ class Store:
         if replayed or published:
             log.info("recovered %d events; %d files were open and were published", replayed, published)
         self.checkpoint()
+        if from_snapshot:
+            (self.path / "catalog" / FILE).with_suffix(RESTORED).unlink(missing_ok=True)
         return replayed
 
     def _tidy(self) -> None:

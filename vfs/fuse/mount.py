@@ -6,6 +6,7 @@ It does with MS_POSIXACL, which neither libfuse nor fusermount3 knows. So only r
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -47,7 +48,8 @@ def detach(mountpoint: str, fd: int) -> None:
     poller = select.poll()
     poller.register(fd, 0)
     if not any(event & select.POLLERR for _, event in poller.poll(0)):
-        _call("umount2", os.fsencode(mountpoint), _MNT_DETACH)
+        with contextlib.suppress(OSError):  # it has been done here, but another mount namespace has a copy
+            _call("umount2", os.fsencode(mountpoint), _MNT_DETACH)
 
 
 def _call(name: str, *arguments: object) -> None:
