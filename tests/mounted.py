@@ -21,9 +21,12 @@ _UNEXPECTED = re.compile(r"\b(WARNING|ERROR|CRITICAL)\b")
 class Mounted:
     """A daemon in the foreground of a process of its own. `root` is the mount point.
 
-    stuck: how often a killed daemon could not die, because a thread of it waited in the kernel (uninterruptibly, to
-    invalidate a name) for the lock of a directory whose holder waited for the daemon: docs/testing.md.
+    program: what Python runs. stuck: how often a killed daemon could not die, because a thread of it waited in the
+    kernel (uninterruptibly, to invalidate a name) for the lock of a directory whose holder waited for the daemon, and
+    its guard (vfs/fuse/connection.py) did not end that.
     """
+
+    program: Sequence[str] = ("-m", "vfs")
 
     def __init__(self, folder: Path, *options: str) -> None:
         self.store = folder / "store"
@@ -41,9 +44,10 @@ class Mounted:
         assert process.poll() is None, f"the daemon ended: {self.log.read_text()}"
 
     def _spawn(self) -> subprocess.Popen[bytes]:
+        order = ["mount", "--foreground", *self._options, str(self.store), str(self.root)]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "vfs", "mount", "--foreground", *self._options, str(self.store), str(self.root)],
+                [sys.executable, *self.program, *order],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

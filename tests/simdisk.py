@@ -19,8 +19,8 @@ Memory (`File.read`) always shows what was appended: only `crash` looks at what 
 A crash can come at any moment: `watch` is called before each call that changes something, and again when it is half
 done (`append` then `appending`, …); what it does with `crash` and `kill` of that moment is its business.
 
-Calls that may fail (`append sync truncate create remove reserve punch`) ask `fault` first, with the name of the call
-and the path; what it raises is raised, with nothing changed. `fail_at` makes such a function for the n-th call.
+Calls that may fail (`append sync truncate create remove reserve punch`, and `read`) ask `fault` first, with the name of
+the call and the path; what it raises is raised, with nothing changed. `fail_at` makes such a function for one call.
 """
 
 from __future__ import annotations
@@ -135,8 +135,7 @@ class SimFile:
     def _check(self, call: str) -> None:
         if not self._open:
             raise DiskFailed(f"simulated: {call} of {self._path}, which was closed")
-        if call in CALLS:
-            self._disk.fault(call, self._path)
+        self._disk.fault(call, self._path)
 
     def append(self, buffers: Sequence[Buffer]) -> int:
         data = b"".join(buffers)

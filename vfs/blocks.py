@@ -30,7 +30,8 @@ _HEADER = struct.Struct("<4sBBHI32s")  # magic, is a node, reserved, reserved, l
 HEADER_BYTES = _HEADER.size
 _NODE_CONTEXT = "vfs 2026-11 manifest node"
 _SCAN_BYTES = 1 << 20
-_HEADERS_BYTES = 64 << 10  # read at once where only headers are wanted
+_HEADERS_BYTES = 16 << 10  # read at once where only headers are wanted
+_CANDIDATES_BYTES = 64 << 10  # the same where headers may be anywhere
 
 
 class Place(NamedTuple):
@@ -80,7 +81,7 @@ class Blocks:
         self._files: OrderedDict[int, File] = OrderedDict()
         self._cache: OrderedDict[BlockId, bytes] = OrderedDict()
         self._cached_bytes = 0
-        self.pins: set[BlockId] | None = None  # while a collection runs: blocks that may just have been asked for
+        self.pins: set[BlockId] | None = None  # while a collection looks for what is dead: what open files may need
         self.end = End(0, 0)
 
     def put(self, data: Buffer, *, node: bool = False) -> BlockId:
@@ -265,6 +266,29 @@ def headers(file: File, segment: int, offset: int, count: int) -> tuple[list[Fou
             at += _HEADER.size + length
             found.append(Found(BlockId(block), bool(node), place, End(segment, offset + at)))
         offset = offset + at if at else _next_magic(file, offset + 1)
+    return found, offset
+
+
+def candidates(file: File, segment: int, offset: int, count: int) -> tuple[list[Found], int]:
+    """The same for everything that looks like a header, also within what another one spans.
+
+    Of a block that was freed, a part of a page can be left, and look like anything: its content may be such segments.
+    """
+    found: list[Found] = []
+    while offset < file.size and len(found) < count:
+        window = file.read(offset, _CANDIDATES_BYTES)
+        at = window.find(_MAGIC)
+        while at >= 0 and len(found) < count and at + _HEADER.size <= len(window):
+            _, node, _, _, length, block = _HEADER.unpack_from(window, at)
+            if length <= BLOCK_BYTES:
+                place = Place(segment, offset + at + _HEADER.size, length)
+                found.append(Found(BlockId(block), bool(node), place, End(segment, place.offset + length)))
+            at = window.find(_MAGIC, at + 1)
+        if at < 0:
+            at = len(window) if offset + len(window) >= file.size else len(window) - len(_MAGIC) + 1
+        elif not at:
+            at = len(window)  # the end of the segment
+        offset += at
     return found, offset
 
 

@@ -43,8 +43,8 @@ import msgspec
 from vfs import events
 from vfs.blocks import HEADER_BYTES, LOST, Blocks, End, Place
 from vfs.content import children
-from vfs.disk import LIMITS, set_aside, sync_directory, sync_file
-from vfs.errors import Corrupt, LimitReached, NoSpace, NoSuchKey
+from vfs.disk import LIMITS, refusal, set_aside, sync_directory, sync_file
+from vfs.errors import Corrupt, DiskFailed, LimitReached, NoSpace, NoSuchKey
 from vfs.events import Event
 from vfs.journal import START, Position
 from vfs.model import STORE_ROOT, BlockId, Bucket, Content, Draft, Ino, Inode, KeyId, Kind, Seq, Version
@@ -302,7 +302,8 @@ class Catalog:
     def commit(self, journal: Position, blocks: End) -> None:
         """Make the catalog durable as of these positions, which must be durable already (blocks and journal synced).
 
-        Raises NoSpace; then this is the catalog of the last checkpoint again, and what came since must be replayed.
+        Raises NoSpace, DiskFailed; then this is the catalog of the last checkpoint again, and what came since must be
+        replayed.
         """
         checkpoint = Checkpoint(journal, blocks, self.next_id, self.last_seq)
         try:
@@ -310,14 +311,47 @@ class Catalog:
             self._put(b"checkpoint", _encode(checkpoint), db=self._meta)
             self._txn.commit()
         except lmdb.Error as error:
-            self._txn.abort()
-            self._begin()
-            self._load()
-            raise NoSpace(f"the catalog cannot be committed: {error}") from error
+            self._fall_back()
+            failed = NoSpace if self._is_full(error) else DiskFailed
+            raise failed(f"the catalog cannot be committed: {error}") from error
         self.checkpoint = checkpoint
         self.index_changed = False
         self._begin()
         self._set_aside()
+
+    def _fall_back(self) -> None:
+        """Be the catalog of the last checkpoint again."""
+        self._txn.abort()
+        try:
+            self._begin()
+        except lmdb.Error:  # after a failed write of its meta page, LMDB takes nothing more until it is opened again
+            self._env.close()
+            self._open()
+        else:
+            self._load()
+
+    def _is_full(self, error: lmdb.Error) -> bool:
+        """Whether a write failed because the disk is full. LMDB takes a short write for an EIO, and that is how a disk
+        becomes full: so then the disk is asked.
+        """
+        if isinstance(error, (lmdb.DiskError, lmdb.MapFullError)):
+            return True
+        if any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)):
+            return True
+        return os.strerror(errno.EIO) in str(error) and not self._has_room()
+
+    def _has_room(self) -> bool:
+        """Whether as much as is set aside could be allocated now."""
+        disk = os.statvfs(self._path)
+        try:
+            fd = os.open(self.file, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                room = set_aside(fd, os.fstat(fd).st_size, RESERVE_BYTES)
+            finally:
+                os.close(fd)
+        except OSError:
+            return True  # this disk has other troubles
+        return room and disk.f_bavail * disk.f_frsize >= RESERVE_BYTES
 
     def _set_aside(self) -> None:
         """Have room behind the file, so that commits which free space succeed on a full disk."""
@@ -359,20 +393,32 @@ class Catalog:
         self._segments_changed.clear()
 
     def copy(self, directory: Path) -> None:
-        """Write the catalog of the last checkpoint, without gaps, to a directory. For any thread, between commits."""
+        """Write the catalog of the last checkpoint, without gaps, to a new directory. For any thread, between commits.
+
+        Raises NoSpace, DiskFailed.
+        """
         try:
+            directory.mkdir(mode=0o700)
             self._env.copy(str(directory), compact=True)
             os.chmod(directory / FILE, 0o600)
             sync_file(directory / FILE)  # LMDB leaves that to the system; it may take the place of the catalog
         except lmdb.Error as error:
             raise NoSpace(f"the catalog cannot be copied: {error}") from error
+        except OSError as error:
+            raise refusal("the catalog cannot be copied", error) from error
 
     def replace(self, directory: Path) -> None:
-        """Put a copy of the last checkpoint in the place of the catalog; what came since must be applied again."""
+        """Put a copy of the last checkpoint in the place of the catalog; what came since must be applied again, also if
+        this fails. Raises NoSpace, DiskFailed.
+        """
         self.close()
-        os.replace(directory / FILE, self._path / FILE)
-        sync_directory(self._path)
-        self._open()
+        try:
+            os.replace(directory / FILE, self._path / FILE)
+            sync_directory(self._path)
+        except OSError as error:
+            raise refusal("the catalog cannot be replaced", error) from error
+        finally:
+            self._open()
 
     @property
     def file(self) -> Path:
@@ -650,6 +696,8 @@ class Catalog:
         if segment and (references == 0 or now == 0):
             self._live[segment] += HEADER_BYTES + length if references == 0 else -HEADER_BYTES - length
             self._segments_changed.add(segment)
+            if not now and self._blocks is not None and self._blocks.pins is not None:
+                self._blocks.pins.add(block)  # whoever has it open needs it, and a collection is under way
             if depth:
                 self._refer_children(block, 1 if references == 0 else -1, depth)
 

@@ -139,8 +139,8 @@ class WorkingCopy:
             stop = min(BLOCK_BYTES, start + len(view) - done)
             piece = view[done : done + stop - start]
             if stop - start == BLOCK_BYTES:
-                self._leaves.pop(index, None)
                 self._set_child(0, index, self._put_leaf(piece))
+                self._leaves.pop(index, None)
             else:
                 leaf = self._changed_leaf(index)
                 if len(leaf) < start:
@@ -157,16 +157,25 @@ class WorkingCopy:
         if size >= self.size:
             self._grow(size)
             return
-        for index in [i for i in self._leaves if i * BLOCK_BYTES >= size]:
-            del self._leaves[index]
-        index, used = divmod(size, BLOCK_BYTES)
-        if used and (index in self._leaves or self._child(0, index)):
-            del self._changed_leaf(index)[used:]
-        self._cut(-(-size // BLOCK_BYTES), depth_for(size))
+        last, used = divmod(size, BLOCK_BYTES)
+        if used and (last in self._leaves or self._child(0, last)):
+            self._changed_leaf(last)
+        before = self._root, self._depth, self._data, self._leaves.copy(), self._nodes.copy()
+        try:
+            for index in [i for i in self._leaves if i * BLOCK_BYTES >= size]:
+                del self._leaves[index]
+            if used and last in self._leaves:
+                self._leaves[last] = self._leaves[last][:used]
+            self._cut(-(-size // BLOCK_BYTES), depth_for(size))
+        except BaseException:  # a node could not be read: half a cut would be no tree
+            self._root, self._depth, self._data, self._leaves, self._nodes = before
+            raise
         self.size = size
 
     def _cut(self, leaves: int, depth: int) -> None:
-        """Drop every leaf from number *leaves* on, and the levels that are no longer needed."""
+        """Drop every leaf from number *leaves* on, and the levels that are no longer needed. Changes no node in place:
+        the caller may have to go back.
+        """
         if not leaves:
             self._root, self._depth, self._data = HOLE, 0, 0
             self._nodes.clear()
@@ -190,7 +199,7 @@ class WorkingCopy:
             if used:
                 node = self._node(level, index)
                 if len(node) > used * ID_BYTES:
-                    del self._changed_node(level, index)[used * ID_BYTES :]
+                    self._nodes[level, index] = self._changed_node(level, index)[: used * ID_BYTES]
             count = index + bool(used)
 
     def _data_from(self, level: int, index: int, first: int) -> int:
@@ -297,5 +306,7 @@ class WorkingCopy:
         while node.endswith(_HOLE_IN_NODE) and len(node) % ID_BYTES == 0:
             del node[-ID_BYTES:]
         block = self._blocks.put(node, node=True) if node else HOLE
+        if level < self._depth:
+            self._changed_node(level + 1, index // FANOUT)  # perhaps it cannot be read: then this one is still here
         del self._nodes[level, index]
         self._set_child(level, index, block)

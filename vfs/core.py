@@ -70,6 +70,14 @@ class Core:
             self.fail(f"a change was written that cannot be applied ({error!r}); run vfs check")
             raise
 
+    def roll_journal(self) -> None:
+        """Begin a new segment of the journal. Raises NoSpace or DiskFailed, unchanged."""
+        try:
+            self.journal.roll()
+        except DiskFailed as error:  # perhaps of the sync of the last segment: nobody syncs that once more
+            self.fail(f"the journal cannot be written: {error}")
+            raise
+
     def fail(self, reason: str) -> None:
         """Nobody can know what is on the disk: no more changes until the store is opened again."""
         self.failed = f"the store is read-only: {reason}"

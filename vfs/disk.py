@@ -85,11 +85,23 @@ _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c
 
 def set_aside(fd: int, offset: int, length: int) -> bool:
     """Allocate room behind the end of a file, whose length stays. False: the disk is full."""
-    if _libc.fallocate(fd, _KEEP_SIZE, offset, length) and ctypes.get_errno() not in _UNSUPPORTED:
-        if ctypes.get_errno() in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            return False
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    error = _fallocate(fd, _KEEP_SIZE, offset, length)
+    if error in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return False
+    if error:
+        raise OSError(error, os.strerror(error))
     return True
+
+
+def _fallocate(fd: int, mode: int, offset: int, length: int) -> int:
+    """fallocate(2). Returns the error, or 0; also where the file system cannot do it."""
+    while _libc.fallocate(fd, mode, offset, length):
+        error = ctypes.get_errno()
+        if error in _UNSUPPORTED:
+            break
+        if error != errno.EINTR:  # a signal; tmpfs looks for one
+            return error
+    return 0
 
 
 class RealFile:
@@ -160,9 +172,9 @@ class RealFile:
             os.ftruncate(self._fd, self.size)
 
     def punch(self, offset: int, length: int) -> None:
-        mode = _PUNCH_HOLE | _KEEP_SIZE
-        if _libc.fallocate(self._fd, mode, offset, length) and ctypes.get_errno() not in _UNSUPPORTED:
-            raise DiskFailed(f"cannot free space in {self._path}: {os.strerror(ctypes.get_errno())}")
+        error = _fallocate(self._fd, _PUNCH_HOLE | _KEEP_SIZE, offset, length)
+        if error:
+            raise DiskFailed(f"cannot free space in {self._path}: {os.strerror(error)}")
 
     def allocated(self) -> int:
         return os.fstat(self._fd).st_blocks * 512

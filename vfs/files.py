@@ -97,10 +97,6 @@ class Files:
         """All content that is open."""
         return [*(file.copy for file in self._open.values()), *self._versions]
 
-    def loose_copies(self) -> list[WorkingCopy]:
-        """Those whose stored content may have lost its last reference since they were opened."""
-        return [*(file.copy for file in self._open.values() if file.unlinked), *self._versions]
-
     def open(self, ino: Ino, writer: Writer, *, truncate: bool = False, created: bool = False) -> Handle:
         """A handle for a regular file. *writer*: whose version it will be if it changes something.
 

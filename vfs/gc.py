@@ -14,12 +14,13 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from enum import Enum, auto
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from vfs import snapshot
-from vfs.blocks import HEADER_BYTES, Found, headers, identify
+from vfs.blocks import HEADER_BYTES, Found, candidates, headers, identify
 from vfs.content import WorkingCopy, children
-from vfs.disk import File
+from vfs.disk import File, refusal
 from vfs.errors import Corrupt, NoSpace, VfsError
 from vfs.model import BlockId
 from vfs.store import CATALOG_COPY, Store
@@ -29,6 +30,10 @@ log = logging.getLogger("vfs.gc")
 BLOCKS_PER_STEP_MAX = 500  # looked up in the index in one go, about 2 ms
 MOVED_BYTES_PER_STEP_MAX = 1 << 20
 PUNCHES_PER_STEP_MAX = 500
+DEAD_MAX = 200_000  # blocks that are to be taken out of the index, in memory: 15 MB
+ROWS_PER_CHECKPOINT_MAX = 2000  # of the index, changed between two commits, which hold the loop
+REPLAYED_EVENTS_MAX = 1000  # that a new catalog takes in, in one go; with more it does not take the old one's place
+REPLAYED_BYTES_MAX = 8 << 20  # the same, of blocks
 PINS_MAX = 1_000_000  # blocks of open files that nothing refers to yet: 128 GiB; with more, nothing is collected
 PAGE_BYTES = 4096  # what a disk gives back; a smaller page would only waste less
 FOLD_BYTES_MIN = 64 << 20  # a journal below that is left alone
@@ -51,8 +56,9 @@ class Work:
 class Need(Enum):
     """What the driver has to do before it goes on."""
 
-    CHECKPOINT = auto()
-    HOLD = auto()  # no catalog checkpoint from here to the end of the steps
+    CHECKPOINT = auto()  # of the catalog, and then a sync of the journal, whose last record tells of it
+    HOLD = auto()  # no catalog checkpoint until RELEASE, or the end of the steps
+    RELEASE = auto()
 
 
 Step = Pause | Work | Need
@@ -73,8 +79,9 @@ class TooManyPins(Exception):
 
 
 class Collector:
-    """One collection. Invariant: a block leaves the index before its bytes go, and its bytes go only after a checkpoint
-    without it is durable; `pins` has every block that nothing refers to and that open content needs.
+    """One collection. Invariants: a block leaves the index before its bytes go, and its bytes go only after a catalog
+    checkpoint without it is durable, and a record that tells of that: so who has the journal alone does not look for
+    them. While blocks leave the index, those that nothing refers to and that open content needs are pinned.
     """
 
     def __init__(self, store: Store, *, thorough: bool) -> None:
@@ -82,35 +89,46 @@ class Collector:
         self._core = store.core
         self._files = store.files
         self._thorough = thorough
-        self._pins: set[BlockId] = set()
-        self._walked: set[WorkingCopy] = set()
+        self._changed = 0  # rows of the index since the last checkpoint
         self.collected = Collected()
 
     def steps(self) -> Steps:
         """Free what can be freed. thorough: all of it, whatever it costs; else where it pays. Raises NoSpace."""
         store = self._core.blocks
-        store.pins = self._pins
         try:
-            if self._thorough and self._pays(store.end.segment):
-                store.roll()
-                yield Need.CHECKPOINT
-            segments = [segment for segment in store.segments() if segment < store.end.segment]
-            for copy in self._files.copies():  # what is stored from here on is pinned, or lies behind these segments
-                yield from self._pin(copy)
-            for segment in segments:
+            last = store.end.segment
+            if self._thorough and self._pays(last):
+                try:
+                    store.roll()
+                    yield Need.CHECKPOINT
+                except NoSpace:  # not even for a name: then holes are punched in the last one too
+                    last += 1
+            for segment in [segment for segment in store.segments() if segment < max(last, store.end.segment)]:
                 yield from self._segment(segment)
+                yield Pause()
         except TooManyPins:
             log.warning("open files have more than %d blocks that are not published: no space is freed", PINS_MAX)
-        finally:
-            store.pins = None
-        yield from self._fold()
+        try:
+            yield from self._fold()
+        except OSError as error:
+            raise refusal("the journal cannot be folded", error) from error
 
     # -- what is open -----------------------------------------------------------------------------------------
 
-    def _pin(self, copy: WorkingCopy) -> Steps:
-        """Pin what open content needs and nothing refers to: written early, or purged while it is being read."""
+    def _pin_what_is_open(self, pins: set[BlockId]) -> Steps:
+        """Pin what open content needs and nothing refers to: written early, or purged while it is being read.
+
+        What is opened or stored meanwhile, and what loses its last reference, is pinned by whoever does it.
+        """
+        for count, copy in enumerate(self._files.copies(), 1):
+            yield from self._pin(copy, pins)
+            if count % BLOCKS_PER_STEP_MAX == 0:
+                yield Pause()
+
+    def _pin(self, copy: WorkingCopy, pins: set[BlockId]) -> Steps:
         catalog = self._core.catalog
         below = copy.stored()
+        nodes: set[BlockId] = set()
         count = 0
         while below:
             block, depth = below.pop()
@@ -118,26 +136,14 @@ class Collector:
             if count % BLOCKS_PER_STEP_MAX == 0:
                 yield Pause()
             row = catalog.block(block)
-            if row is None or row.references or block in self._pins:
+            if row is None or row.references or block in nodes:
                 continue
-            self._pins.add(block)
-            if len(self._pins) > PINS_MAX:
+            pins.add(block)
+            if len(pins) > PINS_MAX:
                 raise TooManyPins
-            if depth:
+            if depth:  # also if it is pinned: who pinned it may have stored its children before there were pins
+                nodes.add(block)
                 below += [(child, depth - 1) for child in children(self._core.blocks.get(block, node=True))]
-
-    def _pin_loose(self) -> Steps:
-        """The same for content that may have lost its last reference since it was opened, until there is no more."""
-        while loose := [copy for copy in self._files.loose_copies() if self._is_loose(copy)]:
-            for copy in loose:
-                self._walked.add(copy)
-                yield from self._pin(copy)
-
-    def _is_loose(self, copy: WorkingCopy) -> bool:
-        if copy in self._walked:
-            return False
-        rows = (self._core.catalog.block(block) for block, _ in copy.stored())
-        return any(row is not None and not row.references for row in rows)
 
     # -- segments ---------------------------------------------------------------------------------------------
 
@@ -147,30 +153,37 @@ class Collector:
             return
         file = self._core.blocks.open_segment(segment)
         try:
-            loads = self._core.catalog.loads
-            kept = _Extents()
-            yield from self._sort_out(segment, file, kept)
-            yield Need.CHECKPOINT
+            yield from self._collect(segment, file)
+        except BaseException:
+            file.close()
+            raise
+        yield Work(file.close)  # the last close of a file that was removed frees its room, which takes a while
+
+    def _collect(self, segment: int, file: File) -> Steps:
+        loads = self._core.catalog.loads
+        try:
+            kept = yield from self._sort_out(segment, file)
+            yield from self._checkpoint()
             if self._core.catalog.loads != loads:
                 return  # the catalog fell back to its last checkpoint: what was taken out is in again
             before = file.allocated()
+            last = segment == self._core.blocks.end.segment
             sparse = kept.size * 4 < file.size
-            if kept.size and not sparse and kept.waste <= kept.size // (8 if self._thorough else 1):
+            if last or (kept.size and not sparse and kept.waste <= kept.size // (8 if self._thorough else 1)):
                 yield from self._punch(file, kept)
                 sparse = file.allocated() > 2 * kept.size + 2 * PAGE_BYTES  # a disk that cannot punch
                 self.collected.freed += before - file.allocated()
             else:
                 sparse = True
-            if sparse:
+            if sparse and not last:
                 try:
                     yield from self._move(segment, file)
                 except NoSpace:  # then at least what is in whole pages
                     yield from self._punch(file, kept)
                     self.collected.freed += before - file.allocated()
         except Corrupt as error:
-            log.error("no space is freed in blocks/%08x: %s; run vfs check", segment, error)
-        finally:
-            file.close()
+            if self._core.catalog.loads == loads:
+                log.error("no space is freed in blocks/%08x: %s; run vfs check", segment, error)
 
     def _pays(self, segment: int) -> bool:
         """Whether there is enough garbage in a segment: blocks, or room beside them that was not given back."""
@@ -185,25 +198,70 @@ class Collector:
             return indexed != live or not live or room * 8 > live
         return (indexed - live) * 8 > allocated or not live or room > live
 
-    def _sort_out(self, segment: int, file: File, kept: _Extents) -> Steps:
-        """Take what is dead out of the index; note where the rest is. Raises Corrupt if not all headers are there."""
+    def _sort_out(self, segment: int, file: File) -> Generator[Step, Any, _Extents]:
+        """Take what is dead out of the index. Returns where the rest is. Raises Corrupt if headers are missing."""
+        pins = self._core.blocks.pins = set()
+        try:
+            yield from self._pin_what_is_open(pins)
+            indexed = -1
+            for find in (headers, candidates):  # the second one finds what the first is led past by what was freed
+                kept = _Extents()
+                dead: list[BlockId] = []
+                offset = 0
+                while offset < file.size:
+                    found, offset = yield _looking(find, file, segment, offset)
+                    dead += self._sort(found, pins, kept)
+                    yield Pause()
+                    if offset >= file.size or len(dead) >= DEAD_MAX:
+                        yield from self._forget(segment, dead, pins)
+                        dead.clear()
+                indexed = self._core.catalog.segment(segment).indexed
+                if segment == self._core.blocks.end.segment:
+                    indexed -= self._core.blocks.end.offset - file.size  # what came behind since
+                if kept.size == indexed:
+                    return kept
+        finally:
+            self._core.blocks.pins = None
+        raise Corrupt(f"blocks/{segment:08x}", expected=f"{indexed} bytes of blocks", found=f"{kept.size}")
+
+    def _sort(self, found: list[Found], pins: set[BlockId], kept: _Extents) -> list[BlockId]:
+        """Those of *found* that are in the index and that nobody needs; note where the others are."""
+        if len(pins) > PINS_MAX:
+            raise TooManyPins
+        dead = []
+        for block in found:
+            row = self._core.catalog.block(block.block)
+            if row is None or row.place != block.place:
+                continue
+            if row.references or block.block in pins:
+                kept.add(block.place.offset - HEADER_BYTES, block.end.offset)
+            else:
+                dead.append(block.block)
+        return dead
+
+    def _forget(self, segment: int, dead: list[BlockId], pins: set[BlockId]) -> Steps:
+        """Take blocks out of the index that still lie in this segment and that still nobody needs: some may have come
+        back, which the sum of what is left tells. In the order of the index, so that a commit has few pages to write.
+        """
         catalog = self._core.catalog
-        offset = 0
-        while offset < file.size:
-            found, offset = yield Work(partial(headers, file, segment, offset, BLOCKS_PER_STEP_MAX))
-            yield from self._pin_loose()
-            for block in found:  # no step in here: what is decided must still be so when it is done
-                row = catalog.block(block.block)
-                if row is None or row.place != block.place:
-                    continue
-                if row.references or block.block in self._pins:
-                    kept.add(block.place.offset - HEADER_BYTES, block.end.offset)
-                else:
-                    catalog.forget_block(block.block)
+        dead.sort()
+        for at in range(0, len(dead), BLOCKS_PER_STEP_MAX):
+            for block in dead[at : at + BLOCKS_PER_STEP_MAX]:
+                row = catalog.block(block)
+                if row is not None and row.place.segment == segment and not row.references and block not in pins:
+                    catalog.forget_block(block)
+                    self._changed += 1
+            yield from self._checkpoint_if_much()
+
+    def _checkpoint(self) -> Steps:
+        self._changed = 0
+        yield Need.CHECKPOINT
+
+    def _checkpoint_if_much(self) -> Steps:
+        if self._changed >= ROWS_PER_CHECKPOINT_MAX:
+            yield from self._checkpoint()
+        else:
             yield Pause()
-        indexed = catalog.segment(segment).indexed
-        if kept.size != indexed:
-            raise Corrupt(f"blocks/{segment:08x}", expected=f"{indexed} bytes of blocks", found=f"{kept.size}")
 
     def _punch(self, file: File, kept: _Extents) -> Steps:
         gaps = kept.gaps(file.size)
@@ -217,8 +275,8 @@ class Collector:
         core = self._core
         loads = core.catalog.loads
         offset = moved = 0
-        while offset < file.size:
-            found, offset = yield Work(partial(headers, file, segment, offset, BLOCKS_PER_STEP_MAX))
+        while offset < file.size and core.catalog.segment(segment).indexed:
+            found, offset = yield _looking(candidates, file, segment, offset)
             there = [block for block in found if self._is_at(block)]
             while there:
                 some, there = _some(there)
@@ -227,8 +285,9 @@ class Collector:
                     if self._is_at(block):
                         core.blocks.append(block.block, data, node=block.node)
                         moved += HEADER_BYTES + len(data)
-                yield Pause()
-        yield Need.CHECKPOINT
+                        self._changed += 1
+                yield from self._checkpoint_if_much()
+        yield from self._checkpoint()
         if core.catalog.loads == loads and not core.catalog.segment(segment).indexed:
             self.collected.freed += file.allocated() - moved
             core.blocks.remove(segment)
@@ -243,35 +302,75 @@ class Collector:
         """Let a snapshot of the catalog stand for the journal so far, and write the catalog anew without its gaps."""
         core, store = self._core, self._store
         size, room = core.journal.size(), core.catalog.file.stat().st_size
-        damaged = []
-        if self._thorough:
-            for number in snapshot.complete(store.disk):
-                intact = yield Work(partial(snapshot.is_intact, store.disk, number))
-                damaged += [] if intact else [number]
+        damaged = yield from self._is_beginning_damaged()
         least = FOLD_THOROUGH_BYTES_MIN if self._thorough else max(FOLD_BYTES_MIN, FOLD_FACTOR * room)
         if size < least and not damaged:
             return
-        core.journal.roll()
-        yield Need.CHECKPOINT
-        yield Need.HOLD
-        for number in damaged:  # the catalog has all that it stands for
-            snapshot.remove(store.disk, number)
-        number = core.catalog.checkpoint.journal.number
-        if number in snapshot.complete(store.disk):
+        free = shutil.disk_usage(store.path).free
+        if free < 2 * room:
+            log.info("the journal stays as it is: a snapshot may take %d bytes, and %d are free", 2 * room, free)
             return
-        copy = store.path / CATALOG_COPY
-        shutil.rmtree(copy, ignore_errors=True)
-        copy.mkdir(mode=0o700)
+        if damaged:
+            core.commit("checkpoint", [])  # a number that no snapshot has yet
         try:
-            yield Work(partial(core.catalog.copy, copy), room)
-            copied = (copy / core.catalog.file.name).stat().st_size
-            yield Work(partial(snapshot.write, store.disk, number, copy / core.catalog.file.name), room)
-            store.forget_before(number)
-            if self._thorough or room > 2 * copied:
-                store.replace_catalog(copy)
-            self.collected.journal += size - core.journal.size()
+            core.roll_journal()
+        except NoSpace as error:
+            log.info("the journal stays as it is: %s", error)
+            return
+        yield from self._checkpoint()
+        copy = store.path / CATALOG_COPY
+        try:
+            number = yield from self._copy(copy, room)
+            if number not in snapshot.complete(store.disk):
+                pieces = snapshot.write(store.disk, number, copy / core.catalog.file.name)
+                yield from _in_pieces(pieces)
+                yield Work(partial(store.forget_before, number))
         finally:
             shutil.rmtree(copy, ignore_errors=True)
+        self.collected.journal += size - core.journal.size()
+
+    def _is_beginning_damaged(self) -> Generator[Step, Any, bool]:
+        """Whether there is neither the beginning of the journal nor an intact snapshot in its place. Then the catalog
+        alone has what they would have told.
+        """
+        disk = self._store.disk
+        complete = snapshot.complete(disk)
+        if not complete:
+            return self._core.journal.segments()[:1] != [1]
+        if self._thorough:
+            try:
+                yield from _in_pieces(snapshot.read(disk, complete[-1]))
+            except Corrupt:
+                return True
+        return False
+
+    def _copy(self, copy: Path, room: int) -> Generator[Step, Any, int]:
+        """Copy the catalog of the last checkpoint, and put a copy in its place if that has much to give back. Returns
+        the number of the last record that it knows.
+        """
+        core, store = self._core, self._store
+        yield Need.HOLD
+        number = core.catalog.checkpoint.journal.number
+        shutil.rmtree(copy, ignore_errors=True)
+        yield Work(partial(core.catalog.copy, copy), room)
+        gaps = room - (copy / core.catalog.file.name).stat().st_size
+        if gaps > room // (8 if self._thorough else 2):
+            if self._can_replace():
+                with core.catalog.file.open("rb") as old:
+                    store.replace_catalog(copy)
+                    yield Work(old.close)  # as above
+                shutil.rmtree(copy)
+                yield Work(partial(core.catalog.copy, copy), room - gaps)
+            else:
+                log.info("the catalog keeps %d bytes that are free in it: too much is being changed", gaps)
+        yield Need.RELEASE
+        return number
+
+    def _can_replace(self) -> bool:
+        """Whether so little was changed since the checkpoint that a copy of it can take that in at once."""
+        end, known = self._core.blocks.end, self._core.catalog.checkpoint.blocks
+        few = self._store.events_since_checkpoint <= REPLAYED_EVENTS_MAX
+        return few and end.segment == known.segment and end.offset - known.offset <= REPLAYED_BYTES_MAX
 
 
 class _Extents:
@@ -308,6 +407,20 @@ class _Extents:
                 found.append((first, last - first))
             at = end
         return found
+
+
+def _looking(find: Callable[..., tuple[list[Found], int]], file: File, segment: int, offset: int) -> Work:
+    return Work(partial(find, file, segment, offset, BLOCKS_PER_STEP_MAX), BLOCKS_PER_STEP_MAX * PAGE_BYTES)
+
+
+def _in_pieces(pieces: Generator[int, None, None]) -> Steps:
+    """Slow work that can be left between two pieces. Each tells how many bytes it read or wrote."""
+    size = snapshot.FRAME_BYTES_MAX
+    try:
+        while size:
+            size = yield Work(partial(next, pieces, 0), size)
+    finally:
+        pieces.close()
 
 
 def _some(found: list[Found]) -> tuple[list[Found], list[Found]]:
@@ -352,6 +465,7 @@ def run(store: Store, *, thorough: bool = True) -> Collected:
                     result = step.call()
                 elif step is Need.CHECKPOINT:
                     store.checkpoint()
+                    store.sync()
             except VfsError as failed:
                 error = failed
     except StopIteration:

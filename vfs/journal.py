@@ -66,6 +66,14 @@ class Journal:
         """The first record number of each segment, in order."""
         return [int(name, 16) for name in segments(self._disk.list(FOLDER))]
 
+    def locate(self, position: Position) -> Position:
+        """*position*, by the segment that begins there if the one that ends there was removed (`forget`)."""
+        found = self.segments()
+        following = position.number + 1
+        if position.segment not in found and following in found:
+            return Position(following, 0, position.number)
+        return position
+
     def holds(self, position: Position) -> bool:
         """Whether the journal reaches as far as *position*."""
         segments = self.segments()

@@ -6,14 +6,15 @@ LMDB file. A snapshot counts from its last frame on: without that it is half wri
 
 from __future__ import annotations
 
+import contextlib
 import struct
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 from xxhash import xxh3_64_intdigest
 
-from vfs.disk import Disk, File, segments
-from vfs.errors import Corrupt
+from vfs.disk import Disk, File, refusal, segments
+from vfs.errors import Corrupt, DiskFailed
 
 FOLDER = "snapshots"
 FRAME_BYTES_MAX = 1 << 20
@@ -23,9 +24,13 @@ _HEADER = struct.Struct("<4sIQQ")  # magic, length, offset in the body, checksum
 _SEALED = struct.Struct("<4sIQ")  # what the checksum covers, with the bytes
 
 
-def write(disk: Disk, number: int, source: Path) -> None:
-    """Make the snapshot of record *number* from a copy of the catalog, durably. Raises NoSpace or DiskFailed."""
-    disk.list(FOLDER)
+def write(disk: Disk, number: int, source: Path) -> Generator[int, None, None]:
+    """Make the snapshot of record *number* from a copy of the catalog, durably, a frame at a time: yields its bytes.
+
+    Nothing is left of one that is not written to its end. For any thread. Raises NoSpace or DiskFailed.
+    """
+    if number in every(disk):
+        remove(disk, number)
     file = disk.open(_path(number), create=True)
     try:
         with source.open("rb") as reader:
@@ -33,9 +38,16 @@ def write(disk: Disk, number: int, source: Path) -> None:
             while data := reader.read(FRAME_BYTES_MAX):
                 file.append((_header(data, offset), data))
                 offset += len(data)
+                yield len(data)
         file.sync()  # before the end is there, so that the end stands for all of it
         file.append((_header(b"", offset),))
         file.sync()
+    except BaseException as error:
+        with contextlib.suppress(DiskFailed):
+            remove(disk, number)
+        if isinstance(error, OSError):
+            raise refusal(f"cannot read {source}", error) from error
+        raise
     finally:
         file.close()
 
@@ -71,14 +83,10 @@ def restore(disk: Disk, number: int, target: Path) -> None:
             writer.write(data)
 
 
-def is_intact(disk: Disk, number: int) -> bool:
-    """Whether a snapshot can be read to its end. For any thread."""
-    try:
-        for _ in _body(disk, number):
-            pass
-    except Corrupt:
-        return False
-    return True
+def read(disk: Disk, number: int) -> Generator[int, None, None]:
+    """Read a snapshot to its end, a frame at a time: yields its bytes. For any thread. Raises Corrupt."""
+    for data in _body(disk, number):
+        yield len(data)
 
 
 def _body(disk: Disk, number: int) -> Iterator[bytes]:

@@ -34,6 +34,7 @@ from vfs.errors import (
     NotAStore,
     StoreInUse,
     TooManyBuckets,
+    VfsError,
 )
 from vfs.events import Change
 from vfs.files import Files
@@ -133,7 +134,7 @@ class Store:
         """Bring the catalog up to the journal, drop what is torn, publish drafts. Returns events replayed."""
         core = self._core
         checkpoint = core.catalog.checkpoint
-        if not core.journal.holds(checkpoint.journal):
+        if not core.journal.holds(core.journal.locate(checkpoint.journal)):
             what = "a journal that ends before" if checkpoint.journal.number else "a catalog that is empty"
             raise Corrupt(
                 f"the journal of {self.path}",
@@ -178,21 +179,29 @@ class Store:
             self.forget_before(complete[-1])
 
     def forget_before(self, number: int) -> None:
-        """Remove the journal up to record *number*, for which there is a snapshot, and older snapshots."""
+        """Remove the journal up to record *number*, for which there is a snapshot, and older snapshots.
+
+        For any thread: large files go, to which nobody appends any more.
+        """
         self._core.journal.forget(number, keep=self._core.catalog.checkpoint.journal.segment)
         for older in snapshot.every(self.disk):
             if older < number:
                 snapshot.remove(self.disk, older)
 
     def replace_catalog(self, copy: Path) -> None:
-        """Put a copy of the catalog of the last checkpoint, without gaps, in its place."""
-        self._core.catalog.replace(copy)
-        self._apply_again()
+        """Put a copy of the catalog of the last checkpoint, without gaps, in its place. Raises NoSpace, DiskFailed."""
+        try:
+            self._core.catalog.replace(copy)
+        except DiskFailed as error:
+            self._core.fail(str(error))
+            raise
+        finally:
+            self._apply_again()
 
     def _replay(self) -> int:
         """Apply what the journal has behind the catalog's checkpoint, as far as its content is there."""
         journal, catalog = self._core.journal, self._core.catalog
-        start = catalog.checkpoint.journal
+        start = journal.locate(catalog.checkpoint.journal)
         journal.end = start
         journal.durable = max((record.durable for record in journal.records(start)), default=0)
         replayed = 0
@@ -269,7 +278,9 @@ class Store:
             return
         try:
             core.catalog.commit(end, core.blocks.end)
-        except NoSpace:
+        except VfsError as error:
+            if not isinstance(error, NoSpace):
+                core.fail(str(error))
             self._apply_again()
             raise
         if end.number != self._marked and end.number > 1:
@@ -278,12 +289,21 @@ class Store:
         self._marked = core.journal.end.number
 
     def _apply_again(self) -> None:
-        """The catalog fell back to its last checkpoint: bring it up to now again."""
+        """The catalog fell back to its last checkpoint: bring it up to now again. Raises DiskFailed."""
         core = self._core
-        for found in core.blocks.scan(core.catalog.checkpoint.blocks):
-            core.catalog.set_block_place(found.block, found.place, node=found.node)
-        for record in core.journal.records(core.catalog.checkpoint.journal):
-            core.catalog.apply(_decode(record))
+        known = core.catalog.checkpoint
+        try:
+            for found in core.blocks.scan(known.blocks):
+                core.catalog.set_block_place(found.block, found.place, node=found.node)
+            number = known.journal.number
+            for record in core.journal.records(known.journal):
+                core.catalog.apply(_decode(record))
+                number = record.number
+            if number != core.journal.end.number:
+                raise Corrupt("the journal", expected=f"record {number + 1}", found="damaged bytes")
+        except Exception as error:  # a catalog that lacks something must never be committed
+            core.fail(f"the catalog cannot be brought up to the journal again: {error!r}")
+            raise DiskFailed(core.failed) from error
 
     @property
     def wants_checkpoint(self) -> bool:

@@ -6,6 +6,7 @@ example every remembered moment of the past, the catalog made again, and `vfs ch
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import random
 import shutil
@@ -45,6 +46,7 @@ from tests.model.comparison import (
 from tests.model.reference import Bucket, Directory, File, Handle, Node, Reference
 from tests.simdisk import SimDisk
 from vfs import blocks, check, content, errors, events, files, gc
+from vfs.catalog import Catalog
 from vfs.content import WorkingCopy
 from vfs.events import Change
 from vfs.journal import START, Position
@@ -599,6 +601,9 @@ class Engine(RuleBasedStateMachine):
         self.result = step.call() if isinstance(step, gc.Work) else None
         if step is gc.Need.CHECKPOINT:
             self.checkpoint()
+            self.sync()
+        elif step is gc.Need.RELEASE:
+            self.holding = False
         elif step is gc.Need.HOLD:
             self.holding = True
             self.folds[self.store.core.catalog.checkpoint.journal.number] = self.checkpointed
@@ -638,6 +643,16 @@ class Engine(RuleBasedStateMachine):
         self.checkpointed = self.reference.events
         self._durable()
 
+    @rule()
+    @precondition(lambda self: not self.holding)
+    def fail_to_commit(self) -> None:
+        """The disk is full: the catalog falls back to its last checkpoint, and is brought up to now again."""
+        self.store.sync()
+        self._durable()
+        with pytest.MonkeyPatch.context() as patch, contextlib.suppress(errors.NoSpace):
+            patch.setattr(Catalog, "_write_changed", _no_space)
+            self.store.commit_catalog()
+
     @rule(rebuild=st.booleans())
     def reopen(self, rebuild: bool) -> None:
         """A clean end; with the catalog deleted, it is made again the same."""
@@ -653,18 +668,20 @@ class Engine(RuleBasedStateMachine):
     @rule(rebuild=st.booleans())
     def kill(self, rebuild: bool) -> None:
         """SIGKILL: everything that was done is there, what was open and safe is published."""
+        disk = self.disk.kill()  # before the collection tidies up
         self._stop_collecting()
         self.store.abandon()
-        self.disk = self.disk.kill()
+        self.disk = disk
         events = self.reference.events
         self._recovered(events, rebuild=rebuild)
 
     @rule(seed=st.integers(0, 1 << 32), rebuild=st.booleans())
     def lose_power(self, seed: int, rebuild: bool) -> None:
         """A prefix of what happened, not shorter than what was synced."""
+        disk = self.disk.crash(random.Random(seed))
         self._stop_collecting()
         self.store.abandon()
-        self.disk = self.disk.crash(random.Random(seed))
+        self.disk = disk
         self._recovered(self.kept[0][0], rebuild=rebuild)
 
     def _recovered(self, durable: int, *, rebuild: bool) -> None:
@@ -772,6 +789,10 @@ class Engine(RuleBasedStateMachine):
         self.same()
 
 
+def _no_space(catalog: Catalog) -> None:
+    raise lmdb.DiskError("simulated: no space left")
+
+
 @pytest.fixture(autouse=True)
 def small_and_quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks so small that little files have deep trees; a catalog that does not wait for the host's disk, which does
@@ -784,6 +805,8 @@ def small_and_quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blocks, "SEGMENT_BYTES_MAX", SEGMENT_BYTES_MAX)
     monkeypatch.setattr(blocks, "CACHE_BYTES_MAX", 0)
     monkeypatch.setattr(gc, "BLOCKS_PER_STEP_MAX", 3)
+    monkeypatch.setattr(gc, "ROWS_PER_CHECKPOINT_MAX", 5)
+    monkeypatch.setattr(gc, "DEAD_MAX", 4)
     monkeypatch.setattr(gc, "FOLD_THOROUGH_BYTES_MIN", 0)
     monkeypatch.setattr(gc, "PAGE_BYTES", 16)
     monkeypatch.setattr(simdisk, "PAGE_BYTES", 16)

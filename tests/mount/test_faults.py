@@ -1,11 +1,8 @@
-"""What is promised when things go wrong: kills, damage, a second daemon."""
+"""What is promised when things go wrong: kills (see test_torture.py), damage, a second daemon."""
 
 from __future__ import annotations
 
-import hashlib
 import os
-import random
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,67 +11,6 @@ import pytest
 from tests.mounted import Mounted, bash, contents, run, versions
 
 pytestmark = pytest.mark.fuse
-
-# Writes files of random bytes into the directory argv[1], and prints name and digest of each as soon as its close
-# returned 0. Ends when the mount dies.
-LOAD = """
-import hashlib, os, random, sys
-chance = random.Random(int(sys.argv[2]))
-for number in range(1_000_000):
-    name = f"{sys.argv[1]}/{chance.randrange(20)}"
-    data = chance.randbytes(chance.choice((0, 10, 4096, 200_000)))
-    try:
-        fd = os.open(name, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
-        for at in range(0, len(data), 65536):
-            os.write(fd, data[at : at + 65536])
-        if chance.random() < 0.1:
-            os.fsync(fd)
-        os.close(fd)
-    except OSError:
-        break
-    print(name, hashlib.sha256(data).hexdigest(), flush=True)
-"""
-
-
-def digests(path: Path) -> list[str | None]:
-    return [None if data is None else hashlib.sha256(data).hexdigest() for data in contents(path)]
-
-
-def kill_under_load(mount: Mounted, seed: int) -> None:
-    """Start, load, kill after a random time; then everything that was acknowledged is there."""
-    mount.start()
-    folder = mount.root / "bucket" / str(seed)
-    folder.mkdir(parents=True)
-    load = subprocess.Popen([sys.executable, "-c", LOAD, str(folder), str(seed)], stdout=subprocess.PIPE, text=True)
-    assert load.stdout is not None
-    acknowledged: dict[str, list[str]] = {}
-    for _ in range(random.Random(seed).randrange(1, 60)):
-        name, digest = load.stdout.readline().split()
-        acknowledged.setdefault(name, []).append(digest)
-    mount.kill()
-    for line in load.stdout:
-        name, digest = line.split()
-        acknowledged.setdefault(name, []).append(digest)
-    load.stdout.close()
-    load.wait(60)
-    mount.start()
-    for name, wanted in acknowledged.items():
-        found = digests(Path(name))
-        assert found[: len(wanted)] == wanted, f"{name} lost a version that was closed"
-        assert len(found) <= len(wanted) + 1, f"{name} has more than the one that was being written"
-    mount.stop()
-
-
-@pytest.mark.parametrize("kills", [10, pytest.param(200, marks=pytest.mark.slow)])
-def test_kill_under_load(tmp_path: Path, kills: int) -> None:
-    mount = Mounted(tmp_path)
-    try:
-        for seed in range(kills):
-            kill_under_load(mount, seed)
-            mount.check_store()
-        mount.end()
-    finally:
-        mount.clean_up()
 
 
 def test_a_file_that_was_open_is_published_after_a_kill(tmp_path: Path) -> None:

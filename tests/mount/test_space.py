@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,29 @@ def test_a_full_disk_lets_go_and_opens_again(small: Mounted) -> None:
         assert all((small.root / name).read_bytes() == data for name, data in closed.items())
         (small.root / f"file-{number}").unlink()
         del closed[f"file-{number}"]
+
+
+@pytest.mark.parametrize("how", ["SIGTERM", "vfs umount"])
+def test_a_collection_does_not_delay_the_end(tmp_path: Path, how: str) -> None:
+    mount = Mounted(tmp_path, "--bucket", "bucket")
+    try:
+        mount.start()
+        for number in range(4):
+            (mount.root / f"file-{number}").write_bytes(os.urandom(40 << 20))
+        for number in range(3):
+            (mount.root / f"file-{number}").unlink()
+            for version in versions(mount.root / f"file-{number}"):
+                version.unlink(missing_ok=True)
+        os.setxattr(mount.root, "user.vfs.gc", b"")
+        began = time.monotonic()
+        if how == "SIGTERM":
+            mount.stop()
+        else:
+            vfs("umount", str(mount.root))
+        assert time.monotonic() < began + 15
+        mount.end()
+    finally:
+        mount.clean_up()
 
 
 def test_the_background_frees_what_pays(tmp_path: Path) -> None:

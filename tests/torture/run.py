@@ -40,7 +40,7 @@ class Plan:
     seconds: float | None = None
     seed: int = 0
     workers: int = 2
-    kills_per_store: int = 12
+    kills_per_store: int = 25
     shared: bool = True
     transactions: bool = True
 
@@ -137,7 +137,9 @@ class Torture:
             mount.store = self._store
         mount.store.mkdir(exist_ok=True)
         interval, durability = self._chance.choice((0.05, 0.3, 5.0)), self._chance.choice(("interval", "close"))
-        (mount.store / "config.toml").write_text(f'commit_interval = {interval}\ndurability = "{durability}"\n')
+        config = mount.store / "config.toml"
+        if self._store is None or not config.exists():
+            config.write_text(f'commit_interval = {interval}\ndurability = "{durability}"\n')
         try:
             mount.start()
             with self._workers(mount, home, seed) as workers:

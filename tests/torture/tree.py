@@ -515,6 +515,9 @@ class Tree:
         self.handles.clear()
         ids: dict[int, str] = {}
         for path, versions in expected.versions.items():
+            if path in expected.merged:  # only those that were known before
+                ids |= {version.serial: self.ids[version.serial] for version in versions if version.serial in self.ids}
+                continue
             for version, version_id in zip(versions, view.ids[path], strict=True):
                 if self.ids.get(version.serial, version_id) != version_id:
                     raise Lost(f"{path}/{self.ids[version.serial]} became {version_id}")

@@ -24,13 +24,16 @@ Known = dict[str, tuple[int, str]]  # of each version id that was read before: s
 class View:
     """live: of each path, what is there. past: of each path below `.versions`, the names or the versions there.
 
-    ids: of each path of versions, their ids, oldest first. versions: the same as the model's.
+    ids: of each path of versions, their ids, oldest first. versions: the same as the model's, but for those in
+    `merged`: paths of keys of several directories, between whose versions the model knows no order (when one recovery
+    publishes what was open in both).
     """
 
     live: dict[str, Any] = field(default_factory=dict)
     past: dict[str, Any] = field(default_factory=dict)
     ids: dict[str, list[str]] = field(default_factory=dict)
     versions: dict[str, list[Version]] = field(default_factory=dict)
+    merged: set[str] = field(default_factory=set)
 
 
 def is_directory(name: str) -> bool:
@@ -137,6 +140,8 @@ def _expect_past(view: View, reference: Reference, places: list[Directory], belo
     for place in places:
         for name, chain in place.chains.items():
             if chain and not name.endswith(b"/"):
+                if name.decode() in versions:
+                    view.merged.add(os.path.join(below, name.decode()))
                 versions.setdefault(name.decode(), []).extend(chain)
         for entry in [*place.entries.values(), *place.removed]:
             if isinstance(entry, Directory):
@@ -168,8 +173,14 @@ def differences(found: View, expected: View) -> list[str]:
         f"{path or 'the root'}: found {_shown(here.get(path))}, expected {_shown(there.get(path))}"
         for here, there in ((found.live, expected.live), (found.past, expected.past))
         for path in sorted({*here, *there})
-        if here.get(path) != there.get(path)
+        if not _is_same(here.get(path), there.get(path), ordered=path not in expected.merged)
     ]
+
+
+def _is_same(found: Any, expected: Any, *, ordered: bool) -> bool:
+    if not ordered and isinstance(found, list) and isinstance(expected, list):
+        return sorted(found, key=repr) == sorted(expected, key=repr)
+    return bool(found == expected)
 
 
 def _shown(what: Any) -> str:

@@ -18,7 +18,7 @@ import lmdb
 import pytest
 
 from vfs import __version__
-from vfs.cli import checking, mounting, mounts, output, stores, versions
+from vfs.cli import checking, mounting, mounts, output, space, stores, versions
 from vfs.cli.main import COMMANDS, cli, run
 from vfs.cli.mounts import Mount
 from vfs.cli.output import Cell, Column, Failure
@@ -850,3 +850,12 @@ def test_an_empty_list_is_a_list(capsys: pytest.CaptureFixture[str]) -> None:
 def test_an_error_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     output.write_error("a name with\na newline")
     assert capsys.readouterr().err == "vfs: a name with a newline\n"
+
+
+def test_gc_tells_a_daemon_that_ended_from_one_that_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another one has mounted the store meanwhile, and has nothing to do."""
+    figures = iter([{"Runs": 3, "Running": False}, {"Runs": 3, "Running": True}, {"Runs": 0, "Running": False}])
+    monkeypatch.setattr(space, "_figures", lambda _: next(figures))
+    monkeypatch.setattr(os, "setxattr", lambda *_: None)
+    with pytest.raises(Failure, match="ended before it was done"):
+        space._ask("/mnt")

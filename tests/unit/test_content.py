@@ -10,7 +10,7 @@ from tests.simdisk import SimDisk, fail_at, no_fault
 from vfs import blocks, content
 from vfs.blocks import Blocks, Place
 from vfs.content import WorkingCopy, children, depth_for, etag, stored_bytes
-from vfs.errors import Corrupt, NoSpace, TooLarge
+from vfs.errors import Corrupt, DiskFailed, NoSpace, TooLarge
 from vfs.model import EMPTY, BlockId, Content
 
 BLOCK = 64  # bytes
@@ -283,3 +283,36 @@ def test_etags() -> None:
     assert etag(Content(content.BLOCK_BYTES + 1, BlockId(b"x"), 1)).endswith("-2")
     assert etag(EMPTY).endswith("-1")
     assert len(etag(EMPTY).partition("-")[0]) == 32
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("size", range(0, 700, 37))
+def test_a_cut_or_a_write_that_cannot_read_a_node_leaves_a_whole_tree(
+    size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At each of its reads: what is stored afterwards can be read, and each byte is as it was or as it should be."""
+    monkeypatch.setattr(blocks, "CACHE_BYTES_MAX", 0)
+    old, data = fill(800, 1), fill(90, 2)
+    for operation in ("truncate", "write"):
+        number, failed = 1, True
+        while failed:
+            store, _, disk = new_blocks()
+            copy = WorkingCopy(store, stored(store, old))
+            copy.write(300, data)  # not stored yet
+            before = old[:300] + data + old[390:]
+            after = before[:size] if operation == "truncate" else before[:size] + data + before[size + len(data) :]
+            disk.fault = fail_at(number, DiskFailed, calls={"read"})
+            try:
+                copy.truncate(size) if operation == "truncate" else copy.write(size, data)
+                failed = False
+            except DiskFailed:
+                pass
+            disk.fault = no_fault
+            sealed = copy.seal()
+            assert sealed.depth == depth_for(sealed.size)
+            found = WorkingCopy(store, sealed).read(0, 1 << 20)
+            if operation == "truncate" or not failed:
+                assert found == (before if failed else after)
+            else:
+                assert all(byte in (before + data)[at : at + 1] + after[at : at + 1] for at, byte in enumerate(found))
+            number += 1

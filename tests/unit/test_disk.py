@@ -1,5 +1,6 @@
 """What a Disk promises, asked of the real one and of the simulated one; and what only the simulated one can do."""
 
+import ctypes
 import errno
 import os
 import random
@@ -7,6 +8,7 @@ import resource
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -273,3 +275,22 @@ class TestSimulatedFaults:
             with pytest.raises(DiskFailed):
                 disk.open("f/b", create=True)
         assert disk.paths == ["f/a"]
+
+
+def test_a_signal_does_not_make_an_allocation_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """tmpfs looks for one; the disk has not failed."""
+    errors = iter([errno.EINTR, errno.EINTR, 0, errno.EINTR, errno.ENOSPC])
+
+    def fallocate(*_: int) -> int:
+        error = next(errors)
+        ctypes.set_errno(error)
+        return -1 if error else 0
+
+    monkeypatch.setattr("vfs.disk._libc", SimpleNamespace(fallocate=fallocate))
+    disk = RealDisk(tmp_path)
+    disk.list("journal")
+    file = disk.open("journal/00000001", create=True)
+    file.reserve(1000)
+    with pytest.raises(NoSpace):
+        file.reserve(2000)
+    file.close()

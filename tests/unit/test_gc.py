@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 import shutil
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lmdb
@@ -15,10 +18,10 @@ import pytest
 from tests.model.comparison import audit, tables
 from tests.simdisk import SimDisk
 from tests.unit.test_catalog import WRITER, open_store, purge_all, save
-from vfs import blocks, check, gc, snapshot
+from vfs import blocks, check, gc, journal, snapshot
 from vfs.catalog import Catalog
 from vfs.disk import RealDisk, RealFile
-from vfs.errors import Corrupt, NoSpace
+from vfs.errors import Corrupt, DiskFailed, NoSpace
 from vfs.model import Ino, Seq
 from vfs.store import Store, disk_usage
 
@@ -31,7 +34,10 @@ def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blocks, "CACHE_BYTES_MAX", 0)  # what is read, is read from the disk
     monkeypatch.setattr(gc, "FOLD_THOROUGH_BYTES_MIN", 0)
     monkeypatch.setattr(gc, "BLOCKS_PER_STEP_MAX", 4)
+    monkeypatch.setattr(gc, "DEAD_MAX", 6)
     monkeypatch.setattr(lmdb, "open", partial(lmdb.open, sync=False))  # the host does not lose power here
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    monkeypatch.setattr(os, "fdatasync", lambda _: None)
 
 
 @pytest.fixture
@@ -46,6 +52,7 @@ def bucket_of(store: Store) -> Ino:
     return store.find_bucket(b"bucket")
 
 
+@cache
 def random_bytes(size: int, seed: int) -> bytes:
     return random.Random(seed).randbytes(size)
 
@@ -238,6 +245,7 @@ def stepping(store: Store) -> Iterator[gc.Step]:
             result = step.call() if isinstance(step, gc.Work) else None
             if step is gc.Need.CHECKPOINT:
                 store.checkpoint()
+                store.sync()
             yield step
     except StopIteration:
         return
@@ -282,12 +290,13 @@ def test_a_collection_may_end_after_each_step(tmp_path: Path, end: str) -> None:
         for number, _ in enumerate(stepping(opened)):
             if number == count:
                 done = False
+                disk_here = ends(disk_here, count)  # before the collection tidies up
                 break
         opened.abandon()
-        opened = open_store(here, ends(disk_here, count))
+        opened = open_store(here, disk_here)
         for name, data in alive.items():
             assert read(opened, name) == data, f"after step {count}"
-        for number in range(60):  # what was on its way out
+        for number in DEAD[count % 4 :: 4]:  # what was on its way out
             save(opened, bucket_of(opened), b"again", random_bytes(20_000, number))
             assert read(opened, b"again") == random_bytes(20_000, number), f"after step {count}"
         audit(opened)
@@ -364,6 +373,33 @@ def test_on_a_full_disk_holes_are_punched_instead_of_moving(store: Store, monkey
     audit(store)
 
 
+def test_where_no_file_can_be_made_holes_are_punched_in_the_last_segment(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """XFS has no room for a new name when it is full; and what is appended meanwhile stays."""
+    monkeypatch.setattr(blocks, "SEGMENT_BYTES_MAX", 1 << 30)
+    alive = fill(store)
+    before = used(store)
+    open_file = RealDisk.open
+
+    def full(self: RealDisk, path: str, *, create: bool = False) -> RealFile:
+        if create:
+            raise NoSpace("simulated: no room for a name")
+        return open_file(self, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RealDisk, "open", full)
+        for number, _ in enumerate(stepping(store)):
+            if number % 3 == 0:
+                alive[b"new-%d" % number] = random_bytes(1000, number)
+                save(store, bucket_of(store), b"new-%d" % number, alive[b"new-%d" % number])
+    assert used(store) < before / 2
+    assert all(read(store, name) == data for name, data in alive.items())
+    audit(store)
+    store.close()
+    check_clean(store.path)
+
+
 def test_what_the_catalog_took_back_is_not_punched(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its commit fails, so it is that of the last checkpoint again, with the blocks that were on their way out."""
     alive = fill(store)
@@ -395,7 +431,221 @@ def send(steps: gc.Steps, result: Any) -> gc.Step | None:
 
 
 def failing(self: Catalog) -> None:
-    raise lmdb.Error("simulated: no space")
+    raise lmdb.DiskError("simulated: no space")
+
+
+def test_a_file_whose_version_is_purged_while_it_is_being_changed(store: Store) -> None:
+    """What is changed keeps what it was, with one byte of it in memory: by then no version has the rest of it."""
+    data = random_bytes(1_200_000, 6)
+    save(store, bucket_of(store), b"open", data)
+    ino = store.tree.find(bucket_of(store), b"open")
+    assert ino is not None
+    handle = store.files.open(ino, WRITER)
+    gone = garbage(store)
+    for count, _ in enumerate(stepping(store)):
+        if count == 1:
+            store.files.write(handle, 600_000, b"x")
+            purge(store, b"open")
+    assert gone()
+    store.files.flush(handle)
+    store.files.release(handle)
+    assert read(store, b"open") == data[:600_000] + b"x" + data[600_001:]
+    audit(store)
+
+
+class Crash(Exception):
+    """The process ends here."""
+
+
+def test_who_has_the_journal_alone_does_not_look_for_what_was_freed(tmp_path: Path) -> None:
+    """The power goes right after the first bytes did, and the catalog with it: who else says that all was durable?"""
+    path, disk = tmp_path / "store", SimDisk()
+    store = open_store(path, disk)
+    store.create_bucket(b"bucket", uid=0, gid=0)
+    store.checkpoint()
+    alive = fill(store)
+
+    calls = []
+
+    def die(call: str, where: str) -> None:
+        calls.append(call)
+        if call == "sync" and "punch" in calls:
+            raise Crash
+
+    disk.watch = die
+    with pytest.raises(Crash):
+        gc.run(store, thorough=False)
+    store.abandon()
+    shutil.rmtree(path / "catalog")
+    for seed in range(5):
+        here = tmp_path / f"after-{seed}"
+        shutil.copytree(path, here)
+        again = open_store(here, disk.crash(random.Random(seed)))
+        assert all(read(again, name) == data for name, data in alive.items())
+        audit(again)
+        again.abandon()
+
+
+def test_what_is_left_of_a_freed_block_may_look_like_headers(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    """As it does if somebody keeps the segments of another store in this one."""
+    header = blocks.header_of(blocks.identify(b"somewhere else"), node=False, length=100_000)
+    save(store, bucket_of(store), b"first", random_bytes(50_000, 1))
+    save(store, bucket_of(store), b"second", header * 1100)
+    for number in range(5):
+        save(store, bucket_of(store), b"name-%d" % number, random_bytes(60_000, number))
+    for name in (b"first", b"second", b"name-1"):  # one after the other: the third time others were freed
+        store.tree.unlink(bucket_of(store), name, WRITER)
+        purge(store, name)
+        assert gc.run(store).freed > 40_000
+    assert "no space is freed" not in caplog.text
+    assert all(read(store, b"name-%d" % number) == random_bytes(60_000, number) for number in (0, 2, 3, 4))
+    for number in (0, 2, 3, 4):
+        store.tree.unlink(bucket_of(store), b"name-%d" % number, WRITER)
+        purge(store, b"name-%d" % number)
+    gc.run(store)
+    assert used(store) == 0
+
+
+def test_what_is_changed_in_the_index_is_committed_now_and_then(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the commit at the end of a segment of small blocks holds the loop."""
+    monkeypatch.setattr(gc, "ROWS_PER_CHECKPOINT_MAX", 20)
+    for number in range(300):
+        save(store, bucket_of(store), b"name-%d" % number, random_bytes(900, number))
+    purge_all(store)
+    assert sum(step is gc.Need.CHECKPOINT for step in stepping(store)) > 12
+
+
+# -- what the disk refuses ---------------------------------------------------------------------------------------
+
+
+def test_a_sync_that_fails_when_the_journal_is_folded_ends_all_changes(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next sync would succeed, and say nothing of what was lost."""
+    save(store, bucket_of(store), b"name", b"not synced yet")
+    file = store.core.journal._file
+    assert file is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(file, "sync", refusing(DiskFailed("simulated")))
+        with pytest.raises(DiskFailed, match="simulated"):
+            gc.run(store)
+    with pytest.raises(DiskFailed, match="read-only"):
+        save(store, bucket_of(store), b"name", b"more")
+
+
+def refusing(error: Exception) -> Callable[..., Any]:
+    def refuse(*_: object, **__: object) -> Any:
+        raise error
+
+    return refuse
+
+
+@pytest.mark.parametrize(
+    ("error", "full"),
+    [
+        (lmdb.DiskError("mdb_txn_commit: No space left on device"), True),
+        (lmdb.Error("mdb_txn_commit: Disk quota exceeded"), True),
+        (lmdb.Error("mdb_txn_commit: Input/output error"), False),
+        (lmdb.PanicError("mdb_txn_commit: MDB_PANIC"), False),
+    ],
+)
+def test_a_commit_that_fails_is_tried_again_only_if_the_disk_is_full(
+    store: Store, monkeypatch: pytest.MonkeyPatch, error: lmdb.Error, full: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    save(store, bucket_of(store), b"name", b"content")
+    with monkeypatch.context() as patch:
+        patch.setattr(Catalog, "_write_changed", refusing(error))
+        with pytest.raises(NoSpace if full else DiskFailed, match="cannot be committed"):
+            store.commit_catalog()
+    assert read(store, b"name") == b"content", "as before"
+    if full:
+        store.checkpoint()
+        save(store, bucket_of(store), b"name", b"more")
+        audit(store)
+    else:
+        assert "the store is read-only: the catalog cannot be committed" in caplog.text
+        with pytest.raises(DiskFailed):
+            store.checkpoint()
+
+
+def test_a_short_write_of_the_catalog_means_a_full_disk(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """LMDB calls it an EIO."""
+    save(store, bucket_of(store), b"name", b"content")
+    monkeypatch.setattr(Catalog, "_write_changed", refusing(lmdb.Error("mdb_txn_commit: Input/output error")))
+    monkeypatch.setattr("vfs.catalog.set_aside", lambda *_: False)
+    with pytest.raises(NoSpace):
+        store.commit_catalog()
+    assert not store.core.failed
+
+
+def test_lmdb_is_opened_again_if_it_takes_no_more(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not, once the write of a meta page has failed."""
+    save(store, bucket_of(store), b"name", b"content")
+    begin, begun = Catalog._begin, iter((False, True))
+
+    def not_at_first(self: Catalog) -> None:
+        if not next(begun, True):
+            raise lmdb.PanicError("simulated")
+        begin(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Catalog, "_begin", not_at_first)
+        patch.setattr(Catalog, "_write_changed", refusing(lmdb.Error("mdb_txn_commit: Input/output error")))
+        with pytest.raises(DiskFailed):
+            store.commit_catalog()
+    assert read(store, b"name") == b"content"
+
+
+def test_a_catalog_that_lacks_something_is_never_committed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its commit fails, and then the journal cannot be read."""
+    save(store, bucket_of(store), b"name", b"content")
+    with monkeypatch.context() as patch:
+        patch.setattr(Catalog, "_write_changed", failing)
+        patch.setattr(RealFile, "read", refusing(DiskFailed("simulated: cannot read")))
+        with pytest.raises(DiskFailed):
+            store.commit_catalog()
+    with pytest.raises(DiskFailed, match="read-only"):
+        store.checkpoint()
+    path = store.path
+    store.abandon()
+    again = open_store(path)
+    assert read(again, b"name") == b"content"
+    again.abandon()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+def test_a_catalog_that_cannot_be_replaced_stays(store: Store, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    alive = fill(store)
+    with monkeypatch.context() as patch:
+        patch.setattr("vfs.catalog.os.replace", refusing(OSError(number, os.strerror(number))))
+        with pytest.raises(NoSpace if number == errno.ENOSPC else DiskFailed):
+            gc.run(store)
+    assert all(read(store, name) == data for name, data in alive.items())
+    audit(store)
+    assert bool(store.core.failed) == (number == errno.EIO)
+
+
+def test_a_catalog_is_not_replaced_while_much_is_changed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What came since its checkpoint is taken in at once, and nobody is served meanwhile."""
+    monkeypatch.setattr(gc, "REPLAYED_EVENTS_MAX", 10)
+    for number in range(400):
+        save(store, bucket_of(store), b"name-%d" % number, b"%d" % number)
+    purge_all(store)
+    for busy in (True, False):
+        before = store.core.catalog.file.stat().st_ino
+        held = False
+        for step in stepping(store):
+            if step is gc.Need.HOLD and busy:
+                for number in range(20):
+                    save(store, bucket_of(store), b"busy-%d" % number, b"%d" % number)
+            held = step is gc.Need.HOLD or (held and step is not gc.Need.RELEASE)
+            assert not (held and step is gc.Need.CHECKPOINT)
+        assert (store.core.catalog.file.stat().st_ino == before) == busy
+        monkeypatch.setattr(gc, "REPLAYED_EVENTS_MAX", 1000)
+        audit(store)
+    assert read(store, b"busy-19") == b"19"
+    store.close()
+    check_clean(store.path)
 
 
 # -- snapshots -------------------------------------------------------------------------------------------------
@@ -483,3 +733,83 @@ def test_the_sequence_of_versions_goes_on_after_everything_was_folded(store: Sto
     again = open_store(store.path)
     assert again.core.next_seq() > Seq(last)
     again.close()
+
+
+def test_nothing_is_left_of_a_snapshot_for_which_there_is_no_room(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(store)
+    size = store.core.journal.size()
+    append = RealFile.append
+
+    def full(self: RealFile, buffers: Any) -> int:
+        if "snapshots" in str(self._path) and self.size:
+            raise NoSpace("simulated: the disk is full")
+        return append(self, buffers)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RealFile, "append", full)
+        with pytest.raises(NoSpace):
+            gc.run(store)
+    assert snapshot.every(store.disk) == []
+    assert not (store.path / "catalog.copy").exists()
+    assert store.core.journal.size() >= size
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=4096))
+        assert gc.run(store).journal == 0, "it is not even tried"
+    assert gc.run(store).journal > size / 2
+
+
+def test_a_damaged_snapshot_stays_until_there_is_another(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(store)
+    gc.run(store)
+    (number,) = snapshot.complete(store.disk)
+    flip(store.path / f"snapshots/{number:016x}", 5000)
+    with monkeypatch.context() as patch:
+        patch.setattr(snapshot, "write", refusing(NoSpace("simulated")))
+        with pytest.raises(NoSpace):
+            gc.run(store)
+    assert snapshot.complete(store.disk) == [number]
+    gc.run(store)
+    (another,) = snapshot.complete(store.disk)
+    assert another > number
+
+
+def test_a_snapshot_that_went_is_made_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However small the journal is: without its beginning the catalog alone knows what was there."""
+    alive = fill(store)
+    gc.run(store)
+    store.close()
+    shutil.rmtree(store.path / "snapshots")
+    monkeypatch.setattr(gc, "FOLD_THOROUGH_BYTES_MIN", 1 << 30)
+    again = open_store(store.path)
+    gc.run(again, thorough=False)
+    again.close()
+    check_clean(store.path)
+    shutil.rmtree(store.path / "catalog")
+    again = open_store(store.path)
+    assert all(read(again, name) == data for name, data in alive.items())
+    again.close()
+
+
+def test_a_snapshot_may_end_where_a_segment_of_the_journal_does(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That segment goes, and with it the place by whose name the snapshot goes on."""
+    monkeypatch.setattr(journal, "SEGMENT_BYTES_MAX", 1)  # one record each
+    steps = gc.Collector(store, thorough=True).steps()
+    result: Any = None
+    while step := send(steps, result):
+        result = step.call() if isinstance(step, gc.Work) else None
+        if step is gc.Need.CHECKPOINT:
+            save(store, bucket_of(store), b"name", b"behind the new segment")
+            store.checkpoint()
+            store.sync()
+    path = store.path
+    store.close()
+    open_store(path).close()
+    check_clean(path)
+    shutil.rmtree(path / "catalog")
+    again = open_store(path)
+    assert read(again, b"name") == b"behind the new segment"
+    again.close()
+    check.rebuild(path, lambda *_: None)
+    check_clean(path)

@@ -131,9 +131,9 @@ def _check(
 def _opens(catalog: Catalog, disk: Disk) -> bool:
     """Whether what is damaged in the journal is known to the catalog, so that opening the store does not read it."""
     journal = Journal(disk)
-    if not journal.holds(catalog.checkpoint.journal):
+    journal.end = journal.locate(catalog.checkpoint.journal)
+    if not journal.holds(journal.end):
         return False
-    journal.end = catalog.checkpoint.journal
     for record in journal.records(journal.end):
         journal.durable = max(journal.durable, record.durable)
         journal.end = record.end

@@ -68,7 +68,7 @@ class Fold:
         self.found_bytes = 0  # of their content
         self.applied = 0  # events that change something
         self._uncommitted = 0
-        self.journal.end = self.catalog.checkpoint.journal
+        self.journal.end = self.journal.locate(self.catalog.checkpoint.journal)
         self._recount = bool(snapshots)
         if snapshots:
             self.catalog.forget_blocks()  # the snapshot has them where they were then

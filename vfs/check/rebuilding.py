@@ -208,14 +208,20 @@ def _cut(path: Path, end: Position) -> Path:
     aside = path / time.strftime("journal.cut-%Y%m%dT%H%M%SZ", time.gmtime())
     aside.mkdir(mode=0o700)
     folder = path / JOURNAL
-    for name in segments(sorted(os.listdir(folder))):
-        if int(name, 16) == end.segment:
-            _copy_tail(folder / name, end.offset, aside / f"{name}-from-byte-{end.offset}")
-            os.truncate(folder / name, end.offset)
-        elif int(name, 16) > end.segment:
-            os.rename(folder / name, aside / name)
+    behind = [name for name in segments(sorted(os.listdir(folder))) if int(name, 16) > end.segment]
+    torn = folder / f"{end.segment:016x}"
+    if torn.exists():
+        _copy_tail(torn, end.offset, aside / f"{torn.name}-from-byte-{end.offset}")
+    _sync(aside)
+    _sync(path)  # what was set aside is safe before anything is cut
+    for name in behind:
+        os.rename(folder / name, aside / name)
     _sync(aside)
     _sync(folder)
+    if torn.exists():
+        with torn.open("r+b") as file:
+            file.truncate(end.offset)
+            os.fsync(file.fileno())
     return aside
 
 

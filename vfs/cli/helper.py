@@ -102,6 +102,7 @@ def _mount(request: Request) -> None:
 
     store, mountpoint = Path(os.path.abspath(request.source)), Path(os.path.abspath(request.target))
     try:
+        mounting.free_from_killed(store)
         mounting.check_places(store, mountpoint, request.bucket)
         mounting.spawn(mounting.Order(store, mountpoint, request.bucket, request.options, request.source))
     except Failure as error:

@@ -26,6 +26,7 @@ COMMANDS = {
     "bucket": ("buckets", "List, make, remove and show buckets."),
     "versioning": ("buckets", "Show or change the versioning of a bucket."),
     "status": ("stores", "Show what is mounted."),
+    "trace": ("tracing", "Count and time what a mount is asked for."),
     "gc": ("space", "Give the space of what was purged back."),
     "check": ("checking", "Read a store to its last byte and report damage."),
     "rebuild": ("checking", "Make the catalog of a store again."),

@@ -27,6 +27,7 @@ from vfs.cli import output
 from vfs.cli.mounts import STATUS, Mount, is_dead, is_within, mount_of, mounted_on
 from vfs.cli.output import FAILED, WRONG, Failure
 from vfs.errors import DiskFailed, InvalidName, NoSpace, StoreInUse, VfsError
+from vfs.fuse import connection
 from vfs.names import check_bucket_name
 
 READY = "ready"
@@ -86,6 +87,7 @@ def mount(
     order = Order(Path(os.path.abspath(store)), Path(os.path.abspath(mountpoint)), bucket, wanted, source or "")
     if ready_fd is not None:
         context.exit(_serve_in_background(order, ready_fd))
+    free_from_killed(order.store)
     check_places(order.store, order.mountpoint, bucket)
     if foreground:
         _log_to_stderr()
@@ -95,6 +97,27 @@ def mount(
 
 
 # -- before -----------------------------------------------------------------------------------------------------------
+
+
+def free_from_killed(store: Path) -> None:
+    """End the connection of a daemon of this store that was killed and cannot end: it keeps the store, and whoever
+    looks at its mount hangs (docs/concurrency.md). Its guard does the same, unless that was killed too. Raises Failure.
+    """
+    try:
+        holder, _, mountpoint = (store / "lock").read_text("utf-8", "surrogateescape").rstrip("\n").partition("\n")
+    except OSError:
+        return
+    if not (holder.isdigit() and connection.cannot_end(int(holder)) and is_held(store)):
+        return
+    there = mounted_on(mountpoint)
+    device = connection.device_on(mountpoint) if there is not None and there.is_vfs else None
+    told = f"process {holder}, which holds {store}, was killed and cannot end"
+    if device is None or not connection.abort(device):
+        raise Failure(f"{told}; end its connection as root: umount -f {mountpoint}")
+    output.write_error(f"{told}: ended its connection to {mountpoint}")
+    deadline = time.monotonic() + CLOSE_SECONDS_MAX
+    while is_held(store) and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
 
 
 def check_places(store: Path, mountpoint: Path, bucket: str | None) -> None:

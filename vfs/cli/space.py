@@ -12,7 +12,7 @@ import click
 
 from vfs.cli import output
 from vfs.cli.mounting import when_closed
-from vfs.cli.mounts import STATUS, mount_of, mounted_on
+from vfs.cli.mounts import mount_of, mounted_on
 from vfs.cli.output import Failure
 from vfs.errors import StoreInUse
 
@@ -69,8 +69,10 @@ def _ask(mountpoint: str) -> tuple[int, int]:
     """Have the daemon of a mount collect, and wait for it. Returns the bytes freed, and those of the journal."""
     runs = _figures(mountpoint)["Runs"]
     os.setxattr(mountpoint, GC, b"")
-    while (figures := _figures(mountpoint))["Running"] or figures["Runs"] == runs:
+    while (figures := _figures(mountpoint))["Running"]:
         time.sleep(POLL_S)
+    if figures["Runs"] <= runs:
+        raise Failure(f"the daemon of {mountpoint} ended before it was done; another one serves it now")
     if figures["Error"]:
         raise Failure(figures["Error"])
     return figures["FreedBytes"], figures["JournalBytes"]
@@ -78,5 +80,5 @@ def _ask(mountpoint: str) -> tuple[int, int]:
 
 def _figures(mountpoint: str) -> dict[str, Any]:
     """The collections of a mount, so far."""
-    figures: dict[str, Any] = json.loads(os.getxattr(mountpoint, STATUS))["Collection"]
+    figures: dict[str, Any] = json.loads(os.getxattr(mountpoint, GC))
     return figures

@@ -57,6 +57,8 @@ class Attributes:
     def _tell_of_directory(self, ino: Ino, word: bytes) -> bytes:
         if word == b"status":
             return msgspec.json.encode(self._facts | self._store.figures())
+        if word == b"gc":
+            return msgspec.json.encode(self._facts["Collection"])
         if self._store.is_bucket(ino):
             bucket = self._store.bucket(ino)
             match word:

@@ -57,9 +57,12 @@ class Collecting:
         failed = None
         try:
             await self._drive(collector, thorough=thorough)
-        except VfsError as error:
-            failed = str(error)
-            log.warning("no more space is freed for now: %s", error)
+        except (VfsError, OSError, MemoryError) as error:
+            failed = str(error) or repr(error)
+            log.warning("no more space is freed for now: %s", failed)
+        except Exception as error:  # the mount is worth more
+            failed = f"{error!r}; this is a bug in vfs"
+            log.exception("the collection ends; this is a bug in vfs")
         done = collector.collected
         if done.freed or done.journal:
             log.info("freed %d bytes of blocks and %d bytes of journal", done.freed, done.journal)
@@ -80,6 +83,7 @@ class Collecting:
         result: Any = None
         error: VfsError | None = None
         held = False
+        rest = 0.0
         try:
             while True:
                 began = time.monotonic()
@@ -87,20 +91,28 @@ class Collecting:
                     step = steps.send(result) if error is None else steps.throw(error)
                 except StopIteration:
                     return
-                busy = time.monotonic() - began
                 result = error = None
                 try:
                     if isinstance(step, Work):
                         result = await trio.to_thread.run_sync(step.call)
-                        busy = max(busy, step.size / self._store.settings.gc_rate / (1 << 20) / REST)
+                        rest += step.size / self._store.settings.gc_rate / (1 << 20)
                     elif step is Need.CHECKPOINT:
                         await self._durability.checkpoint()
+                        await self._durability.sync()
                     elif step is Need.HOLD:
                         await self._durability.commits.acquire()
                         held = True
+                    elif step is Need.RELEASE:
+                        self._durability.commits.release()
+                        held = False
                 except VfsError as failed:
                     error = failed
-                await trio.sleep(0 if thorough else REST * busy)
+                rest = max(rest, REST * (time.monotonic() - began))
+                if held:
+                    await trio.lowlevel.checkpoint()  # others wait for it: the rest comes after
+                else:
+                    await trio.sleep(0 if thorough else rest)
+                    rest = 0.0
         finally:
             steps.close()
             if held:

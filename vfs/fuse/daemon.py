@@ -14,6 +14,7 @@ import subprocess
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import pyfuse3
 import trio
@@ -21,7 +22,7 @@ import trio
 from vfs import __version__
 from vfs.disk import LIMITS
 from vfs.errors import LimitReached, VfsError
-from vfs.fuse import mount, polling
+from vfs.fuse import connection, mount, polling
 from vfs.fuse.collecting import Collecting
 from vfs.fuse.durability import Durability
 from vfs.fuse.operations import Operations
@@ -33,6 +34,9 @@ from vfs.store import Store
 log = logging.getLogger("vfs.daemon")
 
 OPEN_FILES_LEAST = 256  # blocks.OPEN_SEGMENTS_MAX, callers.NAMES_OPEN_MAX, and some more
+
+UNMOUNT_S_MAX = 5.0  # that unmounting may take after a signal; then it is detached
+FINISH_S_MAX = 3.0  # that requests under way may take after that
 
 OPTIONS = {
     "allow_other": "other users may use the mount, as the permissions allow",
@@ -53,6 +57,18 @@ _IMPLIED = frozenset(("rw", "exec", "nosuid", "nodev", "acl"))  # libfuse's own 
 
 class MountFailed(VfsError):
     """The kernel or fusermount3 refused the mount."""
+
+
+class Place(NamedTuple):
+    """Where the store is mounted. device: the number of the file system that was mounted there then (mountinfo)."""
+
+    mountpoint: Path
+    device: str | None
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it is this file system that an unmount would meet there: the number is taken until this ends."""
+        return connection.device_on(str(self.mountpoint)) == self.device
 
 
 def check_options(options: Sequence[str]) -> None:
@@ -100,16 +116,19 @@ def serve(
         operations = Operations(opened, durability, collecting, root, facts)
         opened.tell_mountpoint(os.path.realpath(mountpoint))
         channel = _mount(operations, mountpoint, source, options)
+        place = Place(mountpoint, connection.device_on(str(mountpoint)))
         clean = False
         try:
+            _start_guard(place)
             polling.install(opened.settings.poll_us)
-            trio.run(_main, (durability.run, scrubbing.run, collecting.run), mountpoint, on_ready)
+            trio.run(_main, (durability.run, scrubbing.run, collecting.run), place, on_ready)
             clean = True
         finally:
             polling.uninstall()
-            if clean and channel is not None:
+            unmount = clean and place.is_ours  # after a crash it stays, dead: an empty directory would look like data
+            if unmount and channel is not None:
                 mount.detach(str(mountpoint), channel)
-            pyfuse3.close(unmount=clean)  # after a crash the dead mount stays: an empty directory would look like data
+            pyfuse3.close(unmount=unmount)
     finally:
         opened.close()
     log.info("the store is closed")
@@ -134,6 +153,14 @@ def _mount(operations: Operations, mountpoint: Path, source: str, options: Seque
     return channel
 
 
+def _start_guard(place: Place) -> None:
+    try:
+        if place.device is not None:
+            connection.start_guard(str(place.mountpoint), place.device)
+    except OSError as error:
+        log.warning("nothing will end the connection if this is killed and cannot end: %s", error)
+
+
 def _want_open_files() -> None:
     """Take as many open files as this process may have. Raises LimitReached if those are too few."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -155,16 +182,16 @@ def _bucket(store: Store, name: str) -> Ino:
     return store.create_bucket(encoded, uid=os.getuid(), gid=os.getgid())
 
 
-async def _main(tasks: Sequence[Callable[[], Awaitable[None]]], mountpoint: Path, on_ready: Callable[[], None]) -> None:
+async def _main(tasks: Sequence[Callable[[], Awaitable[None]]], place: Place, on_ready: Callable[[], None]) -> None:
     gc.freeze()  # what is here stays: do not look through it again and again
     async with trio.open_nursery() as nursery:
         for task in tasks:
             nursery.start_soon(task)
-        nursery.start_soon(_stop_on_signal, mountpoint)
-        nursery.start_soon(_tell_when_ready, mountpoint, on_ready)
+        nursery.start_soon(_stop_on_signal, place, nursery.cancel_scope)
+        nursery.start_soon(_tell_when_ready, place.mountpoint, on_ready)
         await pyfuse3.main()
         nursery.cancel_scope.cancel()
-    log.info("%s is unmounted", mountpoint)
+    log.info("%s is unmounted", place.mountpoint)
 
 
 async def _tell_when_ready(mountpoint: Path, on_ready: Callable[[], None]) -> None:
@@ -174,26 +201,46 @@ async def _tell_when_ready(mountpoint: Path, on_ready: Callable[[], None]) -> No
     notify("READY=1", f"STATUS=serving {mountpoint}")
 
 
-async def _stop_on_signal(mountpoint: Path) -> None:
-    """Unmount. While somebody still has files open there, what they wrote so far is kept, and they get errors."""
+async def _stop_on_signal(place: Place, serving: trio.CancelScope) -> None:
+    """Unmount. While somebody still has files open there, what they wrote so far is kept, and they get errors.
+
+    Ends in seconds, whoever holds on to the mount: another mount namespace may have a copy of it, and a request may
+    wait for one that nobody takes any more.
+    """
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async for number in signals:
-            log.info("%s: unmounting %s", signal.Signals(number).name, mountpoint)
+            log.info("%s: unmounting %s", signal.Signals(number).name, place.mountpoint)
             notify("STOPPING=1")
-            await trio.to_thread.run_sync(_unmount, mountpoint, abandon_on_cancel=True)
+            with trio.move_on_after(UNMOUNT_S_MAX):
+                await trio.to_thread.run_sync(_unmount, place, abandon_on_cancel=True)
             pyfuse3.terminate()
+            await trio.sleep(FINISH_S_MAX)
+            log.warning("requests are unanswered after %.0f s: ending the connection", FINISH_S_MAX)
+            with trio.move_on_after(FINISH_S_MAX, shield=True):  # the loop may end meanwhile
+                await trio.to_thread.run_sync(_abandon, place, abandon_on_cancel=True)
+            serving.cancel()
             return
 
 
-def _unmount(mountpoint: Path) -> None:
+def _unmount(place: Place) -> None:
     """In a thread, while the loop serves what the kernel has yet to write."""
-    done = subprocess.run(
-        ["fusermount3", "-u", str(mountpoint)], capture_output=True, text=True, timeout=60, check=False
-    )
+    if not place.is_ours:
+        log.warning("something else is mounted on %s by now, or nothing; that is left alone", place.mountpoint)
+        return
+    mountpoint = str(place.mountpoint)
+    done = subprocess.run(["fusermount3", "-u", mountpoint], capture_output=True, text=True, check=False)
     if done.returncode:
         log.warning("%s; detaching it", done.stderr.strip())
         with contextlib.suppress(OSError):
-            pyfuse3.syncfs(str(mountpoint))
+            pyfuse3.syncfs(mountpoint)
+
+
+def _abandon(place: Place) -> None:
+    """In a thread: let go of whoever still waits for an answer, or for whom a thread of this daemon waits."""
+    if place.device is not None:
+        connection.abort(place.device)  # before the number can become somebody else's
+    if place.is_ours:
+        subprocess.run(["fusermount3", "-uz", str(place.mountpoint)], capture_output=True, check=False)
 
 
 def notify(*lines: str) -> None:

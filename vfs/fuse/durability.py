@@ -55,11 +55,24 @@ class Durability:
 
     async def checkpoint(self) -> None:
         """Sync, and commit the catalog. Raises DiskFailed, NoSpace."""
-        async with self.commits, self._lock:
-            await self._sync()
-            began = time.monotonic()
-            self._store.checkpoint()
-            log.debug("catalog checkpoint: the loop stood still for %.1f ms", (time.monotonic() - began) * 1e3)
+        await self._acquire_commits()
+        try:
+            async with self._lock:
+                await self._sync()
+                began = time.monotonic()
+                self._store.checkpoint()
+                log.debug("catalog checkpoint: the loop stood still for %.1f ms", (time.monotonic() - began) * 1e3)
+        finally:
+            self.commits.release()
+
+    async def _acquire_commits(self) -> None:
+        """While somebody else has them, what is closed becomes durable all the same within the commit interval."""
+        while True:
+            if self.commits.locked():
+                await self.sync()
+            with trio.move_on_after(self._store.settings.commit_interval):
+                await self.commits.acquire()
+                return
 
     async def run(self) -> None:
         """Checkpoint within the commit interval after a change, for ever. Sleeps while nothing changes."""

@@ -24,6 +24,7 @@ class Invalidation:
 
     def __init__(self, root: Ino) -> None:
         self._root = root
+        self._thread = trio.CapacityLimiter(1)
         self._under_way = 0
         self._all_done = trio.Event()
 
@@ -40,7 +41,9 @@ class Invalidation:
 
     async def _run(self, changed: list[Changed]) -> None:
         try:
-            await trio.to_thread.run_sync(self._drop, changed)
+            # In one thread of its own: it may wait for somebody who waits for a sync, which takes one of the others.
+            # Cancelled when the daemon ends, which must not wait for anybody's lock.
+            await trio.to_thread.run_sync(self._drop, changed, limiter=self._thread, abandon_on_cancel=True)
         finally:
             self._under_way -= 1
             if not self._under_way:
@@ -49,8 +52,10 @@ class Invalidation:
 
     def _drop(self, changed: list[Changed]) -> None:
         for change in changed:
-            parent = pyfuse3.ROOT_INODE if change.parent == self._root else change.parent
-            _unless_unknown(pyfuse3.invalidate_entry, parent, change.name)
+            if change.before != change.after:  # else the name is right: no lock, and what is mounted on it stays
+                parent = pyfuse3.ROOT_INODE if change.parent == self._root else change.parent
+                _unless_unknown(pyfuse3.invalidate_entry, parent, change.name)
+                _unless_unknown(pyfuse3.invalidate_inode, parent, True)  # its times: the kernel may not know the name
             if change.before is not None:
                 _unless_unknown(pyfuse3.invalidate_inode, change.before)
 

@@ -44,6 +44,7 @@ from vfs.fuse.errnos import ERRNO
 from vfs.fuse.invalidation import Invalidation
 from vfs.fuse.nodes import Node, Stat, is_past, number, split
 from vfs.fuse.past import LOG_START, LogPosition, PastTree, target
+from vfs.fuse.tracing import Trace
 from vfs.model import NOBODY, STORE_ROOT, Ino, Inode, KeyId, Kind
 from vfs.names import NAME_BYTES_MAX, SNAPSHOTS, VERSIONS, format_version_id, show
 from vfs.store import Store
@@ -221,6 +222,7 @@ class Operations(pyfuse3.Operations):
         super().__init__()
         self.store = store
         self._collecting = collecting
+        self._trace = Trace(self)
         self.durability = durability
         self.sync_each = store.settings.durability == "close"
         self._tree = store.tree
@@ -587,6 +589,8 @@ class Operations(pyfuse3.Operations):
             if name == PREFIX + b"settled":
                 await self._invalidation.settled()
                 return b""
+            if name == PREFIX + b"trace":
+                return self._trace.figures()
             word = name[len(PREFIX) :]
             return self._attributes.tell(ino if is_past(ino) else self._ino(ino), word, Caller(ctx))
         value: bytes | None
@@ -622,8 +626,20 @@ class Operations(pyfuse3.Operations):
             return [name for name in names if name != acl.DEFAULT] if acl.DEFAULT in names else names
         return [*names, acl.ACCESS] if self._tree.find_acl(real, acl.ACCESS) else names
 
-    @_change
-    def setxattr(self, ino: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
+    @_waiting
+    async def setxattr(self, ino: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
+        changed = self._set_attribute(ino, name, value, ctx)
+        self.durability.changed()
+        try:
+            if self.sync_each:
+                await self.durability.sync()
+        finally:
+            # With the reply, not before it: the caller holds the directory's lock, and a daemon that is killed while a
+            # thread of it waits for that lock cannot die.
+            self._invalidation.start(changed)
+
+    def _set_attribute(self, ino: int, name: bytes, value: bytes, ctx: RequestContext) -> list[Changed]:
+        """What names lead elsewhere now."""
         real = self._live(ino)
         if self._is_acl(name):
             caller = Caller(ctx)
@@ -632,15 +648,20 @@ class Operations(pyfuse3.Operations):
         elif name == PREFIX + b"versioning":
             self._attributes.set_versioning(real, value, Caller(ctx))
         elif name == PREFIX + b"restore":
-            self._invalidation.start(self._attributes.restore(real, value, ctx, self._callers.writer(ctx)))
+            return self._attributes.restore(real, value, ctx, self._callers.writer(ctx))
         elif name == PREFIX + b"gc":
             if ctx.uid not in (0, os.getuid()):
                 raise NotPermitted("only who has mounted the store, or root, has it give space back")
             self._collecting.ask()
+        elif name == PREFIX + b"trace":
+            if ctx.uid not in (0, os.getuid()):
+                raise NotPermitted("only who has mounted the store, or root, traces its requests")
+            self._trace.start() if value == b"on" else self._trace.stop()
         elif name.startswith(PREFIX):
             raise NotPermitted(f"{show(name)} is read-only")
         else:
             self._tree.set_attribute(real, name, value)
+        return []
 
     @_change
     def removexattr(self, ino: int, name: bytes, ctx: RequestContext) -> None:
