@@ -813,16 +813,20 @@ class Catalog:
     def _bucket_gone(self, change: events.BucketGone) -> None:
         """Every row of the history of directories goes too; there is no other history left."""
         directories = [change.ino]
+        known = {change.ino}  # there can be very many side by side
         while directories:
             directory = directories.pop()
+            below: list[Ino] = []
             for _, key in list(self.keys(directory)):
                 for seq, version in list(self.versions(key)):
                     inode = self._kept_inode(version.ino)
-                    if inode is not None and inode.is_dir and inode.key == key and version.ino not in directories:
-                        directories.append(version.ino)
+                    if inode is not None and inode.is_dir and inode.key == key:
+                        below.append(version.ino)
                     self._version_gone(events.VersionGone(key, seq, change.ino))
-                directories += [ino for ino in self.removed(key) if ino not in directories]
+                below += self.removed(key)
                 self._key_gone(events.KeyGone(key))
+            directories += [ino for ino in dict.fromkeys(below) if ino not in known]
+            known.update(below)
             self._inode_gone(events.InodeGone(directory))
         del self._bucket_rows[change.ino]
         self._buckets_changed.add(change.ino)

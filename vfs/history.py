@@ -455,15 +455,16 @@ class History:
         """Whether any version of the store is newer than *start* and not newer than *end*."""
         return self._catalog.first_version_after(start) <= end
 
-    def list_at(self, parent: Ino, moment: Seq, after: bytes = b"") -> Iterator[tuple[bytes, Seq, Version]]:
-        """(sort name, sequence, version) of what a directory held at a moment, in S3's key order.
+    def list_at(
+        self, parent: Ino, moment: Seq, after: bytes = b""
+    ) -> Iterator[tuple[bytes, KeyId, tuple[Seq, Version] | None]]:
+        """(sort name, key, version) of what a directory held at a moment, in S3's key order. None: a name of another
+        time, for whoever has to know how many of those were looked at.
 
         A version of kind DIRECTORY leads on through its inode. What was purged since is missing from its past.
         """
         for sort_name, key in self._catalog.keys(parent, after):
-            found = self.version_at(key, moment)
-            if found is not None:
-                yield (sort_name, *found)
+            yield sort_name, key, self.version_at(key, moment)
 
 
 def _newest_first(item: tuple[Seq, Version]) -> int:

@@ -47,7 +47,7 @@ from vfs.tree import Tree
 
 log = logging.getLogger("vfs.store")
 
-EVENTS_PER_CHECKPOINT_MAX = 20_000  # bounds the catalog's uncommitted pages, and what a recovery replays
+EVENTS_PER_CHECKPOINT_MAX = 2_000  # bounds the catalog's uncommitted pages, and what a recovery replays
 BUCKETS_MAX = 10_000
 DESCRIPTION = "store.toml"
 RESTORED = ".restored"  # the suffix of an empty file beside a catalog that was a snapshot, while it is recovered

@@ -6,8 +6,9 @@ import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import ClassVar
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -22,10 +23,18 @@ class PeerMissing(Exception):
     """This filesystem cannot be measured here; the message says why."""
 
 
-def run(*command: str | Path, timeout_s: float = COMMAND_S_MAX) -> str:
+def run(
+    *command: str | Path, timeout_s: float = COMMAND_S_MAX, settings: Mapping[str, str] = MappingProxyType({})
+) -> str:
     """Run a command to its end and return what it printed; `subprocess.CalledProcessError` if it fails."""
     done = subprocess.run(
-        command, check=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=timeout_s
+        command,
+        check=True,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=timeout_s,
+        env={**os.environ, **settings},
     )
     return done.stdout
 
@@ -49,6 +58,7 @@ class Peer(ABC):
     """
 
     name: ClassVar[str]
+    keeps_content: ClassVar[bool] = True
 
     def __init__(self, work: Path) -> None:
         self.mountpoint = work / self.name / "mnt"
@@ -147,6 +157,7 @@ class Empty(Daemon):
     """The empty pyfuse3 filesystem of empty.py."""
 
     name = "empty"
+    keeps_content = False
 
     def __init__(self, work: Path) -> None:
         super().__init__(work)
@@ -158,6 +169,19 @@ class Empty(Daemon):
 
     def command(self) -> Sequence[str | Path]:
         return [sys.executable, Path(__file__).with_name("empty.py"), "--state", self._state, self.mountpoint]
+
+
+class Passthrough(Daemon):
+    """passthrough.py: a directory through stock pyfuse3."""
+
+    name = "passthrough"
+
+    def version(self) -> str:
+        return "pyfuse3 " + first_line_of(sys.executable, "-c", "import pyfuse3; print(pyfuse3.__version__)")
+
+    def command(self) -> Sequence[str | Path]:
+        assert self.store is not None
+        return [sys.executable, Path(__file__).with_name("passthrough.py"), self.store, self.mountpoint]
 
 
 class Bindfs(Daemon):
@@ -188,6 +212,21 @@ class Gocryptfs(Daemon):
             password_file.write_text("bench\n")
             run("gocryptfs", "-init", "-q", "-scryptn", "10", "-passfile", password_file, self.store)
         return ["gocryptfs", "-fg", "-q", "-passfile", password_file, self.store, self.mountpoint]
+
+
+class Rclone(Daemon):
+    """A local directory by rclone, which caches what is written in full, or programs could not write as they do."""
+
+    name = "rclone"
+
+    def version(self) -> str:
+        return first_line_of("rclone", "version")
+
+    def command(self) -> Sequence[str | Path]:
+        assert self.store is not None
+        cache = self.store.with_name("cache")
+        settings = ["--config", os.devnull, "--vfs-cache-mode", "full", "--cache-dir", str(cache)]
+        return ["rclone", "mount", *settings, self.store, self.mountpoint]
 
 
 class Vfs(Peer):
@@ -229,7 +268,7 @@ class Vfs(Peer):
         return path
 
 
-PEERS: tuple[type[Peer], ...] = (Plain, Empty, Bindfs, Gocryptfs, Vfs)
+PEERS: tuple[type[Peer], ...] = (Plain, Empty, Passthrough, Bindfs, Gocryptfs, Rclone, Vfs)
 
 
 def with_vfs_importable() -> None:

@@ -7,8 +7,6 @@ from pathlib import Path
 
 from bench_peers.rows import Row
 
-BASELINE = "empty"
-
 
 @dataclass(slots=True)
 class Results:
@@ -19,6 +17,8 @@ class Results:
     versions: dict[str, str] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    """Rows that were not measured because a program is not installed."""
     values: dict[tuple[str, str], list[float]] = field(default_factory=dict)
 
     def add(self, key: str, peer: str, value: float) -> None:
@@ -41,17 +41,24 @@ def number(value: float) -> str:
 
 
 def cell(results: Results, row: Row, peer: str) -> str:
-    """Median, spread and ratio to the empty filesystem."""
+    """Median and ratio to the row's baseline."""
     values = results.values.get((row.key, peer))
     if values is None:
         return "missing" if peer in results.missing else "-"
     median = statistics.median(values)
-    low, high = spread(values)
-    text = f"{number(median)} [{number(low)}..{number(high)}]"
-    baseline = results.values.get((row.key, BASELINE))
+    baseline = results.values.get((row.key, row.baseline))
     if baseline is None:
-        return text
-    return f"{text} {median / statistics.median(baseline):>5.2f}"
+        return f"{number(median)}      "
+    return f"{number(median)} {ratio(median, statistics.median(baseline)):>5}"
+
+
+def ratio(value: float, to: float) -> str:
+    return f"{value / to:.2f}" if to else "-"
+
+
+def spread_cell(results: Results, row: Row, peer: str) -> str:
+    values = results.values.get((row.key, peer))
+    return "" if values is None else "{}..{}".format(*map(number, spread(values)))
 
 
 def columns(lines: list[list[str]], *, heads: list[str]) -> list[str]:
@@ -67,13 +74,20 @@ def table(results: Results, rows: list[Row]) -> str:
     """The table for the terminal."""
     lines = [", ".join(f"{key} {value}" for key, value in results.setting.items())]
     lines += [f"{peer}: {version}" for peer, version in results.versions.items()]
-    lines += [f"median [quartiles; of fewer than 4 rounds, extremes], ratio to {BASELINE} (above 1: slower)", ""]
-    lines += columns(
-        [[f"{row.title}, {row.unit}", *(cell(results, row, peer) for peer in results.peers)] for row in rows],
-        heads=["", *results.peers],
-    )
+    lines += [
+        "median and its ratio to the peer in brackets (above 1: slower); below that the quartiles, or the extremes"
+    ]
+    lines += ["of fewer than 4 rounds", ""]
+    cells = []
+    for row in rows:
+        cells.append(
+            [f"{row.title}, {row.unit} ({row.baseline})", *(cell(results, row, peer) for peer in results.peers)]
+        )
+        cells.append(["", *(spread_cell(results, row, peer) for peer in results.peers)])
+    lines += columns(cells, heads=["", *results.peers])
     lines.append("")
     lines += [f"!!! {peer} is MISSING from this comparison: {why}" for peer, why in results.missing.items()]
+    lines += [f"left out: {why}" for why in results.left_out]
     lines += [f"!!! FAILED: {failure}" for failure in results.failures]
     return "\n".join(lines).rstrip()
 
@@ -82,14 +96,17 @@ def write_json(results: Results, rows: list[Row], path: Path) -> None:
     """Everything measured, value by value, for other programs."""
     document = {
         "setting": results.setting,
+        "peers": results.peers,
         "versions": results.versions,
         "missing": results.missing,
         "failures": results.failures,
+        "left_out": results.left_out,
         "rows": [
             {
                 "key": row.key,
                 "title": row.title,
                 "unit": row.unit,
+                "baseline": row.baseline,
                 "peers": {
                     peer: {"median": statistics.median(values), "spread": spread(values), "values": values}
                     for peer in results.peers
@@ -100,3 +117,35 @@ def write_json(results: Results, rows: list[Row], path: Path) -> None:
         ],
     }
     path.write_text(json.dumps(document, indent=2) + "\n")
+
+
+def read_json(path: Path) -> tuple[Results, list[Row]]:
+    """What `write_json` wrote."""
+    document = json.loads(path.read_text())
+    results = Results(
+        setting=document["setting"],
+        peers=document["peers"],
+        versions=document["versions"],
+        missing=document["missing"],
+        failures=document["failures"],
+        left_out=document["left_out"],
+    )
+    rows = []
+    for row in document["rows"]:
+        rows.append(Row(row["key"], row["title"], row["unit"], row["baseline"]))
+        for peer, measured in row["peers"].items():
+            results.values[row["key"], peer] = measured["values"]
+    return results, rows
+
+
+def markdown(results: Results, rows: list[Row]) -> str:
+    """The table for a document: medians, ratios in brackets, vfs in bold."""
+    lines = [["", *results.peers], ["---"] * (len(results.peers) + 1)]
+    for row in rows:
+        line = [f"{row.title}, {row.unit}"]
+        for peer in results.peers:
+            median, *compared = cell(results, row, peer).split()
+            text = f"{median} ({compared[0]})" if compared and peer != row.baseline else median
+            line.append(f"**{text}**" if peer == "vfs" and text != "-" else text)
+        lines.append(line)
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"

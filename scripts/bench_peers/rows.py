@@ -13,14 +13,11 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from bench_peers.peers import Peer
 
-FILES = 200
-"""Files per round in the rows that give the time of one operation."""
-ENTRIES = 10_000
 CHUNK_BYTES = 1 << 20
 SMALL_BYTES = 4096
 SETTLE_S = 0.02
@@ -30,10 +27,55 @@ DROP_CACHES = "/proc/sys/vm/drop_caches"
 
 
 @dataclass(frozen=True, slots=True)
+class Scale:
+    """How many rounds there are, and how much of everything there is in one."""
+
+    rounds: int = 11
+    bulk_rounds: int = 3
+    work_rounds: int = 5
+    big_bytes: int = 1 << 30
+    files: int = 200
+    """In the rows that give the time of one operation."""
+    entries: int = 10_000
+    big_directory: int = 100_000
+    small_files: int = 10_000
+    git_files: int = 2000
+    modules: int = 500
+    c_files: int = 40
+    transactions: int = 200
+    syncs: int = 200
+
+
+FULL = Scale()
+QUICK = Scale(
+    rounds=3,
+    bulk_rounds=1,
+    work_rounds=1,
+    big_bytes=32 << 20,
+    files=50,
+    entries=500,
+    big_directory=1000,
+    small_files=200,
+    git_files=200,
+    modules=20,
+    c_files=4,
+    transactions=20,
+    syncs=20,
+)
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
+    """`title` may name fields of `Scale` in braces; ratios are to the peer `baseline`."""
+
     key: str
     title: str
     unit: str
+    baseline: str = "empty"
+
+
+def titled(row: Row, scale: Scale) -> Row:
+    return replace(row, title=row.title.format_map(asdict(scale)))
 
 
 SMALL_ROWS = (
@@ -46,7 +88,7 @@ SMALL_ROWS = (
     Row("unlink", "unlink", "µs"),
     Row("mkdir", "mkdir", "µs"),
 )
-LIST_ROWS = (Row("list", f"list and stat {ENTRIES:,} entries", "ms"),)
+LIST_ROWS = (Row("list", "list and stat {entries:,} entries", "ms"),)
 BULK_ROWS = (
     Row("write", "sequential write, new content", "s"),
     Row("read-warm", "sequential read, warm", "s"),
@@ -57,16 +99,15 @@ BULK_ROWS = (
     Row("restore", "restore of the big file", "s"),
     Row("restore-disk", "... its new bytes on disk", "KiB"),
 )
-ROWS = SMALL_ROWS + LIST_ROWS + BULK_ROWS
 
 Value = tuple[str, float]
 
 
-def small_files(peer: Peer, round_number: int) -> Iterator[Value]:
-    """One operation on each of `FILES` files, one kind after the other."""
+def small_files(peer: Peer, round_number: int, scale: Scale) -> Iterator[Value]:
+    """One operation on each of `scale.files` files, one kind after the other."""
     directory = peer.root / f"small-{round_number}"
     directory.mkdir()
-    paths = [str(directory / str(number)) for number in range(FILES)]
+    paths = [str(directory / str(number)) for number in range(scale.files)]
     moved = [path + ".moved" for path in paths]
     before, after = ([os.urandom(SMALL_BYTES) for _ in paths] for _ in range(2))
 
@@ -82,22 +123,22 @@ def small_files(peer: Peer, round_number: int) -> Iterator[Value]:
     shutil.rmtree(directory)
 
 
-def make_entries(peer: Peer) -> None:
+def make_entries(peer: Peer, scale: Scale) -> None:
     """Make the directory that `listing` lists."""
     directory = peer.root / "entries"
     directory.mkdir()
-    for number in range(ENTRIES):
+    for number in range(scale.entries):
         os.close(os.open(directory / f"entry-{number}", os.O_CREAT | os.O_WRONLY, 0o644))
 
 
-def listing(peer: Peer) -> Iterator[Value]:
+def listing(peer: Peer, scale: Scale) -> Iterator[Value]:
     directory = str(peer.root / "entries")
     drop_names(peer)
     start = time.perf_counter()
     with os.scandir(directory) as entries:
         seen = sum(entry.stat(follow_symlinks=False).st_size >= 0 for entry in entries)
     yield "list", (time.perf_counter() - start) * 1e3
-    assert seen == ENTRIES, f"{peer.name} lists {seen} of {ENTRIES} entries"
+    assert seen == scale.entries, f"{peer.name} lists {seen} of {scale.entries} entries"
 
 
 def big_file(peer: Peer, round_number: int, content: bytes, wanted: set[str]) -> Iterator[Value]:

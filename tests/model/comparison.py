@@ -177,7 +177,7 @@ def compare_past(store: Store, reference: Reference, ids: Ids, moment: Seq, then
     walked: set[int] = set()
     while waiting:
         ino = waiting.pop()
-        found = {name: (seq, version) for name, seq, version in store.history.list_at(ino, moment)}
+        found = {name: at for name, _, at in store.history.list_at(ino, moment) if at is not None}
         assert list(found) == sorted(found)
         expected = {}
         directory = directories.get(ino)

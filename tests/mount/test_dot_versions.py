@@ -253,7 +253,9 @@ def test_who_may_restore(bucket: Path) -> None:
 
     def restore(uid: int, destination: str) -> bool:
         value = f"0x{(b'%d' % seq + bytes(1) + destination.encode()).hex()}"
-        return as_user(uid, "setfattr", "-n", "user.vfs.restore", "-v", value, str(bucket))
+        done = as_user(uid, "setfattr", "-n", "user.vfs.restore", "-v", value, str(bucket))
+        os.getxattr(bucket, "user.vfs.settled")  # as `vfs restore` does: until no cache is stale
+        return done
 
     path.chmod(0o4755)
     assert not restore(1001, "f"), "who may not write to a file cannot change it by restoring"

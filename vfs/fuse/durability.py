@@ -84,6 +84,8 @@ class Durability:
             self._urgent = trio.Event()
             try:
                 await self.checkpoint()
+                if not self._store.wants_checkpoint:  # what came while it was synced is committed too
+                    self._urgent = trio.Event()
             except NoSpace as error:
                 log.error("%s; trying again in %d s", error, RETRY_S)
                 self._changed.set()

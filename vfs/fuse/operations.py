@@ -17,6 +17,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar
 
 import pyfuse3
+import trio
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, ReaddirToken, RequestContext, SetattrFields
 
 from vfs import acl
@@ -44,6 +45,7 @@ from vfs.fuse.errnos import ERRNO
 from vfs.fuse.invalidation import Invalidation
 from vfs.fuse.nodes import Node, Stat, is_past, number, split
 from vfs.fuse.past import LOG_START, LogPosition, PastTree, target
+from vfs.fuse.snapshots import MoreLater
 from vfs.fuse.tracing import Trace
 from vfs.model import NOBODY, STORE_ROOT, Ino, Inode, KeyId, Kind
 from vfs.names import NAME_BYTES_MAX, SNAPSHOTS, VERSIONS, format_version_id, show
@@ -442,8 +444,8 @@ class Operations(pyfuse3.Operations):
     def opendir(self, ino: int, ctx: RequestContext) -> int:
         return self._keep(OpenDirectory(ino, Caller(ctx).hold()) if is_past(ino) else OpenDirectory(self._ino(ino)))
 
-    @_quick
-    def readdir(self, fh: int, start_id: int, token: ReaddirToken) -> None:
+    @_waiting
+    async def readdir(self, fh: int, start_id: int, token: ReaddirToken) -> None:
         directory = self._handles[fh]
         assert isinstance(directory, OpenDirectory)
         for name, cookie in ((b".", _DOT), (b"..", _DOT_DOT)):
@@ -455,10 +457,15 @@ class Operations(pyfuse3.Operations):
                     return
         start_id = 0 if start_id >= _DOT else start_id
         if directory.caller is not None:
-            for name, found, cookie in self._past.list(directory.ino, start_id, directory.caller):
-                if not pyfuse3.readdir_reply(token, name, self._past_entry(found), cookie):
+            while True:
+                try:
+                    for name, found, cookie in self._past.list(directory.ino, start_id, directory.caller):
+                        if not pyfuse3.readdir_reply(token, name, self._past_entry(found), cookie):
+                            return
                     return
-            return
+                except MoreLater as more:
+                    start_id = more.cookie
+                await trio.lowlevel.checkpoint()
         ino = Ino(directory.ino)
         after = self._resume(directory, start_id) if start_id else b""
         directory.begin_reply()

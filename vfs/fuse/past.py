@@ -103,7 +103,7 @@ class PastTree:
         return Stat(ino, mode, rights.uid, rights.gid, 0, time, time, acl=access)
 
     def list(self, ino: int, after: int, caller: Caller) -> Iterator[tuple[bytes, Stat, int]]:
-        """(name, stat, cookie) of the names below a node behind cookie *after* (0: from the start)."""
+        """(name, stat, cookie) of the names below a node behind cookie *after* (0: at the start). Raises MoreLater."""
         node, of = split(ino)
         if node is Node.DIRECTORY:
             yield from self._list_directory(Ino(of), after, caller)

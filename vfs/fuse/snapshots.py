@@ -18,11 +18,20 @@ from vfs.names import format_gmt, parse_moment
 from vfs.store import Store
 
 MOMENTS_MAX = 100_000  # different moments looked up while a daemon lives
+NAMES_PER_TURN_MAX = 1000  # that were not there at a moment, looked at in one go: about 5 ms
 _SLOT_SHIFT = 40
 _DIRECTORY_MASK = (1 << _SLOT_SHIFT) - 1
 
 _HOUR = 3_600_000_000
 _SHOWN = ((_HOUR, 24), (24 * _HOUR, 14), (7 * 24 * _HOUR, 8))  # of hours, days, weeks: the length in µs, how many
+
+
+class MoreLater(Exception):
+    """So many names were looked at in vain that others shall run before the list goes on behind *cookie*."""
+
+    def __init__(self, cookie: int) -> None:
+        super().__init__(cookie)
+        self.cookie = cookie
 
 
 class Snapshots:
@@ -97,7 +106,7 @@ class Snapshots:
         return Stat(ino, mode, inode.uid, inode.gid, 0, time, time, acl=inode.acl)
 
     def list(self, ino: int, after: int) -> Iterator[tuple[bytes, int, int]]:
-        """(name, number, cookie) of what is below a node behind cookie *after*."""
+        """(name, number, cookie) of what is below a node behind cookie *after*. Raises MoreLater."""
         node, of = split(ino)
         if node is Node.SNAPSHOTS:
             for cookie, moment in enumerate(self._shown(), 1):
@@ -112,11 +121,15 @@ class Snapshots:
             if where.parent != directory:
                 raise NoSuchKey("a cookie of another directory")  # anybody can seek anywhere: it must not tell a name
             start = where.name
-        for sort_name, seq, version in self._store.history.list_at(directory, moment, start):
+        in_vain = 0
+        for sort_name, key, found in self._store.history.list_at(directory, moment, start):
             name = sort_name.removesuffix(b"/")
-            if name == sort_name and self._hidden(directory, name, moment):
+            if found is None or (name == sort_name and self._hidden(directory, name, moment)):
+                in_vain += 1
+                if in_vain >= NAMES_PER_TURN_MAX:
+                    raise MoreLater(key)
                 continue
-            yield name, self._node(moment, seq, version), catalog.key(directory, sort_name) or 0
+            yield name, self._node(moment, *found), key
 
     def _hidden(self, directory: Ino, name: bytes, moment: Seq) -> bool:
         """Whether a directory stood at a file's name, and hides it as it does in the live tree."""
