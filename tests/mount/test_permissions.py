@@ -118,7 +118,12 @@ def sequence(version: Path) -> int:
 
 def restore(version: Path, directory: Path, name: str) -> Callable[[], None]:
     value = b"%d\0%s" % (sequence(version), name.encode())
-    return lambda: os.setxattr(directory, "user.vfs.restore", value)
+
+    def run() -> None:
+        os.setxattr(directory, "user.vfs.restore", value)
+        os.getxattr(directory, "user.vfs.settled")  # as `vfs restore` does: until no cache is stale
+
+    return run
 
 
 def first(path: Path) -> Path:

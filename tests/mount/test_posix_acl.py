@@ -220,6 +220,7 @@ def test_what_another_restores_gets_no_more_rights(file: Path) -> None:
     file.parent.chmod(0o777)
     value = f"{_number(versions(file)[0])}\0mine".encode()
     assert as_user(NAMED, os.setxattr, file.parent, "user.vfs.restore", value) is None
+    os.getxattr(file.parent, "user.vfs.settled")
     mine = file.parent / "mine"
     assert mine.stat().st_uid == NAMED
     assert attempt(os.getxattr, mine, ACCESS) == "ENODATA"
