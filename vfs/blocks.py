@@ -2,7 +2,8 @@
 
 Owns the segment files under ``blocks/`` and a bounded cache of verified blocks. Where a block lies is kept by an index
 (the catalog), which can be made again by `scan`. A block's id is the BLAKE3 of its bytes; the nodes of manifests hash
-under another context, so that no file content can pass for a node.
+under another context, so that no file content can pass for a node. What is stored of a block is its bytes, or a zstd
+frame of them: the id tells which, for only one of the two has it.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ from __future__ import annotations
 import struct
 from collections import OrderedDict
 from collections.abc import Iterator
+from enum import IntEnum
 from typing import NamedTuple, Protocol
 
 from blake3 import blake3
 
+from vfs.compression import Compressor, decompress
 from vfs.disk import Buffer, Disk, File, segments
 from vfs.errors import Corrupt
 from vfs.model import BlockId
@@ -26,7 +29,7 @@ OPEN_SEGMENTS_MAX = 64
 ID_BYTES = 32
 
 _MAGIC = b"vfsB"
-_HEADER = struct.Struct("<4sBBHI32s")  # magic, is a node, reserved, reserved, length, id
+_HEADER = struct.Struct("<4sBBHI32s")  # magic, is a node, encoding, reserved, length, id
 HEADER_BYTES = _HEADER.size
 _NODE_CONTEXT = "vfs 2026-11 manifest node"
 _SCAN_BYTES = 1 << 20
@@ -34,8 +37,15 @@ _HEADERS_BYTES = 16 << 10  # read at once where only headers are wanted
 _CANDIDATES_BYTES = 64 << 10  # the same where headers may be anywhere
 
 
+class Encoding(IntEnum):
+    """How a block is stored."""
+
+    RAW = 0
+    ZSTD = 1
+
+
 class Place(NamedTuple):
-    """Where a block's content lies: segment number, offset in it, length in bytes."""
+    """Where a block lies: segment number, offset in it, length in bytes, as it is stored."""
 
     segment: int
     offset: int
@@ -81,29 +91,40 @@ class Blocks:
         self._files: OrderedDict[int, File] = OrderedDict()
         self._cache: OrderedDict[BlockId, bytes] = OrderedDict()
         self._cached_bytes = 0
+        self._compressor = Compressor()
         self.pins: set[BlockId] | None = None  # while a collection looks for what is dead: what open files may need
         self.end = End(0, 0)
 
-    def put(self, data: Buffer, *, node: bool = False) -> BlockId:
-        """Store a block once, and return its id. Raises NoSpace or DiskFailed."""
+    def put(self, data: Buffer, *, node: bool = False, compress: bool = False) -> BlockId:
+        """Store a block once, and return its id. Raises NoSpace or DiskFailed.
+
+        compress: where that pays. A block that is there already stays as it is.
+        """
         block = identify(data, node=node)
         place = self._index.block_place(block)
         if place is None or place == LOST:
-            self.append(block, data, node=node)
+            frame = self._compressor.compress(data) if compress else None
+            if frame is None:
+                self.append(block, data, node=node)
+            else:
+                self.append(block, frame, node=node, encoding=Encoding.ZSTD)
         elif self.pins is not None:
             self.pins.add(block)
         return block
 
-    def append(self, block: BlockId, data: Buffer, *, node: bool) -> None:
-        """Store a block, maybe once more, and let the index lead to this place. Raises NoSpace or DiskFailed."""
+    def append(self, block: BlockId, stored: Buffer, *, node: bool, encoding: Encoding = Encoding.RAW) -> None:
+        """Store a block, maybe once more, and let the index lead to this place. Raises NoSpace or DiskFailed.
+
+        stored: its bytes in this encoding.
+        """
         file = self._current
         if file is None or file.size >= SEGMENT_BYTES_MAX:
             file = self._next_segment()
-        start = file.append((_HEADER.pack(_MAGIC, node, 0, 0, len(data), block), data))
+        start = file.append((header_of(block, node=node, length=len(stored), encoding=encoding), stored))
         segment = self.end.segment
         self.end = End(segment, file.size)
         self._dirty[segment] = file
-        self._index.set_block_place(block, Place(segment, start + HEADER_BYTES, len(data)), node=node)
+        self._index.set_block_place(block, Place(segment, start + HEADER_BYTES, len(stored)), node=node)
 
     def segments(self) -> list[int]:
         """The numbers of the segments, in order. The last one is appended to."""
@@ -143,7 +164,7 @@ class Blocks:
         place = self._index.block_place(block)
         if place is None or place == LOST:
             raise Corrupt("blocks", expected=f"block {block.hex()}", found="no such block")
-        data = self._read(block, place, node=node)
+        data, _ = self._read(block, place, node=node)
         self._cache[block] = data
         self._cached_bytes += len(data)
         while self._cached_bytes > CACHE_BYTES_MAX:
@@ -155,17 +176,17 @@ class Blocks:
         """What is there, whatever it is. Raises Corrupt, DiskFailed if nothing can be read."""
         return self._file(place.segment).read(place.offset, place.length)
 
-    def verify(self, block: BlockId, place: Place, *, node: bool) -> None:
-        """Read a block from the disk. Raises Corrupt if it is not intact."""
-        self._read(block, place, node=node)
+    def verify(self, block: BlockId, place: Place, *, node: bool) -> Encoding:
+        """Read a block from the disk, and tell how it is stored. Raises Corrupt if it is not intact."""
+        return self._read(block, place, node=node).encoding
 
-    def _read(self, block: BlockId, place: Place, *, node: bool) -> bytes:
-        data = self._file(place.segment).read(place.offset, place.length)
-        found = identify(data, node=node)
-        if found != block:
+    def _read(self, block: BlockId, place: Place, *, node: bool) -> Decoded:
+        stored = self._file(place.segment).read(place.offset, place.length)
+        decoded = decode(block, stored, node=node)
+        if decoded is None:
             where = f"{_path(place.segment)} at byte {place.offset}, {place.length} bytes"
-            raise Corrupt(where, expected=f"block {block.hex()}", found=found.hex())
-        return data
+            raise Corrupt(where, expected=f"block {block.hex()}", found=identify(stored, node=node).hex())
+        return decoded
 
     def _file(self, segment: int) -> File:
         file = self._files.get(segment)
@@ -249,6 +270,24 @@ def identify(data: Buffer, *, node: bool = False) -> BlockId:
     return BlockId(blake3(data).digest())
 
 
+class Decoded(NamedTuple):
+    """The verified bytes of a block, and how they were stored."""
+
+    data: bytes
+    encoding: Encoding
+
+
+def decode(block: BlockId, stored: bytes, *, node: bool) -> Decoded | None:
+    """A block from what is stored of it, None if that is damaged. For any thread.
+
+    Its header is not asked: that can be damaged while the block is intact, and content can begin like a frame.
+    """
+    data = None if node else decompress(stored, BLOCK_BYTES)
+    if data is not None and identify(data) == block:
+        return Decoded(data, Encoding.ZSTD)
+    return Decoded(stored, Encoding.RAW) if identify(stored, node=node) == block else None
+
+
 def headers(file: File, segment: int, offset: int, count: int) -> tuple[list[Found], int]:
     """Up to *count* blocks of a segment from *offset* on, by their headers alone, and the offset to go on from.
 
@@ -292,9 +331,9 @@ def candidates(file: File, segment: int, offset: int, count: int) -> tuple[list[
     return found, offset
 
 
-def header_of(block: BlockId, *, node: bool, length: int) -> bytes:
-    """The header of a block with *length* bytes of content."""
-    return _HEADER.pack(_MAGIC, node, 0, 0, length, block)
+def header_of(block: BlockId, *, node: bool, length: int, encoding: Encoding = Encoding.RAW) -> bytes:
+    """The header of a block of which *length* bytes are stored."""
+    return _HEADER.pack(_MAGIC, node, encoding, 0, length, block)
 
 
 def _name(segment: int) -> str:
@@ -310,11 +349,12 @@ def _scan(file: File, segment: int, offset: int) -> Iterator[Found]:
         header = file.read(offset, _HEADER.size)
         found = None
         if len(header) == _HEADER.size and header.startswith(_MAGIC):
-            _, node, _, _, length, block = _HEADER.unpack(header)
+            _, node, encoding, _, length, block = _HEADER.unpack(header)
             start = offset + _HEADER.size
             if length <= BLOCK_BYTES and node in (0, 1):
-                data = file.read(start, length)
-                if len(data) == length and identify(data, node=bool(node)) == block:
+                stored = file.read(start, length)
+                decoded = decode(block, stored, node=bool(node)) if len(stored) == length else None
+                if decoded is not None and decoded.encoding == encoding:
                     end = End(segment, start + length)
                     found = Found(BlockId(block), bool(node), Place(segment, start, length), end)
         if found is not None:

@@ -52,6 +52,7 @@ from vfs.model import STORE_ROOT, BlockId, Bucket, Content, Draft, Ino, Inode, K
 log = logging.getLogger("vfs.catalog")
 
 FORMAT = 2
+FORMAT_COMPRESSED = 3  # of a store in which blocks may be compressed
 RESERVE_BYTES = 8 << 20  # room set aside on the disk behind the file, for the commits that free space on a full one
 INODES_KEPT_MAX = 8192  # decoded inodes in memory, about 6 MiB
 COUNTS_MAX = 20_000  # roots whose references are counted in memory

@@ -65,8 +65,10 @@ class WorkingCopy:
     tree are no holes.
     """
 
-    def __init__(self, blocks: Blocks, content: Content) -> None:
+    def __init__(self, blocks: Blocks, content: Content, *, compress: bool = False) -> None:
+        """compress: what is stored of the changes, where that pays."""
         self._blocks = blocks
+        self._compress = compress
         self.size = content.size
         self._root = content.root
         self._depth = content.depth
@@ -248,7 +250,7 @@ class WorkingCopy:
 
     def _put_leaf(self, data: bytearray | memoryview) -> BlockId:
         with memoryview(data) as view:  # released even while an exception holds the frame
-            return HOLE if view == _ZEROS_VIEW[: len(view)] else self._blocks.put(view)
+            return HOLE if view == _ZEROS_VIEW[: len(view)] else self._blocks.put(view, compress=self._compress)
 
     def _changed_leaf(self, index: int) -> bytearray:
         leaf = self._leaves.get(index)

@@ -14,7 +14,7 @@ from vfs.content import WorkingCopy
 from vfs.core import Core
 from vfs.errors import IsADirectory, NoSpace, NotPermitted
 from vfs.events import Change
-from vfs.model import EMPTY, Content, Draft, Ino, Inode, Writer
+from vfs.model import EMPTY, Compression, Content, Draft, Ino, Inode, Writer
 
 log = logging.getLogger("vfs.files")
 
@@ -110,7 +110,7 @@ class Files:
             if not inode.is_file:
                 raise NotPermitted("only a regular file has content")
             draft = self._core.catalog.draft(ino)
-            copy = WorkingCopy(self._core.blocks, draft.content if draft else inode.content)
+            copy = self._working_copy(inode, draft.content if draft else inode.content)
             file = OpenFile(copy, writer, inode.mtime)
             file.unlinked = file.dirty = inode.nlink == 0
             self._open[ino] = file
@@ -122,6 +122,11 @@ class Files:
         if truncate:
             self.truncate(handle, 0)
         return handle
+
+    def _working_copy(self, inode: Inode, content: Content) -> WorkingCopy:
+        bucket = self._core.catalog.find_bucket(inode.bucket)
+        compress = bucket is not None and bucket.compression is Compression.ZSTD
+        return WorkingCopy(self._core.blocks, content, compress=compress)
 
     def is_open(self, ino: Ino) -> bool:
         """Whether the inode has handles."""
@@ -292,7 +297,7 @@ class Files:
         """Something else is current now: whoever has the file open sees it."""
         file = self._open.get(ino)
         if file is not None:
-            file.copy = WorkingCopy(self._core.blocks, content)
+            file.copy = self._working_copy(self._core.catalog.inode(ino), content)
             file.published = file.drafted = file.changes
 
     def recover(self) -> int:

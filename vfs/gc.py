@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from vfs import snapshot
-from vfs.blocks import HEADER_BYTES, Found, candidates, headers, identify
+from vfs.blocks import HEADER_BYTES, Encoding, Found, candidates, decode, headers
 from vfs.content import WorkingCopy, children
 from vfs.disk import File, refusal
 from vfs.errors import Corrupt, NoSpace, VfsError
@@ -281,10 +281,10 @@ class Collector:
             while there:
                 some, there = _some(there)
                 contents = yield Work(partial(_read, file, some), sum(block.place.length for block in some))
-                for block, data in zip(some, contents, strict=True):
+                for block, (stored, encoding) in zip(some, contents, strict=True):
                     if self._is_at(block):
-                        core.blocks.append(block.block, data, node=block.node)
-                        moved += HEADER_BYTES + len(data)
+                        core.blocks.append(block.block, stored, node=block.node, encoding=encoding)
+                        moved += HEADER_BYTES + len(stored)
                         self._changed += 1
                 yield from self._checkpoint_if_much()
         yield from self._checkpoint()
@@ -433,15 +433,16 @@ def _some(found: list[Found]) -> tuple[list[Found], list[Found]]:
     return found, []
 
 
-def _read(file: File, some: list[Found]) -> list[bytes]:
-    """The verified bytes of blocks. For any thread. Raises Corrupt."""
+def _read(file: File, some: list[Found]) -> list[tuple[bytes, Encoding]]:
+    """What is stored of blocks, verified, and its encoding. For any thread. Raises Corrupt."""
     contents = []
     for block in some:
-        data = file.read(block.place.offset, block.place.length)
-        if identify(data, node=block.node) != block.block:
+        stored = file.read(block.place.offset, block.place.length)
+        decoded = decode(block.block, stored, node=block.node)
+        if decoded is None:
             where = f"blocks/{block.place.segment:08x} at byte {block.place.offset}"
             raise Corrupt(where, expected=f"block {block.block.hex()}", found="other bytes")
-        contents.append(data)
+        contents.append((stored, decoded.encoding))
     return contents
 
 

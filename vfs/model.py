@@ -37,6 +37,13 @@ class State(IntEnum):
     SUSPENDED = 2
 
 
+class Compression(IntEnum):
+    """How a bucket has its new content stored."""
+
+    OFF = 0
+    ZSTD = 1
+
+
 class Kind(IntEnum):
     """What a version says of its key."""
 
@@ -83,6 +90,7 @@ class Bucket(Struct, array_like=True, gc=False):
     versions: int = 0  # versions and delete markers, kept by the catalog
     size: Decimal = Decimal(0)  # bytes: the sum of the sizes of all versions; sparse ones go beyond 64 bits
     live: Decimal = Decimal(0)  # bytes: the sum of the sizes of the files that live
+    compression: Compression = Compression.OFF
 
 
 class Inode(Struct, array_like=True, gc=False):

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from vfs.blocks import FOLDER, LOST, Place, identify
+from vfs.blocks import FOLDER, LOST, Place, decode, identify
 from vfs.catalog import BlockRow
 from vfs.check.names import path_of_key
 from vfs.content import children
@@ -268,14 +268,18 @@ def _read(folder: Path, targets: Sequence[Target]) -> Iterator[tuple[Target, byt
                     fd = os.open(folder / f"{segment:08x}", os.O_RDONLY | os.O_CLOEXEC)
                     opened = segment
                     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)  # read ahead nothing
-                data = _read_from_disk(fd, offset, length)
+                stored = _read_from_disk(fd, offset, length)
             except OSError as error:
                 if error.errno not in _DAMAGED:
                     raise
                 yield target, f"an error of the disk: {error.strerror}"
                 continue
-            found = identify(data, node=target.node)
-            yield target, data if found == target.block else found.hex() if len(data) == length else "its end missing"
+            decoded = decode(target.block, stored, node=target.node)
+            if decoded is not None:
+                yield target, decoded.data
+            else:
+                found = identify(stored, node=target.node).hex()
+                yield target, found if len(stored) == length else "its end missing"
     finally:
         if fd >= 0:
             os.close(fd)

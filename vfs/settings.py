@@ -17,7 +17,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     close and every change of the namespace survive one at once. new_buckets: the state in which mkdir makes a bucket.
     poll_us: how long the daemon polls for the next request before it sleeps, µs. scrub_period: days in which the daemon
     reads every block once; 0 is never. gc_interval: seconds between two looks for space to give back; 0 is never.
-    gc_rate: how much of the disk that may take, MiB/s.
+    gc_rate: how much of the disk that may take, MiB/s. compression: of what is written in buckets made from now on.
     """
 
     commit_interval: float = 5.0
@@ -27,6 +27,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     scrub_period: float = 30.0
     gc_interval: float = 60.0
     gc_rate: float = 32.0
+    compression: Literal["off", "zstd"] = "off"
 
     def __post_init__(self) -> None:
         if not 0.01 <= self.commit_interval <= 3600:

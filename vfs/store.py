@@ -21,9 +21,9 @@ import msgspec
 
 from vfs import events, rules, settings, snapshot
 from vfs.blocks import Blocks, End
-from vfs.catalog import DAMAGE, FILE, FORMAT, Catalog
+from vfs.catalog import DAMAGE, FILE, FORMAT, FORMAT_COMPRESSED, Catalog
 from vfs.core import Clock, Core
-from vfs.disk import Disk, File, RealDisk, sync_directory, sync_file
+from vfs.disk import Disk, File, RealDisk, refusal, sync_directory, sync_file
 from vfs.errors import (
     BucketExists,
     BucketNotEmpty,
@@ -40,7 +40,7 @@ from vfs.events import Change
 from vfs.files import Files
 from vfs.history import History
 from vfs.journal import Journal, Record
-from vfs.model import STORE_ROOT, Bucket, Ino, Inode, KeyId, State
+from vfs.model import STORE_ROOT, Bucket, Compression, Ino, Inode, KeyId, State
 from vfs.names import check_bucket_name, directory_key, show
 from vfs.settings import Settings
 from vfs.tree import Tree
@@ -339,7 +339,7 @@ class Store:
     # -- buckets ----------------------------------------------------------------------------------------------
 
     def create_bucket(self, name: bytes, *, uid: int, gid: int, mode: int = 0o755, state: State | None = None) -> Ino:
-        """Make a bucket, in the store's default state unless told. Raises InvalidName, BucketExists."""
+        """Make a bucket, in the store's default state unless told. Raises InvalidName, BucketExists, NoSpace."""
         check_bucket_name(name)
         core = self._core
         if core.catalog.count("buckets") >= BUCKETS_MAX:
@@ -348,13 +348,16 @@ class Store:
             raise BucketExists(f"bucket {show(name)} exists")
         if state is None:
             state = State[self.settings.new_buckets.upper()]
+        bucket = Bucket(name, state, core.next_seq(), compression=Compression[self.settings.compression.upper()])
+        if bucket.compression is not Compression.OFF:
+            self._allow_compression()
         now = core.clock()
         ino = Ino(core.new_id())
         inode = Inode(stat.S_IFDIR | stat.S_IMODE(mode), 2, uid, gid, 0, now, now, now, now, ino, KeyId(0))
         core.commit(
             "create bucket",
             [
-                events.BucketSet(ino, Bucket(name, state, core.next_seq())),
+                events.BucketSet(ino, bucket),
                 events.InodeSet(ino, inode),
                 events.EntrySet(STORE_ROOT, directory_key(name), ino),
                 events.DirectoryTouched(STORE_ROOT, now, 1),
@@ -405,6 +408,25 @@ class Store:
         if wanted is not bucket.state:
             changed = msgspec.structs.replace(bucket, state=wanted)
             self._core.commit("set versioning", [events.BucketSet(ino, changed)])
+
+    def set_compression(self, ino: Ino, compression: Compression) -> None:
+        """Change how files of a bucket that are opened from now on store what is written; what is stored stays as it
+        is. Raises NoSpace, DiskFailed.
+        """
+        bucket = self._core.catalog.bucket(ino)
+        if compression is not bucket.compression:
+            if compression is not Compression.OFF:
+                self._allow_compression()
+            changed = msgspec.structs.replace(bucket, compression=compression)
+            self._core.commit("set compression", [events.BucketSet(ino, changed)])
+
+    def _allow_compression(self) -> None:
+        """Let the store name the format that has it: a vfs that knows no compressed blocks takes them for lost ones."""
+        try:
+            if _description(self.path).get("format") != FORMAT_COMPRESSED:
+                _describe(self.path, FORMAT_COMPRESSED)
+        except OSError as error:
+            raise refusal(f"{DESCRIPTION} cannot be written", error) from error
 
     # -- numbers ----------------------------------------------------------------------------------------------
 
@@ -484,22 +506,32 @@ def _prepare(path: Path) -> None:
     if DESCRIPTION not in names:
         if strangers:
             raise NotAStore(f"{path} is no vfs store and not empty (it has {strangers[0]}); name another directory")
-        with open(path / (DESCRIPTION + ".new"), "w") as file:
-            file.write(f'format = {FORMAT}\nengine = "lmdb-0.9"\n')
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(path / (DESCRIPTION + ".new"), path / DESCRIPTION)
-        sync_directory(path)
+        _describe(path, FORMAT)
+
+
+def _describe(path: Path, number: int) -> None:
+    """Name the format of a store."""
+    with open(path / (DESCRIPTION + ".new"), "w") as file:
+        file.write(f'format = {number}\nengine = "lmdb-0.9"\n')
+        file.flush()
+        os.fsync(file.fileno())
+    os.rename(path / (DESCRIPTION + ".new"), path / DESCRIPTION)
+    sync_directory(path)
+
+
+def _description(path: Path) -> dict[str, object]:
+    try:
+        return tomllib.loads((path / DESCRIPTION).read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise NotAStore(f"{path / DESCRIPTION}: {error}") from error
 
 
 def check_description(path: Path) -> None:
     """See that this vfs can read the store. Raises NotAStore."""
-    try:
-        description = tomllib.loads((path / DESCRIPTION).read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise NotAStore(f"{path / DESCRIPTION}: {error}") from error
-    if description.get("format") != FORMAT or description.get("engine") != "lmdb-0.9":
-        raise NotAStore(f"{path} has format {description}, and this vfs reads format {FORMAT} with lmdb-0.9")
+    description = _description(path)
+    if description.get("format") not in (FORMAT, FORMAT_COMPRESSED) or description.get("engine") != "lmdb-0.9":
+        known = f"formats {FORMAT} and {FORMAT_COMPRESSED}"
+        raise NotAStore(f"{path} has format {description}, and this vfs reads {known} with lmdb-0.9")
 
 
 def lock_store(path: Path, *, tell: bool = True) -> int:

@@ -36,7 +36,7 @@ from vfs import check
 from vfs.blocks import End
 from vfs.catalog import Catalog
 from vfs.journal import Position
-from vfs.model import State
+from vfs.model import Compression, State
 from vfs.store import Store
 
 DEPTH_MAX = 3  # crashes in a row, each while the one before is being recovered from
@@ -270,7 +270,7 @@ class Scenario(CrashPoints):
 
     def __init__(self) -> None:
         super().__init__()
-        self.start([State.ENABLED, State.UNVERSIONED])
+        self.start([State.ENABLED, State.UNVERSIONED], Compression.ZSTD)
         self.check()
 
     def check(self) -> None:

@@ -14,7 +14,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from tests import simdisk
 from tests.crash.points import CrashPoints, Scenario, watch_commits
 from tests.crash.test_faults import steps
-from vfs import blocks, content, gc, journal
+from vfs import blocks, compression, content, gc, journal
 
 POINTS_AT_LENGTH = 10_000
 
@@ -23,6 +23,7 @@ POINTS_AT_LENGTH = 10_000
 def small_and_quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small blocks, and segments of few records, so that new ones are made at the crash points too."""
     monkeypatch.setattr(lmdb, "open", partial(lmdb.open, sync=False))
+    monkeypatch.setattr(compression, "BYTES_LEAST", 1)
     monkeypatch.setattr(content, "BLOCK_BYTES", 64)
     monkeypatch.setattr(blocks, "BLOCK_BYTES", 64)
     monkeypatch.setattr(content, "FANOUT", 2)

@@ -10,7 +10,7 @@ import msgspec
 from tests.model.reference import Bucket, Directory, File, Handle, Node, Reference, Version
 from vfs import content, files, model
 from vfs.content import WorkingCopy
-from vfs.model import STORE_ROOT, BlockId, Content, Ino, Kind, Seq
+from vfs.model import STORE_ROOT, BlockId, Compression, Content, Ino, Kind, Seq
 from vfs.store import Store
 
 IDS_APART_MAX = 1000  # µs: ids of one operation follow each other, in an order that the model does not know
@@ -36,6 +36,8 @@ def compare(store: Store, reference: Reference, ids: Ids) -> None:
     known = set(ids.known)
     assert [bucket.name for _, bucket in store.buckets()] == sorted(reference.buckets)
     for bucket in reference.buckets.values():
+        compressed = store.bucket(Ino(bucket.root.ino)).compression is Compression.ZSTD
+        assert compressed == bucket.compressed
         _compare_bucket(store, reference, bucket)
     seen: set[int] = set()
     for directory in reference.directories():

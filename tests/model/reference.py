@@ -168,6 +168,7 @@ class Bucket:
     name: bytes
     state: State
     root: Directory
+    compressed: bool = False
 
 
 class Reference:
@@ -351,6 +352,11 @@ class Reference:
             raise errors.InvalidState
         bucket.state = state
         self.on_event()
+
+    def set_compression(self, bucket: Bucket, compressed: bool) -> None:
+        if compressed is not bucket.compressed:
+            bucket.compressed = compressed
+            self.on_event()
 
     # -- making -----------------------------------------------------------------------------------------------
 

@@ -45,12 +45,12 @@ from tests.model.comparison import (
 )
 from tests.model.reference import Bucket, Directory, File, Handle, Node, Reference
 from tests.simdisk import SimDisk
-from vfs import blocks, check, content, errors, events, files, gc
+from vfs import blocks, check, compression, content, errors, events, files, gc
 from vfs.catalog import Catalog
 from vfs.content import WorkingCopy
 from vfs.events import Change
 from vfs.journal import START, Position
-from vfs.model import Ino, Kind, Seq, State, Writer
+from vfs.model import Compression, Ino, Kind, Seq, State, Writer
 from vfs.store import Store
 
 SEGMENT_BYTES_MAX = 1500
@@ -64,7 +64,7 @@ WRITERS = st.sampled_from([Writer(0, 1, "root"), Writer(1000, 2, "user"), Writer
 MODES = st.sampled_from([0o644, 0o600, 0o4755, 0o2755, 0o2745, 0o6711])
 PICK = st.integers(0, 10_000)
 SIZES = st.integers(0, 400)
-FILLS = st.integers(0, 3)
+FILLS = st.integers(0, 4)
 
 
 class Clock:
@@ -78,7 +78,9 @@ class Clock:
 
 
 def fill(length: int, value: int) -> bytes:
-    """Zeros for 0, else bytes of which few blocks are equal."""
+    """Zeros for 0, else bytes of which few blocks are equal; from 3 on such as can be compressed."""
+    if value >= 3:
+        return bytes((at // 32 + value * length) % 255 + 1 for at in range(length))
     return bytes((value * (at + 1) + at // 5) % 255 + 1 for at in range(length)) if value else bytes(length)
 
 
@@ -194,11 +196,14 @@ class Engine(RuleBasedStateMachine):
 
     # -- buckets, time ----------------------------------------------------------------------------------------
 
-    @initialize(states=st.lists(st.sampled_from(State), min_size=2, max_size=2))
-    def start(self, states: list[State]) -> None:
+    @initialize(
+        states=st.lists(st.sampled_from(State), min_size=2, max_size=2), compression=st.sampled_from(Compression)
+    )
+    def start(self, states: list[State], compression: Compression = Compression.OFF) -> None:
         """Two buckets; in the first a/b/c, a/c and a/a (a link to c), and b, which was removed with its history."""
         for name, state in zip((b"one", b"two"), states, strict=True):
             self._create_bucket(name, State.UNVERSIONED if state is State.UNVERSIONED else State.ENABLED)
+        self._set_compression(self.reference.buckets[b"one"], compression)
         writer = Writer(0, 1, "start")
         root = self.reference.buckets[b"one"].root
         self._mkdir(root, b"a", 0o755, writer)
@@ -210,7 +215,7 @@ class Engine(RuleBasedStateMachine):
         below = self.reference.lookup(a, b"b")
         assert isinstance(below, Directory)
         for directory, name in ((root, b"c"), (root, b"c"), (a, b"c"), (below, b"c"), (b, b"a"), (b, b"c")):
-            self._save(directory, name, 300, 1, writer, 0o644)
+            self._save(directory, name, 300, 4, writer, 0o644)
             self.clock.now += 1_000_000_000
         linked = self.reference.lookup(root, b"c")
         self._link(linked, a, b"a", writer)
@@ -237,6 +242,16 @@ class Engine(RuleBasedStateMachine):
     @rule(pick=PICK, state=st.sampled_from(State))
     def set_versioning(self, pick: int, state: State) -> None:
         self._set_versioning(self.bucket(pick), state)
+
+    @rule(pick=PICK, compression=st.sampled_from(Compression))
+    def set_compression(self, pick: int, compression: Compression) -> None:
+        self._set_compression(self.bucket(pick), compression)
+
+    def _set_compression(self, bucket: Bucket, compression: Compression) -> None:
+        self.do(
+            lambda: self.store.set_compression(Ino(bucket.root.ino), compression),
+            lambda _: self.reference.set_compression(bucket, compression is Compression.ZSTD),
+        )
 
     @rule(seconds=st.sampled_from([-5, 0, 1, 1, 1, 200]), micros=st.integers(0, 5))
     def time_passes(self, seconds: int, micros: int) -> None:
@@ -801,6 +816,7 @@ def small_and_quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lmdb, "open", partial(lmdb.open, sync=False))
     monkeypatch.setattr(content, "BLOCK_BYTES", BLOCK_BYTES)
     monkeypatch.setattr(blocks, "BLOCK_BYTES", BLOCK_BYTES)
+    monkeypatch.setattr(compression, "BYTES_LEAST", 1)
     monkeypatch.setattr(content, "FANOUT", FANOUT)
     monkeypatch.setattr(blocks, "SEGMENT_BYTES_MAX", SEGMENT_BYTES_MAX)
     monkeypatch.setattr(blocks, "CACHE_BYTES_MAX", 0)

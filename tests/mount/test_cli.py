@@ -479,7 +479,7 @@ def test_purge_in_a_deleted_directory(docs: Path) -> None:
 def test_buckets_come_and_go(mount: Path) -> None:
     assert ok("bucket", "create", mount / "b.2") == f"made bucket {mount}/b.2, versioning Enabled\n"
     rows = lines(ok("bucket", "list", mount))
-    assert [row[:4] for row in rows] == [[f"{mount}/{name}", "Enabled", "0", "0 B"] for name in ("b.2", "docs")]
+    assert [row[:5] for row in rows] == [[f"{mount}/{name}", "Enabled", "off", "0", "0 B"] for name in ("b.2", "docs")]
     found = json.loads(ok("bucket", "list", "--json", mount / "docs"))
     assert [facts["Name"] for facts in found] == ["b.2", "docs"]
     ok("bucket", "delete", mount / "b.2")
@@ -520,6 +520,16 @@ def test_versioning(docs: Path) -> None:
     assert [version["VersionId"] for version in log(docs / "file")] == ["null"]
     ok("purge", docs / "file", "null")
     assert ok("versioning", docs, "ENABLED") == "Enabled\n"
+
+
+def test_compression(mount: Path, docs: Path) -> None:
+    assert ok("bucket", "compress", docs) == "off\n"
+    assert ok("bucket", "compress", docs, "ZSTD") == "zstd\n"
+    assert json.loads(ok("bucket", "show", "--json", docs))["Compression"] == "zstd"
+    assert [row[2] for row in lines(ok("bucket", "list", mount))] == ["zstd"]
+    assert ok("bucket", "compress", docs, "off") == "off\n"
+    assert "is not one of" in fails(2, "bucket", "compress", docs, "gzip")
+    assert "is no bucket" in fails(2, "bucket", "compress", mount)
 
 
 # --- what others may do

@@ -590,6 +590,7 @@ def test_undeleting_takes_writing_where_the_directory_comes_back(bucket: Path) -
 def test_only_the_owner_says_whether_a_bucket_keeps_versions(bucket: Path) -> None:
     bucket.chmod(0o777)
     assert failed(BOB.does(lambda: os.setxattr(bucket, "user.vfs.versioning", b"Suspended")))
+    assert failed(BOB.does(lambda: os.setxattr(bucket, "user.vfs.compression", b"zstd")))
     assert BOB.does(lambda: os.getxattr(bucket, "user.vfs.versioning")) == b"Enabled"
     os.chown(bucket, BOB.uid, BOB.gid)
     BOB.does(lambda: os.setxattr(bucket, "user.vfs.versioning", b"Suspended"))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import lmdb
+import msgspec
 import pytest
 
 from vfs import check as checking
@@ -459,6 +460,19 @@ def test_wrong_figures_of_a_segment_are_found(path: Path) -> None:
     problems = problems_of(path)
     assert kinds(problems) == {Kind.CATALOG}
     assert [problem.where for problem in problems] == ["blocks/00000001"]
+
+
+@pytest.mark.parametrize("table", ["inodes", "versions", "buckets"])
+def test_a_row_of_an_older_vfs_is_no_fault(path: Path, table: str) -> None:
+    """It lacks the fields that were appended since, which have their defaults."""
+
+    def change(transaction: Any, cursor: Any) -> None:
+        cursor.first()
+        fields = msgspec.msgpack.decode(cursor.value())
+        transaction.put(cursor.key(), msgspec.msgpack.encode(fields[:-1]))
+
+    edit(path, table, change)
+    figures_of(path)
 
 
 OF_BLOCKS = ("blocks", "segments")

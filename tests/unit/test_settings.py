@@ -28,7 +28,7 @@ def test_every_setting(tmp_path: Path) -> None:
     found = load(
         tmp_path,
         'commit_interval = 1\ndurability = "close"\nnew_buckets = "Unversioned"\npoll_us = 0\n'
-        "scrub_period = 7\ngc_interval = 60\ngc_rate = 5\n# a comment\n",
+        'scrub_period = 7\ngc_interval = 60\ngc_rate = 5\ncompression = "zstd"\n# a comment\n',
     )
     assert found == Settings(
         commit_interval=1.0,
@@ -38,8 +38,9 @@ def test_every_setting(tmp_path: Path) -> None:
         scrub_period=7.0,
         gc_interval=60.0,
         gc_rate=5.0,
+        compression="zstd",
     )
-    fields = "commit_interval durability new_buckets poll_us scrub_period gc_interval gc_rate"
+    fields = "commit_interval durability new_buckets poll_us scrub_period gc_interval gc_rate compression"
     assert set(Settings.__struct_fields__) == set(fields.split())
 
 
@@ -55,6 +56,8 @@ def test_every_setting(tmp_path: Path) -> None:
         'durability = "never"',
         "durability = 1",
         'new_buckets = "Suspended"',
+        'compression = "gzip"',
+        "compression = 1",
         "poll_us = -1",
         "poll_us = 1001",
         "poll_us = 1.5",

@@ -37,10 +37,10 @@ def _mend(path: Path, catalog: Catalog, store: Blocks, block: BlockId) -> bool:
     if row is None or row.place == LOST:
         return False
     try:
-        store.verify(block, row.place, node=row.node)
+        encoding = store.verify(block, row.place, node=row.node)
     except Corrupt:
         return False
-    header = header_of(block, node=row.node, length=row.place.length)
+    header = header_of(block, node=row.node, length=row.place.length, encoding=encoding)
     fd = os.open(path / FOLDER / f"{row.place.segment:08x}", os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.pwrite(fd, header, row.place.offset - len(header))

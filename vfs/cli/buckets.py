@@ -18,10 +18,12 @@ from vfs.names import check_bucket_name
 
 BUCKET = "user.vfs.bucket"
 VERSIONING = "user.vfs.versioning"
+COMPRESSION = "user.vfs.compression"
 
 _COLUMNS = (
     Column("bucket"),
     Column("versioning"),
+    Column("compression"),
     Column("versions", right=True),
     Column("size", right=True),
     Column("created"),
@@ -38,8 +40,8 @@ def bucket() -> None:
 @click.argument("mountpoint", required=False)
 @click.option("--json", "as_json", is_flag=True, help="A list of objects.")
 def list_buckets(mountpoint: str | None, as_json: bool) -> None:
-    """List the buckets of the mount that MOUNTPOINT lies in, or of all mounts: path, versioning, number of versions,
-    sum of their sizes, time of creation.
+    """List the buckets of the mount that MOUNTPOINT lies in, or of all mounts: path, versioning, compression, number
+    of versions, sum of their sizes, time of creation.
     """
     mounts = vfs_mounts() if mountpoint is None else [mount_of(os.path.realpath(mountpoint))]
     found = (facts for mount in mounts for facts in _buckets(mount))
@@ -79,6 +81,7 @@ def _row(facts: dict[str, Any]) -> list[Cell]:
     return [
         Cell(facts["Path"], "blue"),
         Cell(facts["Versioning"], _COLOURS[facts["Versioning"]]),
+        Cell(facts["Compression"]),
         Cell(str(facts["Versions"])),
         Cell(output.human_size(facts["Bytes"])),
         Cell(output.human_time(facts["Created"])),
@@ -145,6 +148,23 @@ def show(path: str, as_json: bool) -> None:
     facts["Created"] = output.human_time(facts["Created"])
     facts["Unversioned"] = " ".join(facts["Unversioned"])
     output.write_table((Column(""), Column("")), ([Cell(name, "blue"), Cell(str(facts[name]))] for name in facts))
+
+
+@bucket.command("compress", short_help="Show or change the compression of a bucket.")
+@click.argument("path")
+@click.argument("how", type=click.Choice(("zstd", "off"), case_sensitive=False), required=False)
+def compress(path: str, how: str | None) -> None:
+    """Show whether the bucket at PATH has new content compressed, or change it: [zstd|off]. What is stored stays as it
+    is, and so do files that are open until they are opened again.
+    """
+    facts = _existing(path)
+    if how is not None:
+        try:
+            os.setxattr(facts["Path"], COMPRESSION, how.encode())
+        except OSError as error:
+            raise Failure(f"{path}: {error.strerror}") from error
+        facts = _existing(path)
+    output.write(facts["Compression"])
 
 
 @click.command()

@@ -14,7 +14,7 @@ from vfs.fuse import callers
 from vfs.fuse.callers import Caller
 from vfs.fuse.nodes import Node, is_past, split
 from vfs.fuse.past import PastTree, timestamp, writer_fields
-from vfs.model import STORE_ROOT, Ino, Inode, KeyId, Kind, Seq, State, Version, Writer
+from vfs.model import STORE_ROOT, Compression, Ino, Inode, KeyId, Kind, Seq, State, Version, Writer
 from vfs.names import format_version_id, show
 from vfs.store import Store, shown_size
 
@@ -64,6 +64,8 @@ class Attributes:
             match word:
                 case b"versioning":
                     return bucket.state.name.title().encode()
+                case b"compression":
+                    return bucket.compression.name.lower().encode()
                 case b"bucket":
                     return msgspec.json.encode(
                         {
@@ -72,6 +74,7 @@ class Attributes:
                             "Created": timestamp(bucket.created),
                             "Versions": bucket.versions,
                             "Bytes": shown_size(bucket.size),
+                            "Compression": bucket.compression.name.lower(),
                             "Unversioned": [show(pattern) for pattern in unversioned_patterns(bucket)],
                         }
                     )
@@ -79,15 +82,27 @@ class Attributes:
 
     def set_versioning(self, ino: Ino, value: bytes, caller: Caller) -> None:
         """``user.vfs.versioning`` = Enabled or Suspended, by the bucket's owner. Raises NotPermitted, InvalidState."""
-        if not self._store.is_bucket(ino):
-            raise NotPermitted("user.vfs.versioning belongs to the directory of a bucket")
-        if not caller.owns(self._tree.inode(ino)):
-            raise NotPermitted("only its owner says whether a bucket keeps versions")
+        self._check_owner(ino, caller)
         try:
             state = {b"Enabled": State.ENABLED, b"Suspended": State.SUSPENDED}[value]
         except KeyError:
             raise InvalidState("versioning is Enabled or Suspended") from None
         self._store.set_versioning(ino, state)
+
+    def set_compression(self, ino: Ino, value: bytes, caller: Caller) -> None:
+        """``user.vfs.compression`` = zstd or off, by the bucket's owner. Raises NotPermitted, InvalidState, NoSpace."""
+        self._check_owner(ino, caller)
+        try:
+            compression = {b"off": Compression.OFF, b"zstd": Compression.ZSTD}[value]
+        except KeyError:
+            raise InvalidState("compression is zstd or off") from None
+        self._store.set_compression(ino, compression)
+
+    def _check_owner(self, ino: Ino, caller: Caller) -> None:
+        if not self._store.is_bucket(ino):
+            raise NotPermitted("this attribute belongs to the directory of a bucket")
+        if not caller.owns(self._tree.inode(ino)):
+            raise NotPermitted("only its owner says what a bucket does")
 
     def restore(self, directory: Ino, value: bytes, ctx: RequestContext, writer: Writer) -> list[Changed]:
         """``user.vfs.restore`` = sequence of a version, NUL, where to (relative): makes it current there.

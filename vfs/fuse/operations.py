@@ -654,6 +654,8 @@ class Operations(pyfuse3.Operations):
             self._tree.set_acl(real, name, value, keep_setgid=keep_setgid)
         elif name == PREFIX + b"versioning":
             self._attributes.set_versioning(real, value, Caller(ctx))
+        elif name == PREFIX + b"compression":
+            self._attributes.set_compression(real, value, Caller(ctx))
         elif name == PREFIX + b"restore":
             return self._attributes.restore(real, value, ctx, self._callers.writer(ctx))
         elif name == PREFIX + b"gc":
