@@ -78,6 +78,7 @@ class Store:
             catalog.attach(blocks)
             self._core = Core(journal, blocks, catalog, clock)
             self._marked = 0  # the last record, if it only says that all before were durable
+            self._marks = 0  # how many of those this process wrote
             self.files = Files(self._core)
             self.tree = Tree(self._core, self.files)
             self.history = History(self._core, self.files)
@@ -286,6 +287,7 @@ class Store:
         if end.number != self._marked and end.number > 1:
             with contextlib.suppress(NoSpace):
                 core.commit("checkpoint", [])
+                self._marks += 1
         self._marked = core.journal.end.number
 
     def _apply_again(self) -> None:
@@ -309,6 +311,11 @@ class Store:
     def wants_checkpoint(self) -> bool:
         """Whether so much has happened since the last checkpoint that the next should not wait."""
         return self.events_since_checkpoint >= EVENTS_PER_CHECKPOINT_MAX
+
+    @property
+    def events_made(self) -> int:
+        """A number that goes up with each change, and stays while nothing changes."""
+        return self._core.journal.end.number - self._marks
 
     @property
     def events_since_checkpoint(self) -> int:

@@ -39,3 +39,17 @@ def test_versions_of_more_than_64_bits_in_all(tmp_path: Path) -> None:
     problems: list[object] = []
     check(tmp_path / "store", problems.append, lambda *_: None)
     assert problems == []
+
+
+def test_events_made_stands_still_while_nothing_changes(tmp_path: Path) -> None:
+    """Else a collection of garbage would always find that something had happened: its own checkpoint."""
+    store = Store.open(tmp_path / "store")
+    store.checkpoint()
+    before = store.events_made
+    store.create_bucket(b"bucket", uid=0, gid=0)
+    changed = store.events_made
+    assert changed == before + 1
+    store.checkpoint()
+    store.checkpoint()
+    assert store.events_made == changed
+    store.close()

@@ -48,9 +48,10 @@ class Collecting:
                 await self._asked.wait()
             thorough = self._asked.is_set()
             self._asked = trio.Event()
-            if thorough or self._store.core.journal.end.number != self._seen:
+            made = self._store.events_made  # what is changed during the collection is looked at by the next
+            if thorough or made != self._seen:
+                self._seen = made
                 await self._collect(thorough=thorough)
-                self._seen = self._store.core.journal.end.number
 
     async def _collect(self, *, thorough: bool) -> None:
         collector = Collector(self._store, thorough=thorough)
