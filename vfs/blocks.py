@@ -181,12 +181,7 @@ class Blocks:
         return self._read(block, place, node=node).encoding
 
     def _read(self, block: BlockId, place: Place, *, node: bool) -> Decoded:
-        stored = self._file(place.segment).read(place.offset, place.length)
-        decoded = decode(block, stored, node=node)
-        if decoded is None:
-            where = f"{_path(place.segment)} at byte {place.offset}, {place.length} bytes"
-            raise Corrupt(where, expected=f"block {block.hex()}", found=identify(stored, node=node).hex())
-        return decoded
+        return read_verified(self._file(place.segment), block, place, node=node)[1]
 
     def _file(self, segment: int) -> File:
         file = self._files.get(segment)
@@ -286,6 +281,16 @@ def decode(block: BlockId, stored: bytes, *, node: bool) -> Decoded | None:
     if data is not None and identify(data) == block:
         return Decoded(data, Encoding.ZSTD)
     return Decoded(stored, Encoding.RAW) if identify(stored, node=node) == block else None
+
+
+def read_verified(file: File, block: BlockId, place: Place, *, node: bool) -> tuple[bytes, Decoded]:
+    """What is stored of a block, and what that says. For any thread. Raises Corrupt if it is not that block."""
+    stored = file.read(place.offset, place.length)
+    decoded = decode(block, stored, node=node)
+    if decoded is None:
+        where = f"{_path(place.segment)} at byte {place.offset}, {place.length} bytes"
+        raise Corrupt(where, expected=f"block {block.hex()}", found=identify(stored, node=node).hex())
+    return stored, decoded
 
 
 def headers(file: File, segment: int, offset: int, count: int) -> tuple[list[Found], int]:

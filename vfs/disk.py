@@ -238,6 +238,16 @@ def segments(names: Sequence[str]) -> list[str]:
     return [name for name in names if _SEGMENT.fullmatch(name)]
 
 
+def segment_sizes(disk: Disk, folder: str) -> dict[int, int]:
+    """The length in bytes of each segment of a folder (a few per GiB), in order."""
+    sizes = {}
+    for name in segments(disk.list(folder)):
+        file = disk.open(f"{folder}/{name}")
+        sizes[int(name, 16)] = file.size
+        file.close()
+    return sizes
+
+
 def sync_file(path: Path) -> None:
     """Make the bytes of a file that somebody else wrote survive a power loss."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

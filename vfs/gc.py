@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from vfs import snapshot
-from vfs.blocks import HEADER_BYTES, Encoding, Found, candidates, decode, headers
+from vfs.blocks import HEADER_BYTES, Encoding, Found, candidates, headers, read_verified
 from vfs.content import WorkingCopy, children
 from vfs.disk import File, refusal
 from vfs.errors import Corrupt, NoSpace, VfsError
@@ -437,11 +437,7 @@ def _read(file: File, some: list[Found]) -> list[tuple[bytes, Encoding]]:
     """What is stored of blocks, verified, and its encoding. For any thread. Raises Corrupt."""
     contents = []
     for block in some:
-        stored = file.read(block.place.offset, block.place.length)
-        decoded = decode(block.block, stored, node=block.node)
-        if decoded is None:
-            where = f"blocks/{block.place.segment:08x} at byte {block.place.offset}"
-            raise Corrupt(where, expected=f"block {block.block.hex()}", found="other bytes")
+        stored, decoded = read_verified(file, block.block, block.place, node=block.node)
         contents.append((stored, decoded.encoding))
     return contents
 

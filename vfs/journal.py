@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from xxhash import xxh3_64_intdigest
 
-from vfs.disk import Disk, File, segments
+from vfs.disk import Disk, File, segment_sizes, segments
 from vfs.errors import Corrupt, NoSpace, TooLarge
 
 FOLDER = "journal"
@@ -219,12 +219,7 @@ class Journal:
 
     def size(self) -> int:
         """Bytes of all segments."""
-        total = 0
-        for segment in self.segments():
-            file = self._disk.open(_path(segment))
-            total += file.size
-            file.close()
-        return total
+        return sum(segment_sizes(self._disk, FOLDER).values())
 
     def unsynced(self) -> tuple[int, list[File]]:
         """What to sync, in any thread but one at a time, before calling `synced` with the number returned here."""

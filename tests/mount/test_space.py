@@ -147,17 +147,22 @@ def test_a_full_disk_lets_go_and_opens_again(small: Mounted) -> None:
         del closed[f"file-{number}"]
 
 
+def leave_garbage(root: Path, *, purged: int, size: int) -> None:
+    """Files of which all but the last are purged with every version."""
+    for number in range(purged + 1):
+        (root / f"file-{number}").write_bytes(os.urandom(size))
+    for number in range(purged):
+        (root / f"file-{number}").unlink()
+        for version in versions(root / f"file-{number}"):
+            version.unlink(missing_ok=True)
+
+
 @pytest.mark.parametrize("how", ["SIGTERM", "vfs umount"])
 def test_a_collection_does_not_delay_the_end(tmp_path: Path, how: str) -> None:
     mount = Mounted(tmp_path, "--bucket", "bucket")
     try:
         mount.start()
-        for number in range(4):
-            (mount.root / f"file-{number}").write_bytes(os.urandom(40 << 20))
-        for number in range(3):
-            (mount.root / f"file-{number}").unlink()
-            for version in versions(mount.root / f"file-{number}"):
-                version.unlink(missing_ok=True)
+        leave_garbage(mount.root, purged=3, size=40 << 20)
         os.setxattr(mount.root, "user.vfs.gc", b"")
         began = time.monotonic()
         if how == "SIGTERM":
@@ -176,12 +181,7 @@ def test_the_background_frees_what_pays(tmp_path: Path) -> None:
     (mount.store / "config.toml").write_text("gc_interval = 0.2\ngc_rate = 1000\n")
     try:
         mount.start()
-        for number in range(3):
-            (mount.root / f"file-{number}").write_bytes(os.urandom(100 << 20))
-        for number in range(2):
-            (mount.root / f"file-{number}").unlink()
-            for version in versions(mount.root / f"file-{number}"):
-                version.unlink(missing_ok=True)
+        leave_garbage(mount.root, purged=2, size=100 << 20)
         wait_until(lambda: status(mount)["StoreBytes"] < 240 << 20, "the first segment to be freed")
         assert os.stat(mount.root / "file-2").st_size == 100 << 20
         mount.end()

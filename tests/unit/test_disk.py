@@ -4,7 +4,6 @@ import ctypes
 import errno
 import os
 import random
-import resource
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from tests.simdisk import SimDisk, Stored, fail_at
+from tests.unit.test_catalog import files_no_larger_than
 from vfs.disk import Disk, RealDisk
 from vfs.errors import DiskFailed, LimitReached, NoSpace
 
@@ -32,16 +32,7 @@ def disk_and_limit(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Disk
 
         return simulated, room
 
-    @contextmanager
-    def largest_file(size: int) -> Iterator[None]:
-        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-        try:
-            yield
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-    return RealDisk(tmp_path), largest_file
+    return RealDisk(tmp_path), files_no_larger_than
 
 
 @pytest.fixture

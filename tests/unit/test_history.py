@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.test_catalog import save
 from vfs.content import WorkingCopy
 from vfs.errors import InvalidName, IsADirectory, NoSuchKey, NoSuchVersion, NotADirectory, NotPermitted
 from vfs.model import STORE_ROOT, Ino, Kind, Seq, Writer
@@ -32,16 +33,6 @@ def bucket(store: Store) -> Ino:
 
 def mkdir(store: Store, parent: Ino, name: bytes) -> Ino:
     return store.tree.mkdir(parent, name, 0o755, 0, WRITER)[0]
-
-
-def save(store: Store, directory: Ino, name: bytes, data: bytes) -> Ino:
-    found = store.tree.find(directory, name)
-    ino = store.tree.create(directory, name, 0o644, 0, WRITER)[0] if found is None else found
-    handle = store.files.open(ino, WRITER, truncate=found is not None, created=found is None)
-    store.files.write(handle, 0, data)
-    store.files.flush(handle)
-    store.files.release(handle)
-    return ino
 
 
 def remove_all(store: Store, parent: Ino, name: bytes) -> None:

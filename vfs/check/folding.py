@@ -13,7 +13,7 @@ from vfs.blocks import FOLDER as BLOCKS
 from vfs.blocks import Blocks, End
 from vfs.catalog import FILE, Catalog
 from vfs.check.findings import STEP, Progress
-from vfs.disk import Disk, RealFile, refusal, segments
+from vfs.disk import Disk, RealFile, refusal, segment_sizes
 from vfs.errors import Corrupt, DiskFailed, NoSpace, ReadOnly
 from vfs.events import Event
 from vfs.journal import FOLDER as JOURNAL
@@ -164,16 +164,6 @@ def decode(record: Record) -> Event:
 
 def _where(record: Record) -> str:
     return f"journal record {record.number} (journal/{record.start.segment:016x} at byte {record.start.offset})"
-
-
-def segment_sizes(disk: Disk, folder: str) -> dict[int, int]:
-    """The length in bytes of each segment of a folder (a few per GiB), in order."""
-    sizes = {}
-    for name in segments(disk.list(folder)):
-        file = disk.open(f"{folder}/{name}")
-        sizes[int(name, 16)] = file.size
-        file.close()
-    return sizes
 
 
 def _offsets(sizes: dict[int, int]) -> dict[int, int]:

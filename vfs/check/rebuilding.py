@@ -16,7 +16,7 @@ from vfs.catalog import Catalog
 from vfs.check.findings import Progress
 from vfs.check.folding import Fold, ReadOnlyDisk, bytes_behind, decode
 from vfs.check.probing import how_unreadable
-from vfs.disk import RealDisk, segments
+from vfs.disk import RealDisk, segments, sync_directory
 from vfs.errors import Corrupt, NotAStore
 from vfs.journal import FOLDER as JOURNAL
 from vfs.journal import Journal, Position
@@ -95,13 +95,13 @@ def rebuild(path: Path, progress: Progress, *, cut: bool = False) -> Rebuilt:
             shutil.rmtree(path / NEW, ignore_errors=True)
             raise
         fold.close()
-        _sync(path / NEW)
+        sync_directory(path / NEW)
         kept = _keep_damaged(path, disk) if readable else 0
         if had_old:
             shutil.rmtree(path / BEFORE, ignore_errors=True)
             os.rename(old, path / BEFORE)
         os.rename(path / NEW, old)
-        _sync(path)
+        sync_directory(path)
         try:
             store = Store(path, RealDisk(path), time.time_ns, os.dup(lock_fd))
             store.close()
@@ -212,12 +212,12 @@ def _cut(path: Path, end: Position) -> Path:
     torn = folder / f"{end.segment:016x}"
     if torn.exists():
         _copy_tail(torn, end.offset, aside / f"{torn.name}-from-byte-{end.offset}")
-    _sync(aside)
-    _sync(path)  # what was set aside is safe before anything is cut
+    sync_directory(aside)
+    sync_directory(path)  # what was set aside is safe before anything is cut
     for name in behind:
         os.rename(folder / name, aside / name)
-    _sync(aside)
-    _sync(folder)
+    sync_directory(aside)
+    sync_directory(folder)
     if torn.exists():
         with torn.open("r+b") as file:
             file.truncate(end.offset)
@@ -231,11 +231,3 @@ def _copy_tail(source: Path, offset: int, target: Path) -> None:
         shutil.copyfileobj(reader, writer)
         writer.flush()
         os.fsync(writer.fileno())
-
-
-def _sync(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

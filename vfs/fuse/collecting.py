@@ -29,6 +29,7 @@ class Collecting:
         self._asked = trio.Event()
         self._facts = facts
         self._seen = 0
+        self._runs = 0
         self._tell({"Runs": 0, "Running": False, "LastRun": None, "FreedBytes": 0, "JournalBytes": 0, "Error": None})
 
     def _tell(self, figures: dict[str, object]) -> None:
@@ -67,9 +68,10 @@ class Collecting:
         done = collector.collected
         if done.freed or done.journal:
             log.info("freed %d bytes of blocks and %d bytes of journal", done.freed, done.journal)
+        self._runs += 1
         self._tell(
             {
-                "Runs": int(str(self._figures["Runs"])) + 1,
+                "Runs": self._runs,
                 "Running": self._asked.is_set(),
                 "LastRun": datetime.now(UTC).isoformat(timespec="seconds"),
                 "FreedBytes": done.freed,

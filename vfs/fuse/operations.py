@@ -658,14 +658,15 @@ class Operations(pyfuse3.Operations):
             self._attributes.set_compression(real, value, Caller(ctx))
         elif name == PREFIX + b"restore":
             return self._attributes.restore(real, value, ctx, self._callers.writer(ctx))
-        elif name == PREFIX + b"gc":
+        elif name in (PREFIX + b"gc", PREFIX + b"trace"):
             if ctx.uid not in (0, os.getuid()):
-                raise NotPermitted("only who has mounted the store, or root, has it give space back")
-            self._collecting.ask()
-        elif name == PREFIX + b"trace":
-            if ctx.uid not in (0, os.getuid()):
-                raise NotPermitted("only who has mounted the store, or root, traces its requests")
-            self._trace.start() if value == b"on" else self._trace.stop()
+                raise NotPermitted(f"only who has mounted the store, or root, sets {show(name)}")
+            if name == PREFIX + b"gc":
+                self._collecting.ask()
+            elif value == b"on":
+                self._trace.start()
+            else:
+                self._trace.stop()
         elif name.startswith(PREFIX):
             raise NotPermitted(f"{show(name)} is read-only")
         else:
