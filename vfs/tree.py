@@ -516,15 +516,19 @@ class Tree:
         atime: int | None = None,
         mtime: int | None = None,
     ) -> Inode:
-        """chmod, chown, utimensat (times in ns): no version, they belong to the key. ctime becomes now."""
+        """chmod, chown, utimensat (times in ns): no version, they belong to the key. ctime becomes now.
+
+        Nothing given: somebody is about to write who may not keep a file's set-id bits; they go, as with a chown.
+        """
         inode = self._catalog.inode(ino)
         if mode is not None:
             inode.mode = stat.S_IFMT(inode.mode) | stat.S_IMODE(mode)
-        if uid is not None or gid is not None:
+        chown = uid is not None or gid is not None
+        if chown:
             inode.uid = inode.uid if uid is None else uid
             inode.gid = inode.gid if gid is None else gid
-            if mode is None and inode.is_file:
-                inode.mode &= ~(stat.S_ISUID | (stat.S_ISGID if inode.mode & stat.S_IXGRP else 0))
+        if mode is None and inode.is_file and (chown or (atime is None and mtime is None)):
+            inode.mode &= ~(stat.S_ISUID | (stat.S_ISGID if inode.mode & stat.S_IXGRP else 0))
         inode.atime = inode.atime if atime is None else atime
         if mtime is not None:
             inode.mtime = mtime

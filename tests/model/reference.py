@@ -675,6 +675,9 @@ class Reference:
     ) -> None:
         if mode is not None:
             node.mode = stat.S_IFMT(node.mode) | mode
+        nothing = mode is uid is gid is atime is mtime is None
+        if nothing and stat.S_ISREG(node.mode):
+            self._drop_setid(node)
         if uid is not None or gid is not None:
             node.uid = node.uid if uid is None else uid
             node.gid = node.gid if gid is None else gid

@@ -22,7 +22,7 @@ import trio
 from vfs import __version__
 from vfs.disk import LIMITS
 from vfs.errors import LimitReached, VfsError
-from vfs.fuse import connection, mount, polling
+from vfs.fuse import connection, handshake, mount, polling
 from vfs.fuse.collecting import Collecting
 from vfs.fuse.durability import Durability
 from vfs.fuse.operations import Operations
@@ -120,6 +120,7 @@ def serve(
         clean = False
         try:
             _start_guard(place)
+            handshake.shake_hands()
             polling.install(opened.settings.poll_us)
             trio.run(_main, (durability.run, scrubbing.run, collecting.run), place, on_ready)
             clean = True

@@ -35,7 +35,7 @@ from vfs.errors import (
     ReadOnly,
     VfsError,
 )
-from vfs.files import Handle
+from vfs.files import SETID, Handle
 from vfs.fuse import callers
 from vfs.fuse.attributes import PREFIX, Attributes
 from vfs.fuse.callers import Caller
@@ -330,7 +330,10 @@ class Operations(pyfuse3.Operations):
                 self._files.truncate(handle, attr.st_size)
             else:
                 self._files.truncate_path(real, attr.st_size, self._callers.writer(ctx))
-        if fields.update_mode or fields.update_uid or fields.update_gid or fields.update_atime or fields.update_mtime:
+        chown = fields.update_uid or fields.update_gid
+        given = chown or fields.update_mode or fields.update_atime or fields.update_mtime
+        # Before a write that takes set-id bits away the kernel sends no field at all; when it truncates, only the size.
+        if given or not fields.update_size or (ctx.uid != 0 and self._tree.inode(real).mode & SETID):
             inode = self._tree.set_attributes(
                 real,
                 mode=attr.st_mode if fields.update_mode else None,
@@ -470,8 +473,9 @@ class Operations(pyfuse3.Operations):
         after = self._resume(directory, start_id) if start_id else b""
         directory.begin_reply()
         for sort_name, name, child in self._tree.entries(ino, after):
-            cookie = self.store.core.catalog.key(ino, sort_name) or child
             inode = self._tree.inode(child)
+            only_name = inode.is_dir or inode.nlink == 1
+            cookie = (inode.key if only_name else self.store.core.catalog.key(ino, sort_name)) or child
             if not pyfuse3.readdir_reply(token, name, self._entry(child, inode), cookie):
                 return
             directory.cookies[cookie] = sort_name
@@ -582,7 +586,11 @@ class Operations(pyfuse3.Operations):
         handle = self._handles.pop(fh)
         if isinstance(handle, Handle):
             changed = handle.changed or handle.file.unlinked
-            self._files.release(handle)
+            try:
+                self._files.release(handle)
+            except VfsError:  # what could not be kept (close said so) is in the kernel's cache
+                self._invalidation.start([Changed(STORE_ROOT, b"", handle.ino, handle.ino)])
+                raise
             if changed:
                 self.durability.changed()
         elif isinstance(handle, OpenVersion):
@@ -606,7 +614,9 @@ class Operations(pyfuse3.Operations):
         else:
             value = None if is_past(ino) else self._tree.find_attribute(self._ino(ino), name)
         if value is None:
-            raise FUSEError(errno.ENODATA)  # asked before each write: no error of the engine, which would cost more
+            # Asked often, so no error of the engine, which would cost more. `ls -l` asks each file for its label unless
+            # it is told once that there is no such thing here.
+            raise FUSEError(errno.ENOTSUP if name == b"security.selinux" else errno.ENODATA)
         return value
 
     def _is_acl(self, name: bytes) -> bool:

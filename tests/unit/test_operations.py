@@ -1,0 +1,46 @@
+"""Handlers without a mount, where a mount cannot be brought to it."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pyfuse3
+import pytest
+
+from vfs.core import Changed
+from vfs.errors import DiskFailed
+from vfs.files import Handle
+from vfs.fuse.collecting import Collecting
+from vfs.fuse.durability import Durability
+from vfs.fuse.operations import Operations
+from vfs.model import STORE_ROOT, Writer
+from vfs.store import Store
+
+
+async def test_what_could_not_be_kept_does_not_stay_in_the_kernels_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store.open(tmp_path / "store")
+    durability = Durability(store)
+    operations = Operations(store, durability, Collecting(store, durability, {}), STORE_ROOT, {})
+    writer = Writer(0, 1, "test")
+    bucket = store.create_bucket(b"bucket", uid=0, gid=0, mode=0o755)
+    ino, _ = store.tree.create(bucket, b"file", 0o644, 0, writer)
+    handle = store.files.open(ino, writer, created=True)
+    fh = operations._keep(handle)
+
+    def refuse(_: Handle) -> None:
+        raise DiskFailed("on purpose")
+
+    dropped: list[Changed] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(store.files, "release", refuse)
+        patch.setattr(operations._invalidation, "start", dropped.extend)
+        with pytest.raises(pyfuse3.FUSEError) as failed:
+            await operations.release(fh)
+    assert failed.value.errno == errno.EIO
+    (change,) = dropped
+    assert change.before == change.after == ino, "the inode, and no name"
+    store.files.release(handle)
+    store.close()
