@@ -48,6 +48,18 @@ def test_whole_pages_that_were_written_are_not_read(mounted: Mounted, bucket: Pa
     assert found == [content]
 
 
+def test_a_file_written_in_odd_pieces_is_read_ahead(mounted: Mounted, bucket: Path) -> None:
+    path = bucket / "f"
+    piece = os.urandom(1000)
+    with open(path, "wb", buffering=0) as file:
+        for _ in range(1000):
+            file.write(piece)
+    os.getxattr(mounted.root, "user.vfs.settled")  # comes after the RELEASE, and waits
+    found: list[bytes] = []
+    assert requests(mounted, lambda: found.append(path.read_bytes()))["read"] < 1_000_000 // PAGE // 4
+    assert found == [piece * 1000]
+
+
 def test_a_symlink_is_read_once(mounted: Mounted, bucket: Path) -> None:
     (bucket / "link").symlink_to("somewhere")
     counted = requests(mounted, lambda: [os.readlink(bucket / "link") for _ in range(5)])

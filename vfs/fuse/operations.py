@@ -56,6 +56,8 @@ log = logging.getLogger("vfs.fuse")
 
 CACHE_S = 86_400.0  # how long the kernel may keep names and attributes: only this daemon changes them, and it tells
 COOKIES_MAX = 4096  # names of an open directory that are remembered, and once more as many
+RAGGED_WRITES_MAX = 64  # through a handle, of parts of pages; after more the kernel's cache of the file is dropped
+_PAGE = 4096
 _DOT, _DOT_DOT = (1 << 62) + 1, (1 << 62) + 2  # cookies of readdir: above those of names
 _WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_TRUNC
 
@@ -236,6 +238,7 @@ class Operations(pyfuse3.Operations):
         self._root = root
         self._handles: dict[int, Handle | OpenDirectory | OpenVersion | OpenLog] = {}
         self._next_handle = 1
+        self._ragged: dict[int, int] = {}  # handles to how many writes began inside a page
         # Removed from the store, but maybe held: an open FIFO, somebody's working directory. Until the kernel forgets.
         self._gone: dict[int, Inode] = {}
 
@@ -563,6 +566,8 @@ class Operations(pyfuse3.Operations):
 
     @_quick
     def write(self, fh: int, off: int, buf: bytes) -> int:
+        if off % _PAGE:
+            self._ragged[fh] = self._ragged.get(fh, 0) + 1
         return self._files.write(self._file(fh), off, buf)
 
     @_waiting
@@ -586,15 +591,22 @@ class Operations(pyfuse3.Operations):
         handle = self._handles.pop(fh)
         if isinstance(handle, Handle):
             changed = handle.changed or handle.file.unlinked
+            # The kernel reads the pages that were written in parts one by one, where it would read ahead.
+            if self._ragged.pop(fh, 0) > RAGGED_WRITES_MAX:
+                self._drop_content(handle.ino)
             try:
                 self._files.release(handle)
             except VfsError:  # what could not be kept (close said so) is in the kernel's cache
-                self._invalidation.start([Changed(STORE_ROOT, b"", handle.ino, handle.ino)])
+                self._drop_content(handle.ino)
                 raise
             if changed:
                 self.durability.changed()
         elif isinstance(handle, OpenVersion):
             self._files.close_version(handle.copy)
+
+    def _drop_content(self, ino: Ino) -> None:
+        """Have the kernel forget what it has of a file's content."""
+        self._invalidation.start([Changed(STORE_ROOT, b"", ino, ino)])
 
     # -- extended attributes ----------------------------------------------------------------------------------
 
