@@ -59,6 +59,8 @@ class Peer(ABC):
 
     name: ClassVar[str]
     keeps_content: ClassVar[bool] = True
+    does_work: ClassVar[bool] = True
+    """Whether real work is measured on it."""
 
     def __init__(self, work: Path) -> None:
         self.mountpoint = work / self.name / "mnt"
@@ -172,9 +174,12 @@ class Empty(Daemon):
 
 
 class Passthrough(Daemon):
-    """passthrough.py: a directory through stock pyfuse3."""
+    """passthrough.py: a directory through stock pyfuse3. It is compared in reading and in single operations; real work
+    takes it several times as long as all others together.
+    """
 
     name = "passthrough"
+    does_work = False
 
     def version(self) -> str:
         return "pyfuse3 " + first_line_of(sys.executable, "-c", "import pyfuse3; print(pyfuse3.__version__)")
@@ -242,6 +247,29 @@ class Vfs(Peer):
         with_vfs_importable()
         first_line_of(sys.executable, "-m", "vfs", "mount", "--help")
         return "checkout " + first_line_of("git", "-C", str(REPOSITORY), "describe", "--always", "--dirty")
+
+    @property
+    def daemon(self) -> int:
+        """The pid of what serves the mount."""
+        assert self.store is not None
+        return int((self.store / "lock").read_text().split()[0])
+
+    def remount_with(self, settings: str) -> None:
+        """Mount afresh with these lines as config.toml; none: with the defaults."""
+        assert self.store is not None
+        self.unmount()
+        config = self.store / "config.toml"
+        if settings:
+            config.write_text(settings)
+        else:
+            config.unlink(missing_ok=True)
+        self.mount()
+
+    def collecting(self) -> "subprocess.Popen[bytes]":
+        """Something that asks for one thorough collection after the other until it is killed."""
+        loop = 'while "$@" >/dev/null 2>&1; do :; done'
+        command = ["sh", "-c", loop, "sh", sys.executable, "-m", "vfs", "gc", str(self.mountpoint)]
+        return subprocess.Popen(command, start_new_session=True)
 
     def mount(self) -> None:
         assert self.store is not None

@@ -2,9 +2,10 @@
 
 import json
 import statistics
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from bench_peers.clients import Load
 from bench_peers.rows import Row
 
 
@@ -20,6 +21,8 @@ class Results:
     left_out: list[str] = field(default_factory=list)
     """Rows that were not measured because a program is not installed."""
     values: dict[tuple[str, str], list[float]] = field(default_factory=dict)
+    loads: list[tuple[str, Load]] = field(default_factory=list)
+    """By peer name: what many clients at once saw."""
 
     def add(self, key: str, peer: str, value: float) -> None:
         self.values.setdefault((key, peer), []).append(value)
@@ -84,12 +87,49 @@ def table(results: Results, rows: list[Row]) -> str:
             [f"{row.title}, {row.unit} ({row.baseline})", *(cell(results, row, peer) for peer in results.peers)]
         )
         cells.append(["", *(spread_cell(results, row, peer) for peer in results.peers)])
-    lines += columns(cells, heads=["", *results.peers])
-    lines.append("")
+    if rows:
+        lines += columns(cells, heads=["", *results.peers])
+        lines.append("")
+    if results.loads:
+        heads, *cells = load_lines(results)
+        lines += ["many clients: operations per s; p50 / p99 / p99.9 / longest, ms", ""]
+        lines += [*columns(cells, heads=heads), "", *(f"longest: {text}" for text in stalls(results)), ""]
     lines += [f"!!! {peer} is MISSING from this comparison: {why}" for peer, why in results.missing.items()]
     lines += [f"left out: {why}" for why in results.left_out]
     lines += [f"!!! FAILED: {failure}" for failure in results.failures]
     return "\n".join(lines).rstrip()
+
+
+def load_lines(results: Results) -> list[list[str]]:
+    """A line per number of clients, and what went on beside them; a column per peer."""
+    found = {(load.clients, load.beside, peer): load for peer, load in results.loads}
+    peers = [name for name in results.peers if any(name == peer for peer, _ in results.loads)]
+    lines = [["clients", *peers]]
+    for clients, beside in sorted(
+        {(load.clients, load.beside) for _, load in results.loads}, key=lambda k: (k[1], k[0])
+    ):
+        cells = [found.get((clients, beside, peer)) for peer in peers]
+        lines.append([f"{clients} {beside}".strip(), *("-" if load is None else load_cell(load) for load in cells)])
+    return lines
+
+
+def load_cell(load: Load) -> str:
+    waits = " / ".join(number(value) for value in (load.p50_ms, load.p99_ms, load.p999_ms, load.longest_ms))
+    return f"{load.per_s:,.0f}/s; {waits}"
+
+
+def stalls(results: Results) -> list[str]:
+    """The longest wait of the clients of each peer, and of vfs beside each of what else went on."""
+    longest: dict[tuple[str, str], Load] = {}
+    for peer, load in results.loads:
+        known = longest.get((peer, load.beside))
+        if known is None or load.longest_ms > known.longest_ms:
+            longest[peer, load.beside] = load
+    return [
+        f"{f'{peer} {beside}'.strip()}, {load.clients} clients: {number(load.longest_ms)} ms, {load.longest_operation}"
+        + (f"; the daemon: {load.longest_cause}" if load.longest_cause else "")
+        for (peer, beside), load in longest.items()
+    ]
 
 
 def write_json(results: Results, rows: list[Row], path: Path) -> None:
@@ -115,6 +155,7 @@ def write_json(results: Results, rows: list[Row], path: Path) -> None:
             }
             for row in rows
         ],
+        "clients": [{"peer": peer, **asdict(load)} for peer, load in results.loads],
     }
     path.write_text(json.dumps(document, indent=2) + "\n")
 
@@ -135,11 +176,13 @@ def read_json(path: Path) -> tuple[Results, list[Row]]:
         rows.append(Row(row["key"], row["title"], row["unit"], row["baseline"]))
         for peer, measured in row["peers"].items():
             results.values[row["key"], peer] = measured["values"]
+    for load in document.get("clients", []):
+        results.loads.append((load.pop("peer"), Load(**load)))
     return results, rows
 
 
 def markdown(results: Results, rows: list[Row]) -> str:
-    """The table for a document: medians, ratios in brackets, vfs in bold."""
+    """The tables for a document: medians, ratios in brackets, vfs in bold; then those of many clients."""
     lines = [["", *results.peers], ["---"] * (len(results.peers) + 1)]
     for row in rows:
         line = [f"{row.title}, {row.unit}"]
@@ -148,4 +191,11 @@ def markdown(results: Results, rows: list[Row]) -> str:
             text = f"{median} ({compared[0]})" if compared and peer != row.baseline else median
             line.append(f"**{text}**" if peer == "vfs" and text != "-" else text)
         lines.append(line)
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    text = "".join(f"| {' | '.join(line)} |\n" for line in (lines if rows else []))
+    if results.loads:
+        heads, *cells = load_lines(results)
+        lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *cells]
+        text += "\nMany clients: operations per s; p50 / p99 / p99.9 / longest, ms.\n\n" * bool(rows)
+        text += "".join(f"| {' | '.join(line)} |\n" for line in lines)
+        text += "\n" + "".join(f"- {text}\n" for text in stalls(results))
+    return text

@@ -30,20 +30,26 @@ DROP_CACHES = "/proc/sys/vm/drop_caches"
 class Scale:
     """How many rounds there are, and how much of everything there is in one."""
 
-    rounds: int = 11
-    bulk_rounds: int = 3
-    work_rounds: int = 5
+    rounds: int = 7
+    bulk_rounds: int = 2
+    work_rounds: int = 2
     big_bytes: int = 1 << 30
     files: int = 200
     """In the rows that give the time of one operation."""
     entries: int = 10_000
-    big_directory: int = 100_000
+    big_directory: int = 50_000
     small_files: int = 10_000
     git_files: int = 2000
     modules: int = 500
     c_files: int = 40
     transactions: int = 200
     syncs: int = 200
+    packages: int = 100
+    """That npm installs."""
+    postgres_seconds: int = 3
+    clients: int = 64
+    """At most, at once."""
+    client_seconds: int = 3
 
 
 FULL = Scale()
@@ -61,6 +67,10 @@ QUICK = Scale(
     c_files=4,
     transactions=20,
     syncs=20,
+    packages=3,
+    postgres_seconds=1,
+    clients=4,
+    client_seconds=1,
 )
 
 

@@ -6,17 +6,23 @@ generated or copied from this machine's Python; nothing comes from a network.
 """
 
 import importlib.util
+import io
+import json
 import os
 import random
 import shutil
 import sqlite3
 import sys
 import sysconfig
+import tarfile
+import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import cycle, islice
+from multiprocessing import get_context
 from pathlib import Path
 
 from bench_peers.peers import Peer, run
@@ -26,9 +32,10 @@ FILES_PER_DIRECTORY = 100
 SMALL_FILE_BYTES_MEAN = 4096
 SMALL_FILE_BYTES_MAX = 64 << 10
 GIT_COMMITS = 20
-GIT_COPIES = 3
-"""How often Python's standard library is in the repository."""
 THREADS = 8
+LOGS = 8
+PACKAGE_FILES = 20
+POSTGRES_CLIENTS = (1, 8)
 PAGE_BYTES = 4096
 LOG_BYTES = 8192
 """What a database appends to its log at each commit of a small transaction."""
@@ -43,7 +50,17 @@ GIT_SETTINGS = {
     "GIT_COMMITTER_EMAIL": "bench@localhost",
 }
 PIP = "pip (of the Python that runs this)"
-PACKAGES = {"make": "make", "gcc": "gcc", "git": "git", "rsync": "rsync", "tar": "tar", PIP: "python3-pip"}
+POSTGRES = "initdb and pgbench"
+PACKAGES = {
+    "make": "make",
+    "gcc": "gcc",
+    "git": "git",
+    "rsync": "rsync",
+    "tar": "tar",
+    "npm": "npm",
+    POSTGRES: "postgresql",
+    PIP: "python3-pip",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +77,19 @@ class Job:
 
 def missing_programs(job: Job) -> list[str]:
     """What this job needs and is not installed here."""
-    return [
-        name
-        for name in job.programs
-        if (importlib.util.find_spec("pip") if name == PIP else shutil.which(name)) is None
-    ]
+    special: Mapping[str, Callable[[], object]] = {
+        PIP: lambda: importlib.util.find_spec("pip"),
+        POSTGRES: postgres_programs,
+    }
+    return [name for name in job.programs if (special[name]() if name in special else shutil.which(name)) is None]
+
+
+def postgres_programs() -> Path | None:
+    """Where PostgreSQL's programs are: Debian has the newest of several versions first in no PATH."""
+    found = [path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/initdb")]
+    found += [Path(path).parent for path in [shutil.which("initdb")] if path]
+    found = [path for path in found if (path / "pgbench").exists()]
+    return max(found, key=lambda path: [int(part) for part in path.parts if part.isdigit()], default=None)
 
 
 # What the jobs work on
@@ -99,13 +124,13 @@ def rsync_tree(directory: Path, round_number: int, scale: Scale) -> Path:
 
 
 def git_repository(directory: Path, round_number: int, scale: Scale) -> Path:
-    """Python's standard library, a few times over, with some history; each round changes every file."""
+    """Python's standard library, as often as it takes, with some history; each round changes every file."""
     repository = directory / "git"
     if not repository.exists():
         run("git", "init", "-q", "-b", "main", repository, settings=GIT_SETTINGS)
         library = Path(sysconfig.get_path("stdlib"))
         modules = [path for path in sorted(library.rglob("*.py")) if "site-packages" not in path.parts]
-        for number, path in enumerate((modules * GIT_COPIES)[: scale.git_files]):
+        for number, path in enumerate(islice(cycle(modules), scale.git_files)):
             to = repository / f"copy-{number // len(modules)}" / path.relative_to(library)
             to.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, to)
@@ -149,6 +174,34 @@ def module_text(source: random.Random) -> str:
         number = source.getrandbits(64)
         lines.append(f"\ndef f_{number:x}(x: int) -> int:\n    return x * {number} + {source.getrandbits(32)}\n")
     return "".join(lines)
+
+
+def npm_project(directory: Path, round_number: int, scale: Scale) -> Path:
+    """A project that depends on many packages, which are tar files beside it."""
+    project = directory / f"npm-{round_number}"
+    (project / "packages").mkdir(parents=True)
+    source = random.Random(project.name)
+    names = [f"bench-{round_number}-{number}" for number in range(scale.packages)]
+    for name in names:
+        with tarfile.open(project / "packages" / f"{name}.tgz", "w:gz", compresslevel=1) as archive:
+            manifest = {"name": name, "version": "1.0.0", "main": "index.js"}
+            add_text(archive, "package/package.json", json.dumps(manifest))
+            for number in range(PACKAGE_FILES - 1):
+                place = f"lib/part-{number}.js" if number else "index.js"
+                add_text(archive, f"package/{place}", f"// {source.randbytes(PAGE_BYTES // 4).hex()}\n")
+    needs = {name: f"file:packages/{name}.tgz" for name in names}
+    (project / "package.json").write_text(
+        json.dumps({"name": "bench", "version": "1.0.0", "private": True, "dependencies": needs})
+    )
+    return project
+
+
+def add_text(archive: tarfile.TarFile, name: str, text: str) -> None:
+    data = text.encode()
+    entry = tarfile.TarInfo(name)
+    entry.size = len(data)
+    entry.mode = 0o644
+    archive.addfile(entry, io.BytesIO(data))
 
 
 def c_project(directory: Path, round_number: int, scale: Scale) -> Path:
@@ -223,6 +276,26 @@ def pip_install(peer: Peer, wheel: Path, scale: Scale) -> Iterator[Value]:
     run("rm", "-r", target)
 
 
+def npm_install(peer: Peer, project: Path, scale: Scale) -> Iterator[Value]:
+    """With a cache of npm's that is empty and on the plain disk, as the user's own is."""
+    target = peer.root / project.name
+    run("cp", "-r", project, target)
+    with tempfile.TemporaryDirectory(dir=project.parent) as cache:
+        command = ["npm", "install", "--prefix", str(target), "--cache", cache, "--offline", "--ignore-scripts"]
+        command += [
+            "--no-audit",
+            "--no-fund",
+            "--no-update-notifier",
+            "--userconfig",
+            os.devnull,
+            "--loglevel",
+            "error",
+        ]
+        yield "npm", timed(lambda: run(*command))
+    assert_files(peer, target / "node_modules" / f"{project.name.replace('npm', 'bench')}-0", PACKAGE_FILES)
+    run("rm", "-r", target)
+
+
 def compile_c(peer: Peer, project: Path, scale: Scale) -> Iterator[Value]:
     target = peer.root / project.name
     run("cp", "-r", project, target)
@@ -278,6 +351,52 @@ def syncing(peer: Peer, source: Path, scale: Scale) -> Iterator[Value]:
     yield "log", (time.perf_counter() - start) / scale.syncs * 1e6
     os.close(fd)
     path.unlink()
+
+
+def logs(peer: Peer, source: Path, scale: Scale) -> Iterator[Value]:
+    """Processes that each append to a log of their own, and sync it, as databases side by side do."""
+    directory = peer.root / "logs"
+    directory.mkdir()
+    with ProcessPoolExecutor(LOGS, get_context("fork")) as pool:
+        list(pool.map(time.sleep, [SETTLE_S] * LOGS))  # each is there
+        names = [str(directory / str(number)) for number in range(LOGS)]
+        seconds = timed(lambda: list(pool.map(append_and_sync, names, [scale.syncs] * LOGS)))
+    yield "logs", seconds / (LOGS * scale.syncs) * 1e3
+    shutil.rmtree(directory)
+
+
+def append_and_sync(path: str, count: int) -> None:
+    fd = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o644)
+    for _ in range(count):
+        os.write(fd, os.urandom(LOG_BYTES))
+        os.fdatasync(fd)
+    os.close(fd)
+
+
+def postgres(peer: Peer, source: Path, scale: Scale) -> Iterator[Value]:
+    """A cluster of PostgreSQL, and pgbench with transactions that share no row, for some seconds each."""
+    programs = postgres_programs()
+    assert programs is not None
+    data = peer.root / "postgres"
+    # PostgreSQL refuses to be root: then it is somebody else in a namespace, whose files are root's outside.
+    disguise = ["unshare", "--user", "--map-user=1000", "--map-group=1000"] if os.geteuid() == 0 else []
+    with tempfile.TemporaryDirectory(dir=source, prefix="s") as sockets:
+        initdb = [*disguise, programs / "initdb", "-D", data, "-U", "bench", "-A", "trust", "--no-locale", "--no-sync"]
+        run(*initdb)
+        options = f"-c listen_addresses= -k {sockets}"
+        control: list[str | Path] = [*disguise, programs / "pg_ctl", "-D", data, "-w"]
+        run(*control, "-l", Path(sockets) / "log", "-o", options, "start")
+        try:
+            pgbench: list[str | Path] = [programs / "pgbench", "-h", sockets, "-U", "bench"]
+            run(*pgbench, "-i", "-q", "postgres")
+            for count in POSTGRES_CLIENTS:
+                seconds = str(scale.postgres_seconds)
+                said = run(*pgbench, "-n", "-N", "-c", str(count), "-T", seconds, "postgres")
+                (rate,) = [line.split()[2] for line in said.splitlines() if line.startswith("tps = ")]
+                yield f"pgbench-{count}", 1e3 / float(rate)
+        finally:
+            run(*control, "-m", "immediate", "stop")
+    run("rm", "-r", data)
 
 
 def threads(peer: Peer, source: Path, scale: Scale) -> Iterator[Value]:
@@ -376,6 +495,12 @@ JOBS = (
         (PIP,),
     ),
     Job(
+        (Row("npm", "npm install, {packages:,} packages", "s", "bindfs"),),
+        npm_install,
+        npm_project,
+        ("npm",),
+    ),
+    Job(
         (Row("compile", "make, {c_files:,} C files", "s", "bindfs"),),
         compile_c,
         c_project,
@@ -395,6 +520,19 @@ JOBS = (
         ),
         syncing,
         needs_content=False,
+    ),
+    Job(
+        (Row("logs", f"{LOGS} processes: append 8 KiB to a log + fdatasync, per transaction", "ms", "bindfs"),),
+        logs,
+        needs_content=False,
+    ),
+    Job(
+        tuple(
+            Row(f"pgbench-{count}", f"pgbench -N -c {count}, time per transaction of all", "ms", "bindfs")
+            for count in POSTGRES_CLIENTS
+        ),
+        postgres,
+        programs=(POSTGRES,),
     ),
     Job(
         (Row("threads", f"{THREADS} threads: create, stat, read, unlink", "µs"),),

@@ -2,8 +2,10 @@
 
 import importlib.machinery
 import importlib.util
+import json
 import subprocess
 import sys
+import tarfile
 import xml.etree.ElementTree as ET
 import zipfile
 from dataclasses import replace
@@ -11,12 +13,13 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from bench_peers import chart, report, rows, work
+from bench_peers import chart, clients, report, rows, work
+from bench_peers.clients import Load, Sample
 from bench_peers.report import Results
 from bench_peers.rows import FULL, QUICK, Row
 
 REPOSITORY = Path(__file__).parents[2]
-LITTLE = replace(QUICK, small_files=7, git_files=5, modules=3, c_files=2)
+LITTLE = replace(QUICK, small_files=7, git_files=5, modules=3, c_files=2, packages=2)
 CREATE = Row("create", "create <and> write", "µs")
 CLONE = Row("clone", "git clone", "s", "bindfs")
 
@@ -90,6 +93,55 @@ def test_markdown_has_ratios_and_stresses_vfs(results: Results) -> None:
 def test_json_can_be_shown_again(results: Results, tmp_path: Path) -> None:
     report.write_json(results, [CREATE, CLONE], tmp_path / "json")
     assert report.read_json(tmp_path / "json") == (results, [CREATE, CLONE])
+
+
+def test_many_clients_have_a_table_of_their_own(results: Results, tmp_path: Path) -> None:
+    results.loads = [
+        ("bindfs", Load(4, "", 2000, 0.5, 1, 2, 3, "stat", "")),
+        ("vfs", Load(4, "", 1000, 1, 2, 3, 4, "unlink", "90 % computes")),
+        ("vfs", Load(4, "with gc", 900, 1, 2, 3, 5, "stat", "")),
+        ("vfs", Load(1, "", 100, 1, 2, 3, 9, "rename", "10 % idle")),
+    ]
+    assert report.load_lines(results) == [
+        ["clients", "bindfs", "vfs"],
+        ["1", "-", "100/s; 1.00 / 2.00 / 3.00 / 9.00"],
+        ["4", "2,000/s; 0.500 / 1.00 / 2.00 / 3.00", "1,000/s; 1.00 / 2.00 / 3.00 / 4.00"],
+        ["4 with gc", "-", "900/s; 1.00 / 2.00 / 3.00 / 5.00"],
+    ]
+    longest = "vfs, 1 clients: 9.00 ms, rename; the daemon: 10 % idle"
+    assert longest in report.stalls(results)
+    assert f"longest: {longest}" in report.table(results, [])
+    assert f"- {longest}\n" in report.markdown(results, [CREATE])
+    report.write_json(results, [CREATE, CLONE], tmp_path / "json")
+    assert report.read_json(tmp_path / "json") == (results, [CREATE, CLONE])
+
+
+def test_clients_leave_as_many_files_as_they_found(tmp_path: Path) -> None:
+    found = clients.load(tmp_path, 3, 0.05)
+    assert found.per_s > 0
+    assert found.p50_ms <= found.p99_ms <= found.p999_ms <= found.longest_ms
+    assert [len(list((tmp_path / f"client-{number}").iterdir())) for number in range(3)] == [clients.FILES] * 3
+
+
+def test_a_client_that_fails_is_told(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="client failed"):
+        clients.load(tmp_path / "missing", 2, 0.01)
+
+
+def test_cause_of_a_wait_is_what_the_daemon_did_meanwhile() -> None:
+    samples = [
+        Sample(0, ["idle", "idle"], 0),
+        Sample(10, ["fdatasync of a/b (jbd2)", "idle"], 0),
+        Sample(20, ["fdatasync of a/b (jbd2)", "fsync of c/d (blk)"], 0),
+        Sample(30, ["computes", "idle"], 10),
+        Sample(40, ["computes", "idle"], 10),
+        Sample(90, ["idle", "idle"], 90),
+    ]
+    assert clients.cause_of(samples, 5, 45) == (
+        "50 % fdatasync of a/b (jbd2), 50 % computes, it waits for a core 25 % of the time, "
+        "another thread: 25 % fsync of c/d (blk)"
+    )
+    assert clients.cause_of(samples, 50, 60) == ""
 
 
 def test_chart_is_xml_with_a_mark_for_each_peer_measured(results: Results) -> None:
@@ -169,6 +221,23 @@ def test_wheel_has_valid_modules(tmp_path: Path) -> None:
         assert len(modules) == LITTLE.modules
         for name in modules:
             compile(archive.read(name), name, "exec")
+
+
+def test_npm_project_has_a_file_for_each_dependency(tmp_path: Path) -> None:
+    project = work.npm_project(tmp_path, 0, LITTLE)
+    needs = json.loads((project / "package.json").read_text())["dependencies"]
+    assert len(needs) == LITTLE.packages
+    for name, place in needs.items():
+        with tarfile.open(project / place.removeprefix("file:")) as archive:
+            assert len(archive.getnames()) == work.PACKAGE_FILES
+            manifest = archive.extractfile("package/package.json")
+            assert manifest is not None
+            assert json.load(manifest)["name"] == name
+
+
+def test_rows_are_chosen_by_group(bench: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["bench", "--rows", "small,clients"])
+    assert bench.parse_arguments().rows == [*(row.key for row in rows.SMALL_ROWS), "list", "clients"]
 
 
 def test_c_project_compiles(tmp_path: Path) -> None:
