@@ -2,11 +2,14 @@
 
 import os
 import shutil
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from vfs import store, synclog
 
 # The same examples in every run, whatever the machine is busy with.
 settings.register_profile(
@@ -15,6 +18,15 @@ settings.register_profile(
 settings.load_profile("vfs")
 
 CAP_SYS_ADMIN = 1 << 21
+
+
+@pytest.fixture(scope="module")
+def small_sync_log() -> Iterator[None]:
+    """A sync log from the first sync on, so small that its halves take turns in every test that syncs a few times."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "SYNCS_BEFORE_LOG", 1)
+        patch.setattr(synclog, "HALF_BYTES", 64 << 10)
+        yield
 
 
 @cache

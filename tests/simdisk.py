@@ -9,6 +9,8 @@ The fault model. A power loss keeps
   or a part of it, torn at any byte: a prefix, a suffix, or a prefix followed by rubbish. So later data may survive
   where earlier data does not. What is missing in front of something that survived reads as zeros; what is missing at
   the end may be missing from the length too, or read as zeros;
+- of each write over other bytes since then, independently: the new bytes, those from before, or new ones up to some
+  byte or from some byte on, and old ones in the rest;
 - of each range that was punched since then, independently: the zeros, or the bytes from before;
 - nothing more after a sync that failed: what it should have made durable may be lost although a later sync succeeds
   (Linux marks the pages clean and reports the error once), and is still read back until the power goes.
@@ -19,8 +21,9 @@ Memory (`File.read`) always shows what was appended: only `crash` looks at what 
 A crash can come at any moment: `watch` is called before each call that changes something, and again when it is half
 done (`append` then `appending`, …); what it does with `crash` and `kill` of that moment is its business.
 
-Calls that may fail (`append sync truncate create remove reserve punch`, and `read`) ask `fault` first, with the name of
-the call and the path; what it raises is raised, with nothing changed. `fail_at` makes such a function for one call.
+Calls that may fail (`append write sync truncate create remove reserve punch`, and `read`) ask `fault` first, with the
+name of the call and the path; what it raises is raised, with nothing changed. `fail_at` makes such a function for one
+call.
 """
 
 from __future__ import annotations
@@ -35,7 +38,7 @@ from vfs.errors import DiskFailed, NoSpace, VfsError
 Fault = Callable[[str, str], None]
 Watch = Callable[[str, str], None]
 
-CALLS = frozenset({"append", "sync", "truncate", "create", "remove", "reserve", "punch"})
+CALLS = frozenset({"append", "write", "sync", "truncate", "create", "remove", "reserve", "punch"})
 PAGE_BYTES = 4096
 
 
@@ -74,11 +77,15 @@ class Stored:
         self.appends: list[tuple[int, int]] = []
         self.doomed: list[tuple[int, int]] = []
         self.punched: list[tuple[int, bytes]] = []  # where, and what was there
+        self.written: list[tuple[int, bytes]] = []  # the same of what was written over
+        self.doomed_written: list[tuple[int, bytes]] = []
         self.reserved = 0  # room up to this size is set aside
 
     def copy(self) -> Stored:
         twin = Stored(self.data)
         twin.punched = list(self.punched)
+        twin.written = list(self.written)
+        twin.doomed_written = list(self.doomed_written)
         twin.reserved = self.reserved
         twin.appends = list(self.appends)
         twin.doomed = list(self.doomed)
@@ -96,6 +103,12 @@ class Stored:
         for at, old in reversed(self.punched):
             if rng.random() < 0.5 and at + len(old) <= len(found):
                 found[at : at + len(old)] = old
+        for at, old in reversed(self.doomed_written + self.written):
+            if rng.random() < 0.7:
+                old = old[: max(0, len(found) - at)]
+                start = rng.choice((0, 0, rng.randint(0, len(old))))
+                stop = rng.choice((len(old), len(old), rng.randint(start, len(old))))
+                found[at + start : at + stop] = old[start:stop]
         reach = unsafe[0][0] if unsafe else len(found)  # everything before was synced
         for start, end in unsafe:
             kept = self._torn(rng, bytes(found[start:end]))
@@ -151,6 +164,24 @@ class SimFile:
             self.size = start + len(data)
         return start
 
+    def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
+        data = b"".join(buffers)
+        self._check("write")
+        stored = self._stored
+        size, end = len(stored.data), offset + len(data)
+        if self._disk.used + max(0, end - max(size, stored.reserved)) > self._disk.capacity:
+            raise NoSpace(f"simulated: {self._path} does not fit")
+        self._disk.watch("write", self._path)
+        before = stored.copy()
+        if offset < size:
+            stored.written.append((offset, bytes(stored.data[offset:end])))
+        if end > size:
+            stored.data += bytes(end - size)
+            stored.appends.append((size, end))
+        stored.data[offset:end] = data
+        with self._disk.half_done("writing", self._path, before):
+            self.size = len(stored.data)
+
     def read(self, offset: int, length: int) -> bytes:
         self._check("read")
         return bytes(self._stored.data[offset : offset + length])
@@ -161,9 +192,12 @@ class SimFile:
         except DiskFailed:
             self._stored.doomed += self._stored.appends
             self._stored.appends.clear()
+            self._stored.doomed_written += self._stored.written
+            self._stored.written.clear()
             raise
         self._disk.watch("sync", self._path)
         self._stored.appends.clear()
+        self._stored.written.clear()
         self._stored.punched.clear()
 
     def truncate(self, size: int) -> None:

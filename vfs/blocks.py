@@ -108,6 +108,8 @@ class Blocks:
                 self.append(block, data, node=node)
             else:
                 self.append(block, frame, node=node, encoding=Encoding.ZSTD)
+            if node:
+                self._remember(block, bytes(data))  # who counts its references asks for it next
         elif self.pins is not None:
             self.pins.add(block)
         return block
@@ -165,12 +167,15 @@ class Blocks:
         if place is None or place == LOST:
             raise Corrupt("blocks", expected=f"block {block.hex()}", found="no such block")
         data, _ = self._read(block, place, node=node)
+        self._remember(block, data)
+        return data
+
+    def _remember(self, block: BlockId, data: bytes) -> None:
+        self._cached_bytes += len(data) - len(self._cache.get(block, b""))
         self._cache[block] = data
-        self._cached_bytes += len(data)
         while self._cached_bytes > CACHE_BYTES_MAX:
             _, old = self._cache.popitem(last=False)
             self._cached_bytes -= len(old)
-        return data
 
     def read_damaged(self, place: Place) -> bytes:
         """What is there, whatever it is. Raises Corrupt, DiskFailed if nothing can be read."""
@@ -236,6 +241,11 @@ class Blocks:
                 self._current = file
         self.end = end
         return dropped
+
+    def since(self, offset: int) -> tuple[str, bytes]:
+        """The path of the last segment, and its bytes from *offset* on. Raises DiskFailed."""
+        data = self._current.read(offset, self.end.offset - offset) if self._current is not None else b""
+        return _path(self.end.segment), data
 
     def unsynced(self) -> dict[int, File]:
         """What to sync, in any thread but one at a time, before calling `synced`."""

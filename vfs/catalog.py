@@ -53,6 +53,7 @@ log = logging.getLogger("vfs.catalog")
 
 FORMAT = 2
 FORMAT_COMPRESSED = 3  # of a store in which blocks may be compressed
+FORMAT_LOGGED = 4  # the same, and there may be a sync log
 RESERVE_BYTES = 8 << 20  # room set aside on the disk behind the file, for the commits that free space on a full one
 INODES_KEPT_MAX = 8192  # decoded inodes in memory, about 6 MiB
 COUNTS_MAX = 20_000  # roots whose references are counted in memory

@@ -19,6 +19,7 @@ from vfs.model import BlockId, Content
 FANOUT = 256
 FILE_BYTES_MAX = (1 << 63) - 1
 DIRTY_LEAVES_MAX = 64  # 8 MiB of a file's changes in memory
+STORED_LEAVES_MAX = 16  # 2 MiB of a file whose changes were stored and that is still open
 NODES_MAX = 256  # changed nodes of a file in memory, 2 MiB
 
 HOLE = BlockId(b"")
@@ -75,6 +76,7 @@ class WorkingCopy:
         self._data = -(-content.size // BLOCK_BYTES) - content.holes
         self._leaves: OrderedDict[int, bytearray] = OrderedDict()
         self._nodes: OrderedDict[tuple[int, int], bytearray] = OrderedDict()
+        self._stored_leaves: OrderedDict[BlockId, bytearray] = OrderedDict()  # to be changed again, perhaps
 
     @property
     def holes(self) -> int:
@@ -235,18 +237,24 @@ class WorkingCopy:
     def seal(self) -> Content:
         """Store everything that changed and return the content. Raises NoSpace; then everything is still here."""
         while self._leaves:
-            self._store_leaf(next(iter(self._leaves)))
+            block, leaf = self._store_leaf(next(iter(self._leaves)))
+            if block:
+                self._stored_leaves[block] = leaf
+            if len(self._stored_leaves) > STORED_LEAVES_MAX:
+                self._stored_leaves.popitem(last=False)
         while self._nodes:  # lower levels first: storing one changes its parent
             self._store_node(*min(self._nodes))
         return Content(self.size, self._root if self.size else HOLE, self._depth, self.holes)
 
-    def _store_leaf(self, index: int) -> None:
+    def _store_leaf(self, index: int) -> tuple[BlockId, bytearray]:
         leaf = self._leaves[index]
         used = min(BLOCK_BYTES, self.size - index * BLOCK_BYTES)
         if len(leaf) < used:
             leaf.extend(bytes(used - len(leaf)))
-        self._set_child(0, index, self._put_leaf(leaf))
+        block = self._put_leaf(leaf)
+        self._set_child(0, index, block)
         del self._leaves[index]
+        return block, leaf
 
     def _put_leaf(self, data: bytearray | memoryview) -> BlockId:
         with memoryview(data) as view:  # released even while an exception holds the frame
@@ -260,7 +268,9 @@ class WorkingCopy:
         if len(self._leaves) >= DIRTY_LEAVES_MAX:
             self._store_leaf(next(iter(self._leaves)))
         block = self._child(0, index)
-        leaf = bytearray(self._blocks.get(block)) if block else bytearray()
+        leaf = self._stored_leaves.pop(block, None) if block else bytearray()
+        if leaf is None:
+            leaf = bytearray(self._blocks.get(block))
         self._leaves[index] = leaf
         return leaf
 

@@ -27,7 +27,7 @@ LIMITS = {
 
 
 class File(Protocol):
-    """An append-only file. Offsets and sizes are bytes."""
+    """A file that is only appended to, but for the sync log's. Offsets and sizes are bytes."""
 
     size: int
 
@@ -35,6 +35,12 @@ class File(Protocol):
         """Write *buffers* at the end, all or nothing, and return the offset where they begin.
 
         Survives the process when it returns. Raises NoSpace or DiskFailed, with nothing appended.
+        """
+
+    def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
+        """Put *buffers* anywhere, also over other bytes; what is between the end and *offset* reads as zeros.
+
+        Survives the process when it returns. Raises NoSpace or DiskFailed; then any part may be there.
         """
 
     def read(self, offset: int, length: int) -> bytes:
@@ -114,25 +120,36 @@ class RealFile:
 
     def append(self, buffers: Sequence[Buffer]) -> int:
         start = self.size
-        wanted = sum(map(len, buffers))
         try:
-            written = os.pwritev(self._fd, buffers, start)
-            if written < wanted:  # a short write: the disk is full, or a limit; the rest tells which
-                written += self._write_all(b"".join(buffers)[written:], start + written)
+            written = self._write_all(buffers, start)
         except OSError as error:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._fd, start)
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise NoSpace(f"no space left for {self._path}: {error.strerror}") from error
-            raise DiskFailed(f"cannot write {self._path}: {error.strerror}") from error
-        self.size = start + wanted
+            raise self._not_written(error) from error
+        self.size = start + written
         return start
 
-    def _write_all(self, data: bytes, offset: int) -> int:
-        done = 0
-        while done < len(data):
-            done += os.pwrite(self._fd, data[done:], offset + done)
-        return done
+    def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
+        try:
+            written = self._write_all(buffers, offset)
+        except OSError as error:
+            raise self._not_written(error) from error
+        self.size = max(self.size, offset + written)
+
+    def _write_all(self, buffers: Sequence[Buffer], offset: int) -> int:
+        """Write *buffers* at *offset*, and return how many bytes they are."""
+        wanted = sum(map(len, buffers))
+        done = os.pwritev(self._fd, buffers, offset)
+        if done < wanted:  # a short write: the disk is full, or a limit; the rest tells which
+            data = b"".join(buffers)
+            while done < wanted:
+                done += os.pwrite(self._fd, data[done:], offset + done)
+        return wanted
+
+    def _not_written(self, error: OSError) -> NoSpace | DiskFailed:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return NoSpace(f"no space left for {self._path}: {error.strerror}")
+        return DiskFailed(f"cannot write {self._path}: {error.strerror}")
 
     def read(self, offset: int, length: int) -> bytes:
         try:

@@ -221,16 +221,25 @@ class Journal:
         """Bytes of all segments."""
         return sum(segment_sizes(self._disk, FOLDER).values())
 
+    def since(self, offset: int) -> tuple[str, bytes]:
+        """The path of the last segment, and its bytes from *offset* on. Raises DiskFailed."""
+        data = self._file.read(offset, self.end.offset - offset) if self._file is not None else b""
+        return _path(self.end.segment), data
+
     def unsynced(self) -> tuple[int, list[File]]:
         """What to sync, in any thread but one at a time, before calling `synced` with the number returned here."""
         return self.end.number, [] if self._file is None else [self._file]
 
     def synced(self, number: int) -> None:
         """The blocks and then the files of `unsynced` were synced: all up to *number* survives a power loss."""
-        self.durable = max(self.durable, number)
+        self.logged(number)
         for file in self._retired:
             file.close()
         self._retired.clear()
+
+    def logged(self, number: int) -> None:
+        """The sync log has what a power loss would take of the records up to *number*, and of their blocks."""
+        self.durable = max(self.durable, number)
 
     def close(self) -> None:
         for file in (*self._retired, *([self._file] if self._file else [])):

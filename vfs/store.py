@@ -13,15 +13,16 @@ import shutil
 import stat
 import time
 import tomllib
+from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 import msgspec
 
-from vfs import events, rules, settings, snapshot
+from vfs import events, rules, settings, snapshot, synclog
 from vfs.blocks import Blocks, End
-from vfs.catalog import DAMAGE, FILE, FORMAT, FORMAT_COMPRESSED, Catalog
+from vfs.catalog import DAMAGE, FILE, FORMAT, FORMAT_COMPRESSED, FORMAT_LOGGED, Catalog
 from vfs.core import Clock, Core
 from vfs.disk import Disk, File, RealDisk, refusal, sync_directory, sync_file
 from vfs.errors import (
@@ -39,15 +40,17 @@ from vfs.errors import (
 from vfs.events import Change
 from vfs.files import Files
 from vfs.history import History
-from vfs.journal import Journal, Record
+from vfs.journal import Journal, Position, Record
 from vfs.model import STORE_ROOT, Bucket, Compression, Ino, Inode, KeyId, State
 from vfs.names import check_bucket_name, directory_key, show
 from vfs.settings import Settings
+from vfs.synclog import Entry, Piece, SyncLog
 from vfs.tree import Tree
 
 log = logging.getLogger("vfs.store")
 
 EVENTS_PER_CHECKPOINT_MAX = 2_000  # bounds the catalog's uncommitted pages, and what a recovery replays
+SYNCS_BEFORE_LOG = 8  # who does not ask for more pays for no sync log
 BUCKETS_MAX = 10_000
 DESCRIPTION = "store.toml"
 RESTORED = ".restored"  # the suffix of an empty file beside a catalog that was a snapshot, while it is recovered
@@ -68,6 +71,11 @@ class Store:
         self._lock_fd = lock_fd
         try:
             self.settings: Settings = settings.load(path)
+            self.redone = synclog.redo(disk)
+            self._log = SyncLog(disk)
+            self._open.callback(self._log.close)
+            self._syncs = 0  # in the segments' own place, that somebody waited for
+            self._placed: Ends | None = None  # everything before is durable: in its own place, or in the log
             from_snapshot = self._restore_catalog()
             catalog = Catalog(path / "catalog")
             self._open.callback(catalog.close)
@@ -234,7 +242,25 @@ class Store:
     # -- durability -------------------------------------------------------------------------------------------
 
     def sync(self) -> None:
-        """Make every event so far survive a power loss: blocks, then the journal. Raises DiskFailed."""
+        """Make every event so far survive a power loss, with its blocks. Raises DiskFailed."""
+        logged = self.begin_logging()
+        try:
+            if logged is not None:
+                logged.entry.write()
+                self.end_logging(logged)
+                return
+        except NoSpace:  # from a file system that does not write in place
+            pass
+        except DiskFailed as error:
+            self.fail(error)
+            raise
+        self.place()
+        if self.wants_log:
+            with contextlib.suppress(NoSpace):
+                self.use_log(self.make_log())
+
+    def place(self) -> None:
+        """The same in the segments' own place: blocks, then the journal. Raises DiskFailed."""
         pending = self.begin_sync()
         try:
             sync_files(pending)
@@ -248,12 +274,64 @@ class Store:
         if self._core.failed:
             raise DiskFailed(self._core.failed)
         number, journal = self._core.journal.unsynced()
-        return Pending(number, journal, self._core.blocks.unsynced())
+        return Pending(number, journal, self._core.blocks.unsynced(), self._ends(), self._log.settle())
 
     def end_sync(self, pending: Pending) -> None:
         """The files are on disk."""
         self._core.blocks.synced()
         self._core.journal.synced(pending.number)
+        self._log.settled(pending.half)
+        self._placed = pending.ends.after(self._placed)
+
+    def _ends(self) -> Ends:
+        return Ends(self._core.blocks.end, self._core.journal.end)
+
+    def begin_logging(self) -> Logged | None:
+        """A record of the sync log with all that is not durable yet; its entry may then be written in another thread,
+        one at a time. `end_logging` belongs to this one. None: sync it in its own place. Raises DiskFailed.
+        """
+        core = self._core
+        if core.failed:
+            raise DiskFailed(core.failed)
+        placed, ends = self._placed, self._ends()
+        if placed is None or not self._log.is_made or not placed.shares_segments(ends):
+            return None
+        if placed.bytes_to(ends) > synclog.PIECES_BYTES_MAX:
+            return None
+        pieces = []
+        for offset, since in ((placed.blocks.offset, core.blocks.since), (placed.journal.offset, core.journal.since)):
+            path, data = since(offset)
+            if data:
+                pieces.append(Piece(path, offset, data))
+        entry = self._log.place(pieces)
+        return None if entry is None else Logged(core.journal.end.number, ends, entry)
+
+    def end_logging(self, logged: Logged) -> None:
+        """The entry is on disk."""
+        self._core.journal.logged(logged.number)
+        self._placed = logged.ends.after(self._placed)
+
+    @property
+    def wants_log(self) -> bool:
+        """Whether there should be a sync log: to be told once per sync in its own place that somebody waited for."""
+        self._syncs += 1
+        return self._syncs == SYNCS_BEFORE_LOG and not self._log.is_made
+
+    def make_log(self) -> Sequence[File]:
+        """A new sync log, for `use_log`. For any thread. Raises NoSpace, DiskFailed."""
+        number = _description(self.path).get("format")
+        if number != FORMAT_LOGGED:  # to a vfs that does not know it, what only the log has would be lost
+            _describe(self.path, FORMAT_LOGGED)
+        return self._log.make()
+
+    @property
+    def log_is_half_full(self) -> bool:
+        """Whether a checkpoint should come soon, so that the sync log has room for what follows."""
+        return self._log.is_half_full
+
+    def use_log(self, halves: Sequence[File]) -> None:
+        """From now on."""
+        self._log.use(halves)
 
     def fail(self, error: DiskFailed) -> None:
         """A sync failed: nobody can know what is on disk, so the store takes no more changes until it is reopened."""
@@ -262,7 +340,7 @@ class Store:
 
     def checkpoint(self) -> None:
         """Sync, then commit the catalog as of now. Raises DiskFailed, NoSpace."""
-        self.sync()
+        self.place()
         self.commit_catalog()
 
     def commit_catalog(self) -> None:
@@ -336,6 +414,7 @@ class Store:
             if not self._core.failed:
                 self.files.close()
                 self.checkpoint()
+                self._log.remove()
         finally:
             self._open.close()
 
@@ -430,7 +509,7 @@ class Store:
     def _allow_compression(self) -> None:
         """Let the store name the format that has it: a vfs that knows no compressed blocks takes them for lost ones."""
         try:
-            if _description(self.path).get("format") != FORMAT_COMPRESSED:
+            if _description(self.path).get("format") == FORMAT:
                 _describe(self.path, FORMAT_COMPRESSED)
         except OSError as error:
             raise refusal(f"{DESCRIPTION} cannot be written", error) from error
@@ -460,12 +539,41 @@ class Store:
         return self._core
 
 
+class Ends(NamedTuple):
+    """Where blocks and journal ended at some moment."""
+
+    blocks: End
+    journal: Position
+
+    def after(self, other: Ends | None) -> Ends:
+        """The later of two moments."""
+        return self if other is None else max(self, other)
+
+    def shares_segments(self, other: Ends) -> bool:
+        """Whether no segment was begun in between."""
+        return self.blocks.segment == other.blocks.segment and self.journal.segment == other.journal.segment
+
+    def bytes_to(self, later: Ends) -> int:
+        """Bytes that were appended in between, to the same segments."""
+        return later.blocks.offset - self.blocks.offset + later.journal.offset - self.journal.offset
+
+
 class Pending(msgspec.Struct, frozen=True):
-    """A sync that was begun."""
+    """A sync that was begun. half: of the sync log, which nobody needs when it is done."""
 
     number: int
     journal: list[File]
     blocks: dict[int, File]
+    ends: Ends
+    half: int | None
+
+
+class Logged(NamedTuple):
+    """A record of the sync log that was begun. number: of the last record of the journal that it makes durable."""
+
+    number: int
+    ends: Ends
+    entry: Entry
 
 
 def sync_files(pending: Pending) -> None:
@@ -536,8 +644,9 @@ def _description(path: Path) -> dict[str, object]:
 def check_description(path: Path) -> None:
     """See that this vfs can read the store. Raises NotAStore."""
     description = _description(path)
-    if description.get("format") not in (FORMAT, FORMAT_COMPRESSED) or description.get("engine") != "lmdb-0.9":
-        known = f"formats {FORMAT} and {FORMAT_COMPRESSED}"
+    known_formats = (FORMAT, FORMAT_COMPRESSED, FORMAT_LOGGED)
+    if description.get("format") not in known_formats or description.get("engine") != "lmdb-0.9":
+        known = f"formats {FORMAT} to {FORMAT_LOGGED}"
         raise NotAStore(f"{path} has format {description}, and this vfs reads {known} with lmdb-0.9")
 
 

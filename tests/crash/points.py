@@ -148,7 +148,7 @@ class CrashPoints(Engine):
         known, what = image.known, f"{'power' if image.power else 'kill'} at {image.what}"
         found = image.disk.crash(rng) if image.power else image.disk.kill(rng)
         if rng.random() < CATALOG_LOST:
-            shutil.rmtree(copy / "catalog")
+            shutil.rmtree(copy / "catalog", ignore_errors=True)  # lost before, if a recovery has just begun
             snapshots = vfs.snapshot.complete(found)
             known = self.folds[snapshots[-1]] if snapshots else 0
             what += ", catalog lost"

@@ -32,6 +32,7 @@ from vfs.check.rows import compare
 from vfs.disk import Disk
 from vfs.errors import Corrupt, LimitReached
 from vfs.journal import Journal
+from vfs.synclog import Redone
 
 __all__ = ["Figures", "Kind", "Problem", "Rebuilt", "check", "mend_headers", "rebuild"]
 
@@ -48,6 +49,7 @@ def check(path: Path, report: Callable[[Problem], None], progress: Progress, *, 
         hold(path, writing=False),
         tempfile.TemporaryDirectory(prefix="vfs-check-", dir=_scratch_directory()) as scratch,
     ):
+        disk = Redone(disk)
         catalog = _open_catalog(findings, path, Path(scratch), probe=probe)
         try:
             try:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from vfs import synclog
 from vfs.blocks import LOST, Blocks
 from vfs.catalog import Catalog
 from vfs.check.findings import Progress
@@ -44,7 +45,8 @@ class Rebuilt:
 def hold(path: Path, *, writing: bool = True) -> Iterator[int]:
     """Hold a store that exists; the descriptor of its lock. Raises NotAStore, StoreInUse.
 
-    One that is not written to may lie on a read-only file system.
+    One that is not written to may lie on a read-only file system. In one that is, what a crash left in the sync log is
+    put in its place first.
     """
     if not (path / DESCRIPTION).is_file():
         raise NotAStore(f"{path} is no vfs store (it has no {DESCRIPTION}); name the directory of a store")
@@ -54,6 +56,8 @@ def hold(path: Path, *, writing: bool = True) -> Iterator[int]:
     except OSError as error:
         raise NotAStore(f"{path} cannot be locked: {error.strerror}") from error
     try:
+        if writing:
+            synclog.redo(RealDisk(path))
         yield lock_fd
     finally:
         os.close(lock_fd)

@@ -1,8 +1,9 @@
 """When things become durable: syncs that callers wait for, and the catalog checkpoints of the background.
 
-Syncs run in a worker thread, one at a time; whoever waits for one that began after their change shares it. A
-checkpoint syncs in the thread first, then once more inline what came in meanwhile (little), so that the catalog
-commits nothing that is not durable: between that and the commit there is no await.
+Whoever waits for a sync that began after their change shares it. Most of them are one write to the sync log, and where
+the disk has been quick that is done inline, for it takes less than to wake a thread and be woken by it. All others run
+in a worker thread. A checkpoint syncs in the thread first, then once more inline what came in meanwhile (little), so
+that the catalog commits nothing that is not in its own place: between that and the commit there is no await.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Callable
 
 import trio
 
@@ -19,14 +21,45 @@ from vfs.store import Store, sync_files
 log = logging.getLogger("vfs.durability")
 
 RETRY_S = 5.0  # between attempts when the disk is full
+INLINE_US_MAX = 500  # what a write to the sync log may take to be done inline
+QUICK_WRITES = 8  # in a row that were as quick as that, before one is done inline; doubled by each that was not
+QUICK_WRITES_MAX = 4096  # so a disk that is slow now and then holds the loop up once in so many syncs
+
+
+class Pace:
+    """Whether the disk has been quick enough to wait for it inline. Invariant: after a slow write the next
+    QUICK_WRITES are not done inline.
+    """
+
+    def __init__(self) -> None:
+        self._quick = 0
+        self._wanted = QUICK_WRITES
+
+    @property
+    def is_quick(self) -> bool:
+        return self._quick >= self._wanted
+
+    def took(self, ns: int) -> None:
+        """A write took so long."""
+        if ns <= INLINE_US_MAX * 1000:
+            self._quick += 1
+            return
+        if self.is_quick:
+            self._wanted = min(2 * self._wanted, QUICK_WRITES_MAX)
+        self._quick = 0
 
 
 class Durability:
-    """Syncs and checkpoints of one store. Invariant: at most one sync runs at a time."""
+    """Syncs and checkpoints of one store. Invariant: at most one write to the sync log and at most one sync of the
+    segments run at a time.
+    """
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._lock = trio.Lock()
+        self._placing = trio.Lock()
+        self._pace = Pace()
+        self._log_wanted = trio.Event()
         self.commits = trio.Lock()  # whoever has it may rely on it that the catalog is not committed
         self._changed = trio.Event()
         self._urgent = trio.Event()
@@ -41,10 +74,36 @@ class Durability:
         """Return when everything done before this call survives a power loss. Raises DiskFailed."""
         number = self._store.core.journal.end.number
         async with self._lock:
-            if self._store.core.journal.durable < number:
-                await self._sync()
+            if self._store.core.journal.durable < number and not await self._log():
+                async with self._placing:
+                    await self._place()
+                if self._store.wants_log:
+                    self._log_wanted.set()
 
-    async def _sync(self) -> None:
+    async def _log(self) -> bool:
+        """Make everything so far durable in the sync log. False: that cannot be done. Raises DiskFailed."""
+        logged = self._store.begin_logging()
+        if logged is None:
+            return False
+        try:
+            if self._pace.is_quick and not self._placing.locked():
+                took = _timed(logged.entry.write)
+            else:
+                took = await trio.to_thread.run_sync(_timed, logged.entry.write)
+        except NoSpace:  # from a file system that does not write in place
+            return False
+        except DiskFailed as error:
+            self._store.fail(error)
+            raise
+        self._pace.took(took)
+        self._store.end_logging(logged)
+        self._changed.set()
+        if self._store.log_is_half_full:
+            self._urgent.set()
+        return True
+
+    async def _place(self) -> None:
+        """Sync everything so far in its own place."""
         pending = self._store.begin_sync()
         try:
             await trio.to_thread.run_sync(sync_files, pending)
@@ -57,8 +116,8 @@ class Durability:
         """Sync, and commit the catalog. Raises DiskFailed, NoSpace."""
         await self._acquire_commits()
         try:
-            async with self._lock:
-                await self._sync()
+            async with self._placing:
+                await self._place()
                 began = time.monotonic()
                 self._store.checkpoint()
                 log.debug("catalog checkpoint: the loop stood still for %.1f ms", (time.monotonic() - began) * 1e3)
@@ -75,7 +134,21 @@ class Durability:
                 return
 
     async def run(self) -> None:
-        """Checkpoint within the commit interval after a change, for ever. Sleeps while nothing changes."""
+        """Checkpoint within the commit interval after a change, and make the sync log when it is wanted, for ever.
+        Sleeps while nothing changes.
+        """
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._make_log)
+            await self._keep_up()
+
+    async def _make_log(self) -> None:
+        await self._log_wanted.wait()
+        try:
+            self._store.use_log(await trio.to_thread.run_sync(self._store.make_log))
+        except (NoSpace, DiskFailed) as error:
+            log.warning("syncs stay slow until the next start: no sync log: %s", error)
+
+    async def _keep_up(self) -> None:
         while True:
             await self._changed.wait()
             with trio.move_on_after(self._store.settings.commit_interval):
@@ -92,3 +165,10 @@ class Durability:
                 await trio.sleep(RETRY_S)
             except DiskFailed:
                 await trio.sleep(math.inf)  # logged; the store is read-only from here on
+
+
+def _timed(write: Callable[[], None]) -> int:
+    """How many ns it takes. For any thread."""
+    began = time.perf_counter_ns()
+    write()
+    return time.perf_counter_ns() - began

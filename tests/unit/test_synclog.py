@@ -1,0 +1,210 @@
+"""The sync log: what was written to it is where it belongs after `redo`, whatever else it holds."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.simdisk import SimDisk, fail_at
+from vfs import synclog
+from vfs.disk import Disk, RealDisk
+from vfs.errors import DiskFailed, NoSpace
+from vfs.synclog import FOLDER, PAGE_BYTES, Piece, Redone, SyncLog, redo
+
+WHERE = "folder/file"
+
+
+@pytest.fixture(params=["real", "simulated"])
+def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Disk:
+    found: Disk = RealDisk(tmp_path) if request.param == "real" else SimDisk()
+    found.list("folder")
+    found.open(WHERE, create=True).close()
+    return found
+
+
+@pytest.fixture(autouse=True)
+def few_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(synclog, "HALF_BYTES", 4 * PAGE_BYTES)
+
+
+def made(disk: Disk) -> SyncLog:
+    log = SyncLog(disk)
+    log.use(log.make())
+    return log
+
+
+def write(log: SyncLog, offset: int, data: bytes, path: str = WHERE) -> bool:
+    entry = log.place([Piece(path, offset, data)])
+    if entry is not None:
+        entry.write()
+    return entry is not None
+
+
+def contents(disk: Disk, path: str = WHERE) -> bytes:
+    file = disk.open(path)
+    data = file.read(0, file.size)
+    file.close()
+    return data
+
+
+def test_what_was_written_is_put_where_it_belongs(disk: Disk) -> None:
+    disk.open("folder/other", create=True).close()
+    log = made(disk)
+    entry = log.place([Piece(WHERE, 0, b"one"), Piece("folder/other", 2, b"two")])
+    assert entry is not None
+    entry.write()
+    assert write(log, 3, b"three")
+    log.close()
+    assert redo(disk) == 2
+    assert contents(disk) == b"onethree"
+    assert contents(disk, "folder/other") == b"\0\0two"
+    assert disk.list(FOLDER) == []
+    assert redo(disk) == 0
+
+
+def test_a_log_that_was_not_made_takes_nothing(disk: Disk) -> None:
+    log = SyncLog(disk)
+    assert not write(log, 0, b"data")
+
+
+def test_a_log_without_records_is_removed(disk: Disk) -> None:
+    made(disk).remove()
+    assert disk.list(FOLDER) == []
+    made(disk).close()
+    assert redo(disk) == 0
+    assert disk.list(FOLDER) == []
+
+
+def test_a_file_that_was_removed_stays_away(disk: Disk) -> None:
+    log = made(disk)
+    assert write(log, 0, b"data")
+    log.close()
+    disk.remove(WHERE)
+    assert redo(disk) == 1
+    assert disk.list("folder") == []
+
+
+def test_a_half_is_written_over_only_when_it_was_settled(disk: Disk) -> None:
+    log = made(disk)
+    for number in range(8):  # one page each
+        assert write(log, number, b"%d" % number)
+        assert log.is_half_full == (number >= 4)
+    assert not write(log, 8, b"8")
+    half = log.settle()
+    assert half is not None
+    assert not write(log, 8, b"8")
+    log.settled(half)
+    assert write(log, 8, b"8")
+    log.close()
+    assert redo(disk) == 8  # what is left of the first half harms nothing
+    assert contents(disk)[1:] == b"12345678"
+
+
+def test_while_something_is_settled_records_go_to_the_other_half(disk: Disk) -> None:
+    log = made(disk)
+    assert write(log, 0, b"0")
+    half = log.settle()
+    assert write(log, 1, b"1")
+    log.settled(half)
+    for number in range(2, 5):
+        assert write(log, number, b"%d" % number)
+    assert write(log, 5, b"5")  # in place of record 0
+    log.close()
+    assert redo(disk) == 5
+    assert contents(disk)[1:] == b"12345"
+
+
+def test_a_half_that_was_empty_when_settling_began_is_not_emptied(disk: Disk) -> None:
+    log = made(disk)
+    half = log.settle()
+    for number in range(8):
+        assert write(log, number, b"%d" % number)
+    log.settled(half)
+    assert not write(log, 8, b"8")
+
+
+def test_a_record_larger_than_a_half_has_no_room(disk: Disk) -> None:
+    log = made(disk)
+    assert not write(log, 0, bytes(synclog.HALF_BYTES))
+    assert write(log, 0, bytes(synclog.HALF_BYTES - 100))
+
+
+@pytest.mark.parametrize("at", [0, 5, 20, 27, 40])
+def test_a_damaged_record_is_passed_over_and_those_behind_it_are_not(at: int) -> None:
+    disk = SimDisk()
+    disk.list("folder")
+    disk.open(WHERE, create=True)
+    log = made(disk)
+    for number in range(3):
+        assert write(log, number, b"%d" % number)
+    log.close()
+    disk.flip(f"{FOLDER}/0", PAGE_BYTES + at)
+    assert redo(disk) == 2
+    assert contents(disk) == b"0\x002"
+
+
+def test_what_was_written_survives_the_power_and_what_was_not_is_whole_or_not_there() -> None:
+    seen = set()
+    for seed in range(200):
+        disk = SimDisk()
+        disk.list("folder")
+        disk.open(WHERE, create=True)
+        log = made(disk)
+        assert write(log, 0, b"a" * 5000)
+        entry = log.place([Piece(WHERE, 5000, b"b" * 5000)])
+        assert entry is not None
+        entry.file.write(entry.offset, entry.record)
+        found = disk.crash(random.Random(seed))
+        redo(found)
+        seen.add(contents(found))
+    assert seen == {b"a" * 5000, b"a" * 5000 + b"b" * 5000}
+
+
+def test_redo_can_be_done_again_after_the_power_went_in_it() -> None:
+    for call in range(1, 30):
+        disk = SimDisk()
+        disk.list("folder")
+        disk.open(WHERE, create=True)
+        log = made(disk)
+        for number in range(5):
+            assert write(log, number, b"%d" % number)
+        disk.fault = fail_at(call, DiskFailed, lasting=True)
+        try:
+            redo(disk)
+        except DiskFailed:
+            found = disk.crash(random.Random(call))
+            redo(found)
+            assert contents(found) == b"01234"
+            continue
+        assert contents(disk) == b"01234"
+        return
+    raise AssertionError("redo takes more calls than that")
+
+
+def test_a_full_disk_makes_no_log() -> None:
+    disk = SimDisk(capacity=5 * PAGE_BYTES)
+    log = SyncLog(disk)
+    with pytest.raises(NoSpace):
+        log.make()
+    assert disk.paths == []
+    assert not log.is_made
+
+
+def test_the_disk_as_it_will_be(disk: Disk) -> None:
+    file = disk.open(WHERE)
+    file.append([b"abc"])
+    log = made(disk)
+    assert write(log, 3, b"def")
+    assert write(log, 8, b"x")
+    log.close()
+    seen = Redone(disk).open(WHERE)
+    assert seen.size == 9
+    assert seen.read(0, 100) == b"abcdef\0\0x"
+    assert [seen.read(at, 3) for at in range(10)] == [
+        b"abcdef\0\0x"[at : at + 3] for at in range(10)
+    ]  # fmt: skip
+    assert seen.read(20, 3) == b""
+    seen.close()
+    assert contents(disk) == b"abc"

@@ -1,0 +1,284 @@
+"""The sync log: what the ends of the segments have in memory only, written down once more in a place that is ready.
+
+To sync a file that grows, the file system has to commit its new length, and blocks and journal are two such files. The
+sync log has its length beforehand, so that one sync of one file does for both. A record is a list of pieces: the bytes
+that belong at an offset of a file. After a crash `redo` puts them there, before anything else looks at the store.
+
+It has two halves, which take turns: one is written over once everything in it was synced in its own place. Owns the
+files under ``synclog/``; knows nothing of what the pieces are. They must be of files that are only appended to: then
+it harms nothing to redo a record that is not needed any more.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, cast
+
+import msgspec
+from xxhash import xxh3_64
+
+from vfs.disk import Buffer, Disk, File
+from vfs.errors import NoSpace
+
+FOLDER = "synclog"
+HALF_BYTES = 8 << 20
+PIECES_BYTES_MAX = 1 << 20  # of one record; more is synced in its own place
+PAGE_BYTES = 4096  # records begin at multiples: to write one touches no byte of another
+
+_HALVES = ("0", "1")
+_MAGIC = b"vfsL"
+_HEADER = struct.Struct("<4sIIQQ")  # magic, length of the table, of the bytes behind it, number, checksum
+_SEALED = struct.Struct("<4sIIQ")  # what the checksum covers, with the table and the bytes
+_ZEROS_BYTES = 1 << 20
+
+
+class Piece(NamedTuple):
+    """Bytes that belong at an offset of a file."""
+
+    path: str
+    offset: int
+    data: bytes
+
+
+_table = msgspec.msgpack.Decoder(list[tuple[str, int, int]])  # path, offset, length
+
+
+class Entry(NamedTuple):
+    """A record that has its place in the log."""
+
+    file: File
+    offset: int
+    record: Sequence[Buffer]
+
+    def write(self) -> None:
+        """Make it durable. For any thread, one at a time. Raises DiskFailed."""
+        self.file.write(self.offset, self.record)
+        self.file.sync()
+
+
+class SyncLog:
+    """The log of an open store, to which `redo` was done. Invariant: a half that `settled` has not emptied holds, and
+    keeps, every record that was written to it.
+    """
+
+    def __init__(self, disk: Disk) -> None:
+        self._disk = disk
+        self._halves: Sequence[File] = ()
+        self._used = [0, 0]  # bytes of each half
+        self._current = 0
+        self._number = 0
+
+    @property
+    def is_made(self) -> bool:
+        """Whether it takes records."""
+        return bool(self._halves)
+
+    @property
+    def is_half_full(self) -> bool:
+        """Whether something should be synced in its own place soon, so that there is always room."""
+        return bool(self._used[1 - self._current])
+
+    def make(self) -> Sequence[File]:
+        """New files for `use`, durable and full of zeros. Slow; for any thread. Raises NoSpace, DiskFailed."""
+        self._disk.list(FOLDER)
+        halves: list[File] = []
+        try:
+            for name in _HALVES:
+                file = self._disk.open(f"{FOLDER}/{name}", create=True)
+                halves.append(file)
+                for offset in range(0, HALF_BYTES, _ZEROS_BYTES):
+                    file.write(offset, [bytes(min(_ZEROS_BYTES, HALF_BYTES - offset))])
+                file.sync()
+        except NoSpace:
+            for file in halves:
+                file.close()
+            _remove(self._disk)
+            raise
+        return halves
+
+    def use(self, halves: Sequence[File]) -> None:
+        """Take records from now on."""
+        self._halves = halves
+
+    def place(self, pieces: Sequence[Piece]) -> Entry | None:
+        """The next record, to be written before another one is placed. None: there is no room, or no log."""
+        if not self._halves:
+            return None
+        table = msgspec.msgpack.encode([(piece.path, piece.offset, len(piece.data)) for piece in pieces])
+        size = sum(len(piece.data) for piece in pieces)
+        length = _HEADER.size + len(table) + size
+        padding = -length % PAGE_BYTES
+        if self._used[self._current] + length + padding > HALF_BYTES:
+            if self._used[1 - self._current] or length + padding > HALF_BYTES:
+                return None
+            self._current = 1 - self._current
+        self._number += 1
+        sealed = _SEALED.pack(_MAGIC, len(table), size, self._number)
+        record = [table, *(piece.data for piece in pieces)]
+        checksum = _checksum(sealed, record)
+        offset = self._used[self._current]
+        self._used[self._current] += length + padding
+        return Entry(self._halves[self._current], offset, (sealed, checksum, *record, bytes(padding)))
+
+    def settle(self) -> int | None:
+        """Everything so far is about to be synced in its own place: the half that `settled` may empty then."""
+        if not self._used[1 - self._current]:
+            self._current = 1 - self._current  # what comes meanwhile goes there
+        other = 1 - self._current
+        return other if self._used[other] else None
+
+    def settled(self, half: int | None) -> None:
+        """It was synced."""
+        if half is not None:
+            self._used[half] = 0
+
+    def close(self) -> None:
+        for file in self._halves:
+            file.close()
+        self._halves = ()
+
+    def remove(self) -> None:
+        """Everything was synced in its own place, and nothing follows. Raises DiskFailed."""
+        self.close()
+        _remove(self._disk)
+
+
+def redo(disk: Disk) -> int:
+    """Put what the log has where it belongs, durably, and remove the log. Returns how many records there were.
+
+    A file that is not there has been removed since. Raises NoSpace, DiskFailed; then it can be done again.
+    """
+    files: dict[str, File | None] = {}
+    records = 0
+    try:
+        for pieces in _records(disk):
+            records += 1
+            for piece in pieces:
+                if piece.path not in files:
+                    files[piece.path] = disk.open(piece.path) if _is_there(disk, piece.path) else None
+                file = files[piece.path]
+                if file is not None and file.read(piece.offset, len(piece.data)) != piece.data:
+                    file.write(piece.offset, [piece.data])
+        for file in files.values():
+            if file is not None:
+                file.sync()
+    finally:
+        for file in files.values():
+            if file is not None:
+                file.close()
+    _remove(disk)
+    return records
+
+
+def _records(disk: Disk) -> Iterator[list[Piece]]:
+    """Every intact record, in the order of writing; also of those that are not needed any more."""
+    found: list[tuple[int, str, int]] = []  # number, path, offset
+    for path in _paths(disk):
+        file = disk.open(path)
+        offset = 0
+        while offset < file.size:
+            record = _read(file, offset)
+            if record is None:
+                offset += PAGE_BYTES
+            else:
+                found.append((record.number, path, offset))
+                offset += record.length
+        file.close()
+    for _, path, offset in sorted(found):
+        file = disk.open(path)
+        record = _read(file, offset)
+        file.close()
+        assert record is not None
+        yield record.pieces
+
+
+class _Record(NamedTuple):
+    """A record as read. length: in bytes, with what fills up its last page."""
+
+    number: int
+    length: int
+    pieces: list[Piece]
+
+
+def _read(file: File, offset: int) -> _Record | None:
+    """The record at *offset*, None if there is no intact one."""
+    header = file.read(offset, _HEADER.size)
+    if len(header) < _HEADER.size or not header.startswith(_MAGIC):
+        return None
+    _, table_size, size, number, _ = _HEADER.unpack(header)
+    length = _HEADER.size + table_size + size
+    if length > HALF_BYTES:
+        return None
+    rest = file.read(offset + _HEADER.size, table_size + size)
+    if len(rest) < table_size + size or _checksum(header[: _SEALED.size], [rest]) != header[_SEALED.size :]:
+        return None
+    pieces = []
+    at = table_size
+    for path, where, piece_size in _table.decode(rest[:table_size]):
+        pieces.append(Piece(path, where, rest[at : at + piece_size]))
+        at += piece_size
+    return _Record(number, length + -length % PAGE_BYTES, pieces)
+
+
+def _checksum(sealed: bytes, rest: Sequence[Buffer]) -> bytes:
+    state = xxh3_64(sealed)
+    for buffer in rest:
+        state.update(buffer)
+    return state.intdigest().to_bytes(8, "little")
+
+
+def _paths(disk: Disk) -> list[str]:
+    return [f"{FOLDER}/{name}" for name in disk.list(FOLDER) if name in _HALVES]
+
+
+def _remove(disk: Disk) -> None:
+    for path in _paths(disk):
+        disk.remove(path)
+
+
+def _is_there(disk: Disk, path: str) -> bool:
+    folder, _, name = path.rpartition("/")
+    return name in disk.list(folder)
+
+
+class Redone:
+    """A Disk that is only read, as it will be when `redo` was done to it: for who may change nothing."""
+
+    def __init__(self, disk: Disk) -> None:
+        self._disk = disk
+        self._pieces: dict[str, list[Piece]] = {}
+        for pieces in _records(disk):
+            for piece in pieces:
+                self._pieces.setdefault(piece.path, []).append(piece)
+
+    def list(self, folder: str) -> list[str]:
+        return self._disk.list(folder)
+
+    def open(self, path: str, *, create: bool = False) -> File:
+        file = self._disk.open(path, create=create)
+        pieces = self._pieces.get(path)
+        return cast(File, _RedoneFile(file, pieces)) if pieces else file
+
+    def remove(self, path: str) -> None:
+        self._disk.remove(path)
+
+
+class _RedoneFile:
+    """A file that is only read, with pieces put where they belong."""
+
+    def __init__(self, file: File, pieces: list[Piece]) -> None:
+        self._file = file
+        self._pieces = pieces
+        self.size = max(file.size, *(piece.offset + len(piece.data) for piece in pieces))
+        self.allocated = file.allocated
+        self.close = file.close
+
+    def read(self, offset: int, length: int) -> bytes:
+        end = min(offset + length, self.size)
+        data = bytearray(self._file.read(offset, length).ljust(max(0, end - offset), b"\0"))
+        for piece in self._pieces:
+            start, stop = max(offset, piece.offset), min(end, piece.offset + len(piece.data))
+            if start < stop:
+                data[start - offset : stop - offset] = piece.data[start - piece.offset : stop - piece.offset]
+        return bytes(data)
