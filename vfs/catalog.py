@@ -4,7 +4,8 @@ Owns the tables below. Derived: ``fold(apply, journal)`` over the places of the 
 transaction is open all the time, and everything reads through it; `commit` makes it durable together with the
 positions that it stands for (a catalog checkpoint). What was not committed dies with the process and is replayed.
 Rows that one operation after the other changes (inodes, drafts, buckets) are kept decoded, and written before they are
-scanned or committed. So are the figures of the segments, of which there are few.
+scanned or committed. So are the figures of the segments, of which there are few. References of small contents
+are summed up in memory, and added to the rows of their blocks before anybody looks at those.
 
 Tables, with their keys (integers big-endian, 8 bytes, so that they sort) and values (msgpack unless said):
 
@@ -69,6 +70,7 @@ _U64 = struct.Struct(">Q")
 _PAIR = struct.Struct(">QQ")
 _BLOCK = struct.Struct(">IQIQB")
 _ALL_ONES = (1 << 64) - 1
+_DEPTHS = [bytes((depth,)) for depth in range(256)]
 
 MISSING_BYTES_MAX = 1 << 30
 _LMDB_MAGIC = 0xBEEFC0DE
@@ -200,7 +202,6 @@ class Catalog:
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self._path = path
         self._read_only = read_only
-        self._pending: dict[bytes, int] = {}
         self._handlers: dict[type[events.Change], Callable[[Any], None]] = {
             events.BucketSet: self._bucket_set,
             events.BucketGone: self._bucket_gone,
@@ -269,6 +270,8 @@ class Catalog:
     def _load(self) -> None:
         """What is kept in memory, as of the last checkpoint."""
         self.loads += 1
+        self._references: dict[bytes, int] = {}  # to be added, by depth (one byte) and root
+        self._nodes_referred = False  # among them
         self._inode_cache: dict[Ino, Inode] = {}
         self._inodes_changed: set[Ino] = set()
         self._drafts_changed: set[Ino] = set()
@@ -370,6 +373,7 @@ class Catalog:
 
     def _write_changed(self) -> None:
         """Bring the tables up to what is kept decoded."""
+        self._add_references()
         for ino in self._inodes_changed:
             self._put(_u64(ino), _encode(self._inode_cache[ino]), db=self._inodes)
         self._inodes_changed.clear()
@@ -573,6 +577,7 @@ class Catalog:
         return self._get(_u64(ino), db=self._orphans) is not None
 
     def block(self, block: BlockId) -> BlockRow | None:
+        self._add_references()
         raw = self._get(block, db=self._block_rows)
         if raw is None:
             return None
@@ -580,6 +585,7 @@ class Catalog:
         return BlockRow(Place(segment, offset, length), references, bool(node))
 
     def blocks(self, after: bytes = b"") -> Iterator[tuple[BlockId, BlockRow]]:
+        self._add_references()
         for key, value in self._scan(self._block_rows, b"", after):
             segment, offset, length, references, node = _BLOCK.unpack(value)
             yield BlockId(key), BlockRow(Place(segment, offset, length), references, bool(node))
@@ -667,20 +673,25 @@ class Catalog:
             self.last_seq = Seq(event.at)
         for change in event.changes:
             self._handlers[type(change)](change)
-        if self._pending:
-            self._apply_counts()
+        if self._nodes_referred or len(self._references) >= COUNTS_MAX:
+            self._add_references()  # of nodes at once: those are read, and if that fails, this change fails
 
-    def _apply_counts(self) -> None:
-        pending, self._pending = self._pending, {}
-        for root, delta in sorted(pending.items(), key=_delta):  # gains first: what is shared never drops to 0
-            if delta:
-                self._refer(BlockId(root[1:]), delta, root[0])
+    def _add_references(self) -> None:
+        """Bring the rows of blocks up to the references that were noted."""
+        if self._references:
+            noted, self._references = self._references, {}
+            self._nodes_referred = False
+            for root, delta in sorted(noted.items(), key=_delta):  # gains first: what is shared never drops to 0
+                if delta:
+                    self._refer(BlockId(root[1:]), delta, root[0])
 
     def _count(self, content: Content, delta: int) -> None:
-        """Note *delta* references to a content's root; the sums are applied at the end of the event."""
+        """Note *delta* references to a content's root."""
         if content.root:
-            root = bytes((content.depth,)) + content.root
-            self._pending[root] = self._pending.get(root, 0) + delta
+            root = _DEPTHS[content.depth] + content.root
+            self._references[root] = self._references.get(root, 0) + delta
+            if content.depth:
+                self._nodes_referred = True
 
     def _refer(self, block: BlockId, delta: int, depth: int) -> None:
         """Add *delta* references; a node that gains its first or loses its last passes that on to its children."""
@@ -736,29 +747,31 @@ class Catalog:
 
     def set_block_place(self, block: BlockId, place: Place, *, node: bool) -> None:
         """Index of vfs.blocks: a new block, a lost one that is stored again, or one that was moved."""
-        row = self.block(block)
-        references = 0
-        if row:
-            references = row.references
-            self._count_bytes(row, -1)
-        self._put(block, _BLOCK.pack(*place, references, node), db=self._block_rows)
-        self._count_bytes(BlockRow(place, references, node), 1)
-        if row and node and references and row.place == LOST:
+        raw = self._get(block, db=self._block_rows)
+        was, references = 0, 0
+        if raw is not None:
+            was, _, length, references, _ = _BLOCK.unpack(raw)
+            self._count_bytes(was, -length - HEADER_BYTES, references)
+        segment, offset, length = place
+        self._put(block, _BLOCK.pack(segment, offset, length, references, node), db=self._block_rows)
+        self._count_bytes(segment, length + HEADER_BYTES, references)
+        if not was and node and references:  # it was lost
             self._refer_children(block, 1, self._depth_of(block))
 
-    def _count_bytes(self, row: BlockRow, sign: int) -> None:
+    def _count_bytes(self, segment: int, size: int, references: int) -> None:
         """Keep the figures of a segment, into whose part of the index a block comes, or from which it goes."""
-        segment, _, length = row.place
         if segment:
-            size = sign * (HEADER_BYTES + length)
-            self._indexed[segment] = self._indexed.get(segment, 0) + size
-            self._live[segment] = self._live.get(segment, 0) + (size if row.references else 0)
-            if not self._indexed[segment]:
+            indexed = self._indexed.get(segment, 0) + size
+            if indexed:
+                self._indexed[segment] = indexed
+                self._live[segment] = self._live.get(segment, 0) + (size if references else 0)
+            else:
                 del self._indexed[segment], self._live[segment]
             self._segments_changed.add(segment)
 
     def segment(self, segment: int) -> Segment:
         """The figures of a segment of blocks."""
+        self._add_references()
         return Segment(self._indexed.get(segment, 0), self._live.get(segment, 0))
 
     def segments(self) -> list[int]:
@@ -767,6 +780,7 @@ class Catalog:
 
     def live_bytes(self) -> int:
         """Bytes of all blocks that are in use, headers included."""
+        self._add_references()
         return sum(self._live.values())
 
     def forget_block(self, block: BlockId) -> None:
@@ -776,10 +790,11 @@ class Catalog:
         assert not row.references, "a block in use"
         self.index_changed = True
         self._delete(block, db=self._block_rows)
-        self._count_bytes(row, -1)
+        self._count_bytes(row.place.segment, -row.place.length - HEADER_BYTES, row.references)
 
     def forget_blocks(self) -> None:
         """Take all blocks out of the index, to make it anew: `set_block_place` for each, then `recount`."""
+        self._references.clear()
         self._txn.drop(self._block_rows, delete=False)
         self._segments_changed |= set(self._indexed)
         self._indexed.clear()
@@ -789,15 +804,15 @@ class Catalog:
         """Count the references of an index that was made anew."""
         for _, _, version in self.every_version():
             self._count(version.content, 1)
-            if len(self._pending) >= COUNTS_MAX:
-                self._apply_counts()
+            if len(self._references) >= COUNTS_MAX:
+                self._add_references()
         for _, inode in self.every_inode():
             self._count(inode.content, 1)
-            if len(self._pending) >= COUNTS_MAX:
-                self._apply_counts()
+            if len(self._references) >= COUNTS_MAX:
+                self._add_references()
         for draft in self._draft_rows.values():
             self._count(draft.content, 1)
-        self._apply_counts()
+        self._add_references()
 
     def _depth_of(self, node: BlockId) -> int:
         """How many levels are below a node: all its leaves are at one level."""
