@@ -4,8 +4,8 @@ Owns the tables below. Derived: ``fold(apply, journal)`` over the places of the 
 transaction is open all the time, and everything reads through it; `commit` makes it durable together with the
 positions that it stands for (a catalog checkpoint). What was not committed dies with the process and is replayed.
 Rows that one operation after the other changes (inodes, drafts, buckets) are kept decoded, and written before they are
-scanned or committed. So are the figures of the segments, of which there are few. References of small contents
-are summed up in memory, and added to the rows of their blocks before anybody looks at those.
+scanned or committed. So are the figures of the segments, of which there are few. Names that were looked up are kept.
+References of small contents are summed up in memory, and added to the rows of blocks before anybody looks at those.
 
 Tables, with their keys (integers big-endian, 8 bytes, so that they sort) and values (msgpack unless said):
 
@@ -57,6 +57,7 @@ FORMAT_COMPRESSED = 3  # of a store in which blocks may be compressed
 FORMAT_LOGGED = 4  # the same, and there may be a sync log
 RESERVE_BYTES = 8 << 20  # room set aside on the disk behind the file, for the commits that free space on a full one
 INODES_KEPT_MAX = 8192  # decoded inodes in memory, about 6 MiB
+NAMES_KEPT_MAX = 8192  # live names in memory, and once more as many of keys, about 1 MiB each
 COUNTS_MAX = 20_000  # roots whose references are counted in memory
 FILE = "data.mdb"
 MAP_BYTES = 1 << 40  # of address space, not of memory or disk
@@ -70,6 +71,7 @@ _U64 = struct.Struct(">Q")
 _PAIR = struct.Struct(">QQ")
 _BLOCK = struct.Struct(">IQIQB")
 _ALL_ONES = (1 << 64) - 1
+_UNKNOWN = Ino(-1)
 _DEPTHS = [bytes((depth,)) for depth in range(256)]
 
 MISSING_BYTES_MAX = 1 << 30
@@ -273,6 +275,8 @@ class Catalog:
         self._references: dict[bytes, int] = {}  # to be added, by depth (one byte) and root
         self._nodes_referred = False  # among them
         self._inode_cache: dict[Ino, Inode] = {}
+        self._entry_cache: dict[bytes, Ino | None] = {}  # rows of entries, None for what is not there
+        self._key_cache: dict[KeyId, bytes] = {}  # rows of key_names
         self._inodes_changed: set[Ino] = set()
         self._drafts_changed: set[Ino] = set()
         self._buckets_changed: set[Ino] = set()
@@ -440,8 +444,18 @@ class Catalog:
 
     def entry(self, parent: Ino, name: bytes) -> Ino | None:
         """The inode of a live name (a sort name: a directory's ends with ``/``)."""
-        raw = self._get(_u64(parent) + name, db=self._entries)
-        return None if raw is None else Ino(_U64.unpack(raw)[0])
+        where = _u64(parent) + name
+        ino = self._entry_cache.get(where, _UNKNOWN)
+        if ino == _UNKNOWN:
+            raw = self._get(where, db=self._entries)
+            ino = None if raw is None else Ino(_U64.unpack(raw)[0])
+            self._keep_entry(where, ino)
+        return ino
+
+    def _keep_entry(self, where: bytes, ino: Ino | None) -> None:
+        if len(self._entry_cache) >= NAMES_KEPT_MAX:
+            self._entry_cache.clear()
+        self._entry_cache[where] = ino
 
     def entries(self, parent: Ino, after: bytes = b"") -> Iterator[tuple[bytes, Ino]]:
         """The live sort names of a directory behind *after*, in order. Stop before changing anything."""
@@ -455,10 +469,16 @@ class Catalog:
 
     def inode(self, ino: Ino) -> Inode:
         """The same. Raises NoSuchKey."""
-        inode = self._kept_inode(ino)
+        return self.peek(ino).copy()
+
+    def peek(self, ino: Ino) -> Inode:
+        """The inode, not to be changed and not to be kept: the next event may change it. Raises NoSuchKey."""
+        inode = self._inode_cache.get(ino)
         if inode is None:
-            raise NoSuchKey(f"no inode {ino}")
-        return inode.copy()
+            inode = self._kept_inode(ino)
+            if inode is None:
+                raise NoSuchKey(f"no inode {ino}")
+        return inode
 
     def _kept_inode(self, ino: Ino) -> Inode | None:
         inode = self._inode_cache.get(ino)
@@ -501,16 +521,30 @@ class Catalog:
 
     def key_name(self, key: KeyId) -> KeyName:
         """Raises NoSuchKey."""
-        raw = self._get(_u64(key), db=self._key_names)
-        if raw is None:
-            raise NoSuchKey(f"no key {key}")
-        return KeyName(Ino(_U64.unpack(raw[:8])[0]), raw[8:])
+        return _key_name(self._where(key))
+
+    def sort_name(self, key: KeyId) -> bytes:
+        """The same without the directory."""
+        return self._where(key)[8:]
+
+    def _where(self, key: KeyId) -> bytes:
+        """Directory and sort name of a key, as in the row."""
+        where = self._key_cache.get(key)
+        if where is None:
+            where = self._get(_u64(key), db=self._key_names)
+            if where is None:
+                raise NoSuchKey(f"no key {key}")
+            self._keep_key(key, where)
+        return where
+
+    def _keep_key(self, key: KeyId, where: bytes) -> None:
+        if len(self._key_cache) >= NAMES_KEPT_MAX:
+            self._key_cache.clear()
+        self._key_cache[key] = where
 
     def null_version(self, key: KeyId) -> Seq | None:
         """The sequence of the key's version with id ``null``."""
-        where = self.key_name(key)
-        raw = self._get(_u64(where.parent) + where.name, db=self._keys)
-        return Seq(_PAIR.unpack(raw)[1]) or None
+        return Seq(_PAIR.unpack(self._get(self._where(key), db=self._keys))[1]) or None
 
     def version(self, key: KeyId, seq: Seq) -> Version | None:
         raw = self._get(_pair(key, _ALL_ONES - seq), db=self._versions)
@@ -852,20 +886,21 @@ class Catalog:
         where = _u64(change.parent) + change.name
         self._put(where, _pair(change.key, 0), db=self._keys)
         self._put(_u64(change.key), where, db=self._key_names)
+        self._keep_key(change.key, where)
         if change.key >= self.next_id:
             self.next_id = change.key + 1
 
     def _key_gone(self, change: events.KeyGone) -> None:
-        where = self._get(_u64(change.key), db=self._key_names)
-        self._delete(where, db=self._keys)
+        self._delete(self._where(change.key), db=self._keys)
         self._delete(_u64(change.key), db=self._key_names)
+        del self._key_cache[change.key]
 
     def _version_added(self, change: events.VersionAdded) -> None:
         key, seq, version = change.key, change.seq, change.version
         self._put(_pair(key, _ALL_ONES - seq), _encode(version), db=self._versions)
         self._put(_u64(seq), _u64(key), db=self._times)
         if version.null:
-            self._put(self._get(_u64(key), db=self._key_names), _pair(key, seq), db=self._keys)
+            self._put(self._where(key), _pair(key, seq), db=self._keys)
         self._count(version.content, 1)
         self._add_to_bucket(change.bucket, version, 1)
         if seq > self.last_seq:
@@ -879,7 +914,7 @@ class Catalog:
         self._delete(_pair(key, _ALL_ONES - seq), db=self._versions)
         self._delete(_u64(seq), db=self._times)
         if version.null:
-            self._put(self._get(_u64(key), db=self._key_names), _pair(key, 0), db=self._keys)
+            self._put(self._where(key), _pair(key, 0), db=self._keys)
         self._count(version.content, -1)
         self._add_to_bucket(change.bucket, version, -1)
 
@@ -892,14 +927,18 @@ class Catalog:
             self._buckets_changed.add(ino)
 
     def _entry_set(self, change: events.EntrySet) -> None:
-        self._put(_u64(change.parent) + change.name, _u64(change.ino), db=self._entries)
+        where = _u64(change.parent) + change.name
+        self._put(where, _u64(change.ino), db=self._entries)
+        self._keep_entry(where, change.ino)
 
     def _entry_gone(self, change: events.EntryGone) -> None:
-        self._delete(_u64(change.parent) + change.name, db=self._entries)
+        where = _u64(change.parent) + change.name
+        self._delete(where, db=self._entries)
+        self._keep_entry(where, None)
 
     def _inode_set(self, change: events.InodeSet) -> None:
         ino, inode = change.ino, change.inode
-        old = self._kept_inode(ino)
+        old = self._kept_inode(ino) if ino < self.next_id else None
         live = inode.content.size if inode.nlink else 0
         if old is not None:
             self._count(old.content, -1)

@@ -161,6 +161,11 @@ class WorkingCopy:
         if size >= self.size:
             self._grow(size)
             return
+        if not size:
+            self._root, self._depth, self._data, self.size = HOLE, 0, 0, 0
+            self._leaves.clear()
+            self._nodes.clear()
+            return
         last, used = divmod(size, BLOCK_BYTES)
         if used and (last in self._leaves or self._child(0, last)):
             self._changed_leaf(last)
@@ -180,10 +185,6 @@ class WorkingCopy:
         """Drop every leaf from number *leaves* on, and the levels that are no longer needed. Changes no node in place:
         the caller may have to go back.
         """
-        if not leaves:
-            self._root, self._depth, self._data = HOLE, 0, 0
-            self._nodes.clear()
-            return
         before = -(-self.size // BLOCK_BYTES)
         if self._data >= before:
             self._data = leaves  # no holes at all

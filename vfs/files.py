@@ -104,10 +104,10 @@ class Files:
         """
         file = self._open.get(ino)
         if file is None:
-            inode = self._core.catalog.inode(ino)
-            if inode.is_dir:
-                raise IsADirectory("a directory is not opened as a file")
+            inode = self._core.catalog.peek(ino)
             if not inode.is_file:
+                if inode.is_dir:
+                    raise IsADirectory("a directory is not opened as a file")
                 raise NotPermitted("only a regular file has content")
             draft = self._core.catalog.draft(ino)
             copy = self._working_copy(inode, draft.content if draft else inode.content)
@@ -159,9 +159,10 @@ class Files:
         """A write by anybody but root takes the set-id bits away (POSIX write, chmod)."""
         if writer.uid == 0:
             return
-        inode = self._core.catalog.inode(ino)
-        bits = SETID if inode.mode & stat.S_IXGRP else stat.S_ISUID
-        if inode.mode & bits:
+        mode = self._core.catalog.peek(ino).mode
+        bits = SETID if mode & stat.S_IXGRP else stat.S_ISUID
+        if mode & bits:
+            inode = self._core.catalog.inode(ino)
             inode.mode &= ~bits
             self._core.commit("chmod", [events.InodeSet(ino, inode)])
 
@@ -234,7 +235,7 @@ class Files:
         inode.mtime = draft.mtime
         inode.ctime = max(inode.ctime, draft.ctime)
         for key in core.names_of(ino, inode):
-            seq = core.add_version(changes, key, core.catalog.key_name(key).name, ino, inode, draft.writer)
+            seq = core.add_version(changes, key, core.catalog.sort_name(key), ino, inode, draft.writer)
             if key == inode.key:
                 inode.seq = seq
         changes.append(events.InodeSet(ino, inode))
@@ -297,7 +298,7 @@ class Files:
         """Something else is current now: whoever has the file open sees it."""
         file = self._open.get(ino)
         if file is not None:
-            file.copy = self._working_copy(self._core.catalog.inode(ino), content)
+            file.copy = self._working_copy(self._core.catalog.peek(ino), content)
             file.published = file.drafted = file.changes
 
     def recover(self) -> int:

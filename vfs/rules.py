@@ -38,6 +38,8 @@ class Delete(NamedTuple):
     marker_null: bool | None
 
 
+_ADD = Put(null=False, replaces=None)
+_MARK = Delete(removes=None, marker_null=False)
 _TRANSITIONS = {
     (State.UNVERSIONED, State.ENABLED),
     (State.ENABLED, State.SUSPENDED),
@@ -48,14 +50,14 @@ _TRANSITIONS = {
 def put(state: State, null_version: Seq | None) -> Put:
     """New content for a key whose null version, if any, is *null_version*."""
     if state is State.ENABLED:
-        return Put(null=False, replaces=None)
+        return _ADD
     return Put(null=True, replaces=null_version)
 
 
 def delete(state: State, null_version: Seq | None, *, others: bool) -> Delete:
     """A delete of a key; *others*: it has versions besides the null version."""
     if state is State.ENABLED:
-        return Delete(removes=None, marker_null=False)
+        return _MARK
     if state is State.SUSPENDED:
         return Delete(removes=null_version, marker_null=True)
     return Delete(removes=null_version, marker_null=True if others else None)

@@ -32,6 +32,7 @@ from vfs.errors import (
     DiskFailed,
     NoSpace,
     NoSuchBucket,
+    NoSuchKey,
     NotAStore,
     StoreInUse,
     TooManyBuckets,
@@ -226,7 +227,7 @@ class Store:
     def _apply(self, record: Record, event: events.Event) -> None:
         try:
             self._core.catalog.apply(event)
-        except (AttributeError, TypeError, AssertionError, *DAMAGE) as error:  # what senseless changes stumble over
+        except (AttributeError, TypeError, AssertionError, NoSuchKey, *DAMAGE) as error:  # of senseless changes
             where = f"journal record {record.number}"
             found = f"{event.operation}: {error!r}; `vfs check {self.path}` tells more"
             raise Corrupt(where, expected="changes that can be applied", found=found) from error

@@ -29,7 +29,7 @@ from vfs.errors import (
 )
 from vfs.events import Change
 from vfs.files import Files
-from vfs.model import EMPTY, STORE_ROOT, Draft, Ino, Inode, KeyId, Kind, State, Writer
+from vfs.model import EMPTY, STORE_ROOT, Draft, Ino, Inode, KeyId, Kind, Writer
 from vfs.names import NAME_BYTES_MAX, check_name, directory_key, show
 
 LINKS_MAX = 4096  # names of one inode: a write makes a version under each
@@ -98,7 +98,8 @@ class Tree:
     # -- making -----------------------------------------------------------------------------------------------
 
     def _directory(self, ino: Ino) -> Inode:
-        inode = self._catalog.inode(ino)
+        """A directory in which names can be made, not to be changed."""
+        inode = self._catalog.peek(ino)
         if not inode.is_dir:
             raise NotADirectory("not a directory")
         if ino == STORE_ROOT:
@@ -193,7 +194,8 @@ class Tree:
         inode = self._new(above, stat.S_IFDIR | stat.S_IMODE(mode), writer.uid, gid, key)
         inode.nlink = 2
         default = None if umask is None else self._inherit(parent, above, inode, umask)
-        removed = [ino for ino in self._catalog.removed(key) if _goes_on(self._catalog.inode(ino), inode)]
+        known = [] if changes else self._catalog.removed(key)  # a key that was just made has no history
+        removed = [ino for ino in known if _goes_on(self._catalog.inode(ino), inode)]
         if removed:
             ino = removed[0]
             inode.generation = self._catalog.inode(ino).generation + 1
@@ -251,7 +253,7 @@ class Tree:
         if inode.is_dir:
             raise IsADirectory(f"{show(name)} is a directory")
         changes: list[Change] = []
-        key = self._key(parent, name)
+        key = self._key(parent, name, inode)
         changes.append(events.EntryGone(parent, name))
         self._core.add_delete(changes, key, name, ino, inode, writer)
         last = inode.nlink == 1
@@ -274,7 +276,10 @@ class Tree:
         self._core.detach(changes, key, ino, inode, is_open=orphaned)
         return orphaned
 
-    def _key(self, parent: Ino, name: bytes) -> KeyId:
+    def _key(self, parent: Ino, name: bytes, inode: Inode) -> KeyId:
+        """The key of a live name of *inode*."""
+        if inode.nlink == 1 or inode.is_dir:
+            return inode.key
         key = self._catalog.key(parent, name)
         assert key is not None, "every live entry has a key"
         return key
@@ -289,7 +294,7 @@ class Tree:
         self._check_empty(ino, name)
         changes: list[Change] = []
         changes.append(events.EntryGone(parent, sort_name))
-        self._core.add_delete(changes, self._key(parent, sort_name), sort_name, ino, inode, writer)
+        self._core.add_delete(changes, inode.key, sort_name, ino, inode, writer)
         kept = self._drop_directory(changes, ino, inode)
         changes.append(events.DirectoryTouched(parent, self._core.clock(), -1))
         self._core.commit("rmdir", changes)
@@ -331,28 +336,26 @@ class Tree:
         above = self._directory(parent)
         if above.bucket != self._directory(new_parent).bucket:
             raise CrossBucket("a rename cannot lead from one bucket into another; copy instead")
-        ino, inode = self.lookup(parent, name)
-        try:
-            old_ino, old = self.lookup(new_parent, new_name)
-        except NoSuchKey:
-            pass
-        else:
+        ino = self._existing(parent, name)
+        is_dir = self._catalog.peek(ino).is_dir
+        old_ino = self.find(new_parent, new_name)
+        if old_ino is not None:
             if not replace:
                 raise Exists(f"{show(new_name)} exists")
             if old_ino == ino:
                 return None
-            self._check_over(inode, old_ino, old, new_name)
+            self._check_over(is_dir, old_ino, new_name)
             self._files.publish_flushed(old_ino)
-        if inode.is_dir:
+        if is_dir:
             return self._rename_directory(parent, name, new_parent, new_name, ino, writer)
         return self._rename_file(parent, name, new_parent, new_name, ino, writer)
 
-    def _check_over(self, inode: Inode, old_ino: Ino, old: Inode, new_name: bytes) -> None:
-        if old.is_dir:
-            if not inode.is_dir:
+    def _check_over(self, is_dir: bool, old_ino: Ino, new_name: bytes) -> None:
+        if self._catalog.peek(old_ino).is_dir:
+            if not is_dir:
                 raise IsADirectory(f"{show(new_name)} is a directory")
             self._check_empty(old_ino, new_name)
-        elif inode.is_dir:
+        elif is_dir:
             raise NotADirectory(f"{show(new_name)} is not a directory")
 
     def _check_cycle(self, ino: Ino, directory: Ino) -> None:
@@ -393,7 +396,7 @@ class Tree:
         self._files.publish_flushed(ino)
         changes: list[Change] = []
         inode = self._catalog.inode(ino)
-        source = self._key(parent, name)
+        source = self._key(parent, name, inode)
         target = self._core.key_for(changes, new_parent, new_name)
         old_ino = self._catalog.entry(new_parent, new_name)
         orphaned = False
@@ -409,8 +412,8 @@ class Tree:
             changes.append(events.LinkGone(ino, source))
             changes.append(events.LinkSet(ino, target))
         seq = self._core.add_version(changes, target, new_name, ino, inode, writer) if inode.seq else inode.seq
-        state = self._core.state_for(inode.bucket, new_name)
-        self._leave_source(changes, source, name, ino, inode, writer, over_existing=old_ino is not None, target=state)
+        if old_ino is None or not self._is_atomic_save(changes, source, inode, new_name):
+            self._core.add_delete(changes, source, name, ino, inode, writer)
         if inode.key == source:
             inode.key = target
             inode.seq = seq
@@ -425,27 +428,17 @@ class Tree:
             self._files.unlinked(old_ino)
         return gone
 
-    def _leave_source(
-        self,
-        changes: list[Change],
-        source: KeyId,
-        name: bytes,
-        ino: Ino,
-        inode: Inode,
-        writer: Writer,
-        *,
-        over_existing: bool,
-        target: State,
-    ) -> None:
-        """The history of the name that a file leaves: a delete marker, or nothing after a save by renaming."""
-        newest = list(islice(self._catalog.versions(source), 2)) if over_existing else []
+    def _is_atomic_save(self, changes: list[Change], source: KeyId, inode: Inode, new_name: bytes) -> bool:
+        """Whether a rename over an existing file is a save: then nothing stays of the name that the file leaves."""
+        newest = list(islice(self._catalog.versions(source), 2))
         only = len(newest) == 1 and newest[0][1].kind is Kind.CONTENT
         age_us = self._core.clock() // 1000 - newest[0][0] if newest else 0
-        if rules.is_atomic_save(age_us=age_us, only_version=only, over_existing=over_existing, target=target):
-            changes.append(events.VersionGone(source, newest[0][0], inode.bucket))
-            changes.append(events.KeyGone(source))
-        else:
-            self._core.add_delete(changes, source, name, ino, inode, writer)
+        target = self._core.state_for(inode.bucket, new_name)
+        if not rules.is_atomic_save(age_us=age_us, only_version=only, over_existing=True, target=target):
+            return False
+        changes.append(events.VersionGone(source, newest[0][0], inode.bucket))
+        changes.append(events.KeyGone(source))
+        return True
 
     def exchange(self, parent: Ino, name: bytes, new_parent: Ino, new_name: bytes, writer: Writer) -> None:
         """Swap two names atomically (RENAME_EXCHANGE): each gets what the other had as its new version."""
@@ -478,7 +471,7 @@ class Tree:
         self, changes: list[Change], parent: Ino, name: bytes, ino: Ino, inode: Inode, writer: Writer, *, marker: bool
     ) -> KeyId:
         sort_name = directory_key(name) if inode.is_dir else name
-        key = self._key(parent, sort_name)
+        key = self._key(parent, sort_name, inode)
         changes.append(events.EntryGone(parent, sort_name))
         if marker:
             self._core.add_delete(changes, key, sort_name, ino, inode, writer)

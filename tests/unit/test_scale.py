@@ -124,7 +124,8 @@ def test_no_operation_works_more_in_a_larger_store(tmp_path: Path, monkeypatch: 
         try:
             wanted = operations(store, bucket)
             store.checkpoint()
-            store.core.catalog._inode_cache.clear()
+            for kept in ("_inode_cache", "_entry_cache", "_key_cache"):
+                getattr(store.core.catalog, kept).clear()
             work = Work(store.core.catalog, monkeypatch)
             calls = {}
             for name, operation in wanted.items():
@@ -136,6 +137,29 @@ def test_no_operation_works_more_in_a_larger_store(tmp_path: Path, monkeypatch: 
             store.abandon()
     few, many = found
     assert many == few
+
+
+def test_what_small_operations_ask_lmdb_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of files that were made just now: names that are known are not read, rows are written once."""
+    store, bucket = fill(tmp_path, FEW)
+    try:
+        wanted: dict[str, Callable[[], object]] = {
+            "create": lambda: save(store, bucket, b"new"),
+            "overwrite": lambda: save(store, bucket, b"new"),
+            "lookup": lambda: store.tree.lookup(bucket, b"new"),
+            "rename": lambda: store.tree.rename(bucket, b"new", bucket, b"newer", WRITER),
+            "unlink": lambda: store.tree.unlink(bucket, b"newer", WRITER),
+            "mkdir": lambda: store.tree.mkdir(bucket, b"directory", 0o755, 0, WRITER),
+        }
+        work = Work(store.core.catalog, monkeypatch)
+        calls = {}
+        for name, operation in wanted.items():
+            before = work.calls
+            operation()
+            calls[name] = work.calls - before
+    finally:
+        store.abandon()
+    assert calls == {"create": 11, "overwrite": 5, "lookup": 0, "rename": 11, "unlink": 4, "mkdir": 8}
 
 
 def test_opening_a_larger_store_reads_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
