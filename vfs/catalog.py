@@ -316,6 +316,7 @@ class Catalog:
         """
         checkpoint = Checkpoint(journal, blocks, self.next_id, self.last_seq)
         try:
+            self._add_references()
             self._write_changed()
             self._put(b"checkpoint", _encode(checkpoint), db=self._meta)
             self._txn.commit()
@@ -376,8 +377,7 @@ class Catalog:
             os.close(fd)
 
     def _write_changed(self) -> None:
-        """Bring the tables up to what is kept decoded."""
-        self._add_references()
+        """Bring the tables up to what is kept decoded; references apart, of which an event may not be through yet."""
         for ino in self._inodes_changed:
             self._put(_u64(ino), _encode(self._inode_cache[ino]), db=self._inodes)
         self._inodes_changed.clear()
@@ -677,11 +677,13 @@ class Catalog:
 
     def rows(self, table: str) -> Iterator[tuple[bytes, bytes]]:
         """Every raw row of a table, for comparing catalogs."""
+        self._add_references()
         self._write_changed()
         yield from self._scan(self._db[table], b"", b"")
 
     def count(self, table: str) -> int:
         """How many rows a table has."""
+        self._add_references()
         self._write_changed()
         return int(self._txn.stat(self._db[table])["entries"])
 
@@ -939,13 +941,16 @@ class Catalog:
     def _inode_set(self, change: events.InodeSet) -> None:
         ino, inode = change.ino, change.inode
         old = self._kept_inode(ino) if ino < self.next_id else None
-        live = inode.content.size if inode.nlink else 0
-        if old is not None:
-            self._count(old.content, -1)
+        content = inode.content
+        live = content.size if inode.nlink else 0
+        if old is None:
+            self.next_id = max(self.next_id, ino + 1)
+            self._count(content, 1)
+        else:
             live -= old.content.size if old.nlink else 0
-        elif ino >= self.next_id:
-            self.next_id = ino + 1
-        self._count(inode.content, 1)
+            if content is not old.content:  # else it need not be counted: the same reference goes and comes
+                self._count(old.content, -1)
+                self._count(content, 1)
         if live:
             self._bucket_rows[inode.bucket].live += live
             self._buckets_changed.add(inode.bucket)
