@@ -462,7 +462,7 @@ def run(store: Store, *, thorough: bool = True) -> Collected:
                     result = step.call()
                 elif step is Need.CHECKPOINT:
                     store.checkpoint()
-                    store.sync()
+                    store.place()
             except VfsError as failed:
                 error = failed
     except StopIteration:
