@@ -166,3 +166,11 @@ def test_a_chown_to_nobody_takes_the_bits_away(bucket: Path) -> None:
     path = executable(bucket)
     os.chown(path, -1, -1)
     assert mode(path) == 0o777
+
+
+def test_the_kernel_reads_far_ahead(bucket: Path) -> None:
+    device = os.stat(bucket).st_dev
+    setting = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb")
+    if os.getuid() != 0 or not os.access(setting, os.W_OK):
+        pytest.skip("only root sets it, where /sys is writable")
+    assert setting.read_text() == "1024\n"

@@ -34,6 +34,7 @@ from vfs.store import Store
 log = logging.getLogger("vfs.daemon")
 
 OPEN_FILES_LEAST = 256  # blocks.OPEN_SEGMENTS_MAX, callers.NAMES_OPEN_MAX, and some more
+READ_AHEAD_KIB = 1024
 
 UNMOUNT_S_MAX = 5.0  # that unmounting may take after a signal; then it is detached
 FINISH_S_MAX = 3.0  # that requests under way may take after that
@@ -173,6 +174,14 @@ def _want_open_files() -> None:
         raise LimitReached(f"{told}; {LIMITS[errno.EMFILE]}")
 
 
+def _want_read_ahead(device: str) -> None:
+    """Have the kernel read further ahead than the 128 KiB that INIT can ask for. Only root may, and not in every
+    container: where it cannot be done, reading a large file for the first time takes a fifth longer.
+    """
+    with contextlib.suppress(OSError):
+        Path(f"/sys/class/bdi/{device}/read_ahead_kb").write_text(str(READ_AHEAD_KIB))
+
+
 def _bucket(store: Store, name: str) -> Ino:
     """The bucket to mount, made if it is not there."""
     encoded = os.fsencode(name)
@@ -189,14 +198,17 @@ async def _main(tasks: Sequence[Callable[[], Awaitable[None]]], place: Place, on
         for task in tasks:
             nursery.start_soon(task)
         nursery.start_soon(_stop_on_signal, place, nursery.cancel_scope)
-        nursery.start_soon(_tell_when_ready, place.mountpoint, on_ready)
+        nursery.start_soon(_tell_when_ready, place, on_ready)
         await pyfuse3.main()
         nursery.cancel_scope.cancel()
     log.info("%s is unmounted", place.mountpoint)
 
 
-async def _tell_when_ready(mountpoint: Path, on_ready: Callable[[], None]) -> None:
+async def _tell_when_ready(place: Place, on_ready: Callable[[], None]) -> None:
+    mountpoint = place.mountpoint
     await trio.to_thread.run_sync(os.statvfs, mountpoint, abandon_on_cancel=True)
+    if place.device is not None:
+        _want_read_ahead(place.device)
     log.info("%s is mounted", mountpoint)
     on_ready()
     notify("READY=1", f"STATUS=serving {mountpoint}")
