@@ -13,7 +13,8 @@ The fault model. A power loss keeps
   byte or from some byte on, and old ones in the rest;
 - of each range that was punched since then, independently: the zeros, or the bytes from before;
 - nothing more after a sync that failed: what it should have made durable may be lost although a later sync succeeds
-  (Linux marks the pages clean and reports the error once), and is still read back until the power goes.
+  (Linux marks the pages clean and reports the error once), and is still read back until the power goes. Only what is
+  written once more, and then synced, is safe.
 
 The death of the process (`kill`) loses nothing that was appended; an append that it dies in may be cut at any byte.
 Memory (`File.read`) always shows what was appended: only `crash` looks at what was synced.
@@ -79,6 +80,7 @@ class Stored:
         self.punched: list[tuple[int, bytes]] = []  # where, and what was there
         self.written: list[tuple[int, bytes]] = []  # the same of what was written over
         self.doomed_written: list[tuple[int, bytes]] = []
+        self.rewritten: list[tuple[int, int]] = []  # what the next sync saves, also of the doomed
         self.reserved = 0  # room up to this size is set aside
 
     def copy(self) -> Stored:
@@ -86,6 +88,7 @@ class Stored:
         twin.punched = list(self.punched)
         twin.written = list(self.written)
         twin.doomed_written = list(self.doomed_written)
+        twin.rewritten = list(self.rewritten)
         twin.reserved = self.reserved
         twin.appends = list(self.appends)
         twin.doomed = list(self.doomed)
@@ -95,6 +98,30 @@ class Stored:
         del self.data[size:]
         self.appends = [(start, min(end, size)) for start, end in self.appends if start < size]
         self.doomed = [(start, min(end, size)) for start, end in self.doomed if start < size]
+
+    def synced(self) -> None:
+        """All is safe but what is doomed, and of that what was written again since."""
+        for offset, end in self.rewritten:
+            self.doomed = [
+                (start, stop)
+                for one, other in self.doomed
+                for start, stop in ((one, min(other, offset)), (max(one, end), other))
+                if start < stop
+            ]
+            kept = []
+            for at, old in self.doomed_written:
+                kept.append((at, old[: max(0, offset - at)]))
+                kept.append((max(at, end), old[max(0, end - at) :]))
+            self.doomed_written = [(at, old) for at, old in kept if old]
+        for unsafe in (self.appends, self.written, self.rewritten, self.punched):
+            unsafe.clear()
+
+    def not_synced(self) -> None:
+        """Nothing of it is safe, nor will be."""
+        self.doomed += self.appends
+        self.doomed_written += self.written
+        for unsafe in (self.appends, self.written, self.rewritten):
+            unsafe.clear()
 
     def after_power_loss(self, rng: random.Random) -> bytes:
         """What is found, by the fault model above."""
@@ -175,6 +202,7 @@ class SimFile:
         before = stored.copy()
         if offset < size:
             stored.written.append((offset, bytes(stored.data[offset:end])))
+            stored.rewritten.append((offset, end))
         if end > size:
             stored.data += bytes(end - size)
             stored.appends.append((size, end))
@@ -190,15 +218,10 @@ class SimFile:
         try:
             self._check("sync")
         except DiskFailed:
-            self._stored.doomed += self._stored.appends
-            self._stored.appends.clear()
-            self._stored.doomed_written += self._stored.written
-            self._stored.written.clear()
+            self._stored.not_synced()
             raise
         self._disk.watch("sync", self._path)
-        self._stored.appends.clear()
-        self._stored.written.clear()
-        self._stored.punched.clear()
+        self._stored.synced()
 
     def truncate(self, size: int) -> None:
         self._check("truncate")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.simdisk import SimDisk, fail_at
+from tests.simdisk import SimDisk, fail_at, no_fault
 from vfs import synclog
 from vfs.disk import Disk, RealDisk
 from vfs.errors import DiskFailed, NoSpace
@@ -181,6 +181,27 @@ def test_redo_can_be_done_again_after_the_power_went_in_it() -> None:
         assert contents(disk) == b"01234"
         return
     raise AssertionError("redo takes more calls than that")
+
+
+def test_what_a_failed_sync_left_in_memory_alone_is_redone_all_the_same() -> None:
+    """It reads as it should, but no later sync makes it durable unless it is written again."""
+    for seed in range(50):
+        disk = SimDisk()
+        disk.list("folder")
+        file = disk.open(WHERE, create=True)
+        log = made(disk)
+        for number, data in enumerate((b"first", b"again")):
+            file.append([data])
+            assert write(log, 5 * number, data)
+            disk.fault = fail_at(1, DiskFailed, calls={"sync"}, under="folder")
+            with pytest.raises(DiskFailed):
+                file.sync()
+        disk.fault = fail_at(1, DiskFailed, calls={"sync"}, under="folder")
+        with pytest.raises(DiskFailed):
+            redo(disk)
+        disk.fault = no_fault
+        redo(disk)
+        assert contents(disk.crash(random.Random(seed))) == b"firstagain"
 
 
 def test_a_full_disk_makes_no_log() -> None:
