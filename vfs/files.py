@@ -311,7 +311,7 @@ class Files:
         try:
             for ino in list(core.catalog.orphans()):
                 core.commit("drop", [*self._drop_draft(ino), events.InodeGone(ino)])
-            for ino in [ino for ino, _ in core.catalog.drafts()]:
+            for ino in sorted(ino for ino, _ in core.catalog.drafts()):  # the same, however they came into memory
                 self.publish(ino)
                 published += 1
         except NoSpace as error:
@@ -320,7 +320,7 @@ class Files:
 
     def close(self) -> None:
         """Publish whatever is still open, as its last release would."""
-        for ino, file in list(self._open.items()):
+        for ino, file in sorted(self._open.items()):
             if file.dirty and not file.unlinked:
                 self._store_draft(ino, file)
         self._open.clear()

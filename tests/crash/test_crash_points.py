@@ -15,6 +15,7 @@ from tests import simdisk
 from tests.crash.points import CrashPoints, Scenario, watch_commits
 from tests.crash.test_faults import steps
 from vfs import blocks, compression, content, gc, journal
+from vfs.model import Writer
 
 POINTS_AT_LENGTH = 10_000
 
@@ -76,6 +77,17 @@ def test_crash_points_of_any_operations(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(CrashPoints, "chance", 0.2)
     run_state_machine_as_test(CrashPoints, settings=settings(max_examples=25, stateful_step_count=30))
     assert CrashPoints.points() > 150
+
+
+def test_crash_points_of_an_end_with_several_files_open() -> None:
+    """They are published one after the other, in the same order whoever does it."""
+    CrashPoints.seed, CrashPoints.chance = 0, 1.0
+    machine = Scenario()
+    inos = [file.ino for file in machine.reference.files()]
+    for pick in sorted(range(len(inos)), key=inos.__getitem__, reverse=True):
+        machine.open(pick=pick, writer=Writer(1000, 2, "user"), truncate=True)
+    machine.reopen(False)
+    machine.teardown()
 
 
 @pytest.mark.slow

@@ -970,13 +970,13 @@ class Reference:
 
     def close(self) -> None:
         """A clean end: what is open is published as its last release would."""
-        for file in self.files():
+        for file in sorted(self.files(), key=lambda file: file.ino):
             if file.open is not None and file.open.dirty:
                 self._store_draft(file)
         self.recover()
 
     def recover(self) -> None:
         """A new process: nothing is open, drafts are published, files without a name are gone."""
-        for file in self.files():
+        for file in sorted(self.files(), key=lambda file: file.ino):
             file.open = None
             self.publish(file)
