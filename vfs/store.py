@@ -42,8 +42,10 @@ from vfs.history import History
 from vfs.journal import Journal, Record
 from vfs.model import STORE_ROOT, Bucket, Compression, Ino, Inode, KeyId, State
 from vfs.names import check_bucket_name, directory_key, show
+from vfs.objects import Objects
 from vfs.settings import Settings
 from vfs.tree import Tree
+from vfs.uploads import Uploads
 
 log = logging.getLogger("vfs.store")
 
@@ -82,6 +84,8 @@ class Store:
             self.files = Files(self._core)
             self.tree = Tree(self._core, self.files)
             self.history = History(self._core, self.files)
+            self.objects = Objects(self._core, self.files, self.history)
+            self.uploads = Uploads(self._core, self.objects)
             self.recovered = self._recover(from_snapshot=from_snapshot)
         except DAMAGE as error:
             self._open.close()
