@@ -21,7 +21,7 @@ import msgspec
 
 from vfs import events, rules, settings, snapshot
 from vfs.blocks import Blocks, End
-from vfs.catalog import DAMAGE, FILE, FORMAT, FORMAT_COMPRESSED, Catalog
+from vfs.catalog import DAMAGE, FILE, FORMAT, FORMAT_COMPRESSED, FORMAT_OBJECTS, Catalog
 from vfs.core import Clock, Core
 from vfs.disk import Disk, File, RealDisk, refusal, sync_directory, sync_file
 from vfs.errors import (
@@ -29,6 +29,7 @@ from vfs.errors import (
     BucketNotEmpty,
     Corrupt,
     DiskFailed,
+    InvalidState,
     NoSpace,
     NoSuchBucket,
     NotAStore,
@@ -51,6 +52,7 @@ log = logging.getLogger("vfs.store")
 
 EVENTS_PER_CHECKPOINT_MAX = 2_000  # bounds the catalog's uncommitted pages, and what a recovery replays
 BUCKETS_MAX = 10_000
+FORMATS = (FORMAT, FORMAT_COMPRESSED, FORMAT_OBJECTS)
 DESCRIPTION = "store.toml"
 RESTORED = ".restored"  # the suffix of an empty file beside a catalog that was a snapshot, while it is recovered
 CATALOG_COPY = "catalog.copy"  # a compact copy in the making, for a snapshot
@@ -70,6 +72,7 @@ class Store:
         self._lock_fd = lock_fd
         try:
             self.settings: Settings = settings.load(path)
+            self._format = _format(path)
             from_snapshot = self._restore_catalog()
             catalog = Catalog(path / "catalog")
             self._open.callback(catalog.close)
@@ -84,7 +87,7 @@ class Store:
             self.files = Files(self._core)
             self.tree = Tree(self._core, self.files)
             self.history = History(self._core, self.files)
-            self.objects = Objects(self._core, self.files, self.history)
+            self.objects = Objects(self._core, self.files, self.history, self._allow_objects)
             self.uploads = Uploads(self._core, self.objects)
             self.recovered = self._recover(from_snapshot=from_snapshot)
         except DAMAGE as error:
@@ -416,6 +419,8 @@ class Store:
         """Change a bucket's versioning state. Raises InvalidState."""
         bucket = self._core.catalog.bucket(ino)
         wanted = rules.change_state(bucket.state, state)
+        if bucket.lock is not None and wanted is not State.ENABLED:
+            raise InvalidState("a bucket with object lock keeps versions")
         if wanted is not bucket.state:
             changed = msgspec.structs.replace(bucket, state=wanted)
             self._core.commit("set versioning", [events.BucketSet(ino, changed)])
@@ -433,9 +438,18 @@ class Store:
 
     def _allow_compression(self) -> None:
         """Let the store name the format that has it: a vfs that knows no compressed blocks takes them for lost ones."""
+        self._raise_format(FORMAT_COMPRESSED)
+
+    def _allow_objects(self) -> None:
+        """The same for objects: a vfs that knows no locks would not obey them, nor keep parts of uploads."""
+        self._raise_format(FORMAT_OBJECTS)
+
+    def _raise_format(self, wanted: int) -> None:
+        if self._format >= wanted:
+            return
         try:
-            if _description(self.path).get("format") != FORMAT_COMPRESSED:
-                _describe(self.path, FORMAT_COMPRESSED)
+            _describe(self.path, wanted)
+            self._format = wanted
         except OSError as error:
             raise refusal(f"{DESCRIPTION} cannot be written", error) from error
 
@@ -537,11 +551,16 @@ def _description(path: Path) -> dict[str, object]:
         raise NotAStore(f"{path / DESCRIPTION}: {error}") from error
 
 
+def _format(path: Path) -> int:
+    found = _description(path).get("format")
+    return found if isinstance(found, int) else FORMAT
+
+
 def check_description(path: Path) -> None:
     """See that this vfs can read the store. Raises NotAStore."""
     description = _description(path)
-    if description.get("format") not in (FORMAT, FORMAT_COMPRESSED) or description.get("engine") != "lmdb-0.9":
-        known = f"formats {FORMAT} and {FORMAT_COMPRESSED}"
+    if description.get("format") not in FORMATS or description.get("engine") != "lmdb-0.9":
+        known = f"formats {', '.join(map(str, FORMATS))}"
         raise NotAStore(f"{path} has format {description}, and this vfs reads {known} with lmdb-0.9")
 
 
