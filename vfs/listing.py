@@ -177,24 +177,21 @@ class Item(NamedTuple):
 
 
 class Listing:
-    """A page in the making: what it holds, and where the next one goes on. Invariant: at most *limit* items and
-    prefixes together.
+    """A page in the making: what it holds, and where the next one goes on. Invariants: at most *limit* items and
+    prefixes together; everything up to `next` is told, if the page is truncated.
     """
 
-    def __init__(self, prefix: bytes, delimiter: bytes, limit: int) -> None:
+    def __init__(self, prefix: bytes, delimiter: bytes, limit: int, after: bytes) -> None:
         self.prefix = prefix
         self.delimiter = delimiter
         self.limit = limit
+        self.after = after
         self.items: list[Item] = []
         self.prefixes: list[bytes] = []
         self.truncated = False
-        self.next = b""
+        self.next = after
         self.next_version: Seq | None = None
-        self.looked = 0
-
-    @property
-    def is_full(self) -> bool:
-        return len(self.items) + len(self.prefixes) >= self.limit
+        self._looked = 0
 
     def common(self, key: bytes) -> bytes | None:
         """The common prefix that a key falls under."""
@@ -203,21 +200,42 @@ class Listing:
         at = key.find(self.delimiter, len(self.prefix))
         return None if at < 0 else key[: at + len(self.delimiter)]
 
-    def start(self, after: bytes) -> bytes | None:
+    def start(self) -> bytes | None:
         """The first key that is behind *after* and may be in the page; None if none can be."""
-        start = after + b"\0" if after else b""
-        if after and after.startswith(self.prefix) and self.common(after) == after:
-            behind = following(after)
-            if behind is None:
-                return None
-            start = behind
-        return max(start, self.prefix)
+        if not self.limit:
+            return None
+        start: bytes | None = self.after + b"\0" if self.after else b""
+        if self.after.startswith(self.prefix) and self.common(self.after) == self.after:
+            start = following(self.after)
+        return None if start is None else max(start, self.prefix)
 
-    def stop(self, last: bytes, version: Seq | None = None) -> None:
-        """The page ends, and more follows."""
+    def has_room(self) -> bool:
+        """Whether one more may be told; else the page ends here, and there is more."""
+        if len(self.items) + len(self.prefixes) < self.limit:
+            return True
         self.truncated = True
-        self.next = last
-        self.next_version = version
+        return False
+
+    def add(self, item: Item) -> None:
+        """Tell an object or version."""
+        self.items.append(item)
+        self.next, self.next_version = item.key, item.one.seq
+
+    def add_common(self, common: bytes) -> None:
+        """Tell a common prefix, for all keys below it."""
+        self.prefixes.append(common)
+        self.next, self.next_version = common, None
+
+    def enough(self, told: bytes, version: Seq | None = None) -> bool:
+        """One more name or version was looked at. Everything up to *told* is told: whether the page ends here because
+        that was many. Not where the next page would take *told* for a common prefix that was told.
+        """
+        self._looked += 1
+        if self._looked <= LOOKED_MAX or told <= self.next or self.common(told) == told:
+            return False
+        self.truncated = True
+        self.next, self.next_version = told, version
+        return True
 
 
 def following(prefix: bytes) -> bytes | None:
@@ -226,45 +244,36 @@ def following(prefix: bytes) -> bytes | None:
     return stripped[:-1] + bytes([stripped[-1] + 1]) if stripped else None
 
 
-def fill_live(catalog: Catalog, bucket: Ino, page: Listing, after: bytes) -> None:
-    """Fill a page with current objects and common prefixes behind *after*."""
-    start = page.start(after) if page.limit else None
-    last = after
+def fill_live(catalog: Catalog, bucket: Ino, page: Listing) -> None:
+    """Fill a page with current objects and common prefixes."""
+    start = page.start()
     while start is not None:
-        start, last = _fill_live(catalog, bucket, page, start, last)
+        start = _fill_live(catalog, bucket, page, start)
 
 
-def _fill_live(catalog: Catalog, bucket: Ino, page: Listing, start: bytes, last: bytes) -> tuple[bytes | None, bytes]:
-    """Go on from *start* until the end, or a common prefix. Returns where to go on, and how far everything is told."""
-    directory = b""  # whose key may also be that of an object, which comes next
+def _fill_live(catalog: Catalog, bucket: Ino, page: Listing, start: bytes) -> bytes | None:
+    """Go on from *start* to the end of the page or a common prefix. Returns where to go on behind that."""
     for live in walk_live(catalog, bucket, start):
-        if live.key > directory:
-            last = max(last, directory)
         if not live.key.startswith(page.prefix):
             if live.key > page.prefix:
-                return None, last
+                return None
             continue
-        page.looked += 1
-        if page.looked > LOOKED_MAX:
-            page.stop(last)
-            return None, last
         if live.name.endswith(b"/"):
-            directory = live.key
+            if page.enough(live.key[:-1]):
+                return None
             continue
         item = _current(catalog, live)
-        if item is None:
-            last = live.key
-            continue
-        if page.is_full:
-            page.stop(last)
-            return None, last
-        common = page.common(live.key)
-        if common is not None:
-            page.prefixes.append(common)
-            return following(common), common
-        page.items.append(item)
-        last = live.key
-    return None, last
+        if item is not None:
+            if not page.has_room():
+                return None
+            common = page.common(live.key)
+            if common is not None:
+                page.add_common(common)
+                return following(common)
+            page.add(item)
+        if page.enough(live.key):
+            return None
+    return None
 
 
 def _current(catalog: Catalog, live: Live) -> Item | None:
@@ -275,50 +284,44 @@ def _current(catalog: Catalog, live: Live) -> Item | None:
     return Item(live.key, One(key, *newest), True)
 
 
-def fill_versions(catalog: Catalog, bucket: Ino, page: Listing, key_marker: bytes, version_marker: str) -> None:
-    """Fill a page with versions, delete markers and common prefixes behind the markers. Raises InvalidName."""
+def fill_versions(catalog: Catalog, bucket: Ino, page: Listing, version_marker: str) -> None:
+    """Fill a page with versions, delete markers and common prefixes. *version_marker*: of the key that the page begins
+    behind, the version; empty: behind all of them. Raises InvalidName.
+    """
     wanted = parse_version_id(version_marker) if version_marker else None
-    start = page.start(key_marker) if page.limit else None
-    if start is not None and version_marker and page.common(key_marker) is None:
-        start = max(key_marker, page.prefix)
-    last = key_marker
+    start = page.start()
+    within = bool(version_marker) and page.common(page.after) is None
+    if start is not None and within:
+        start = max(page.after, page.prefix)
     while start is not None:
-        start, last = _fill_versions(catalog, bucket, page, start, last, (key_marker, version_marker, wanted))
+        start = _fill_versions(catalog, bucket, page, start, within=within, wanted=wanted)
 
 
 def _fill_versions(
-    catalog: Catalog, bucket: Ino, page: Listing, start: bytes, last: bytes, marker: tuple[bytes, str, int | None]
-) -> tuple[bytes | None, bytes]:
-    directory = b""  # whose key may also be that of an object, which comes next
+    catalog: Catalog, bucket: Ino, page: Listing, start: bytes, *, within: bool, wanted: int | None
+) -> bytes | None:
     for known in walk_known(catalog, bucket, start):
-        if known.key > directory:
-            last = max(last, directory)
         if not known.key.startswith(page.prefix):
             if known.key > page.prefix:
-                return None, last
+                return None
             continue
-        page.looked += 1
-        if page.looked > LOOKED_MAX:
-            page.stop(last)
-            return None, last
         if known.name.endswith(b"/"):
-            directory = known.key
+            if page.enough(known.key[:-1]):
+                return None
             continue
-        before = ALL
-        if marker[1] and known.key == marker[0]:
-            before = _before(catalog, known.chain, marker[2])
         common = page.common(known.key)
-        if common is not None:
-            if any(is_object(one.version) for one in versions_of(catalog, known.chain)):
-                if page.is_full:
-                    page.stop(last)
-                    return None, last
-                page.prefixes.append(common)
-                return following(common), common
-        elif not _add_versions(catalog, page, known, before, last):
-            return None, last
-        last = known.key
-    return None, last
+        if common is None:
+            before = _before(catalog, known.chain, wanted) if within and known.key == page.after else ALL
+            if not _add_versions(catalog, page, known, before):
+                return None
+        elif any(is_object(one.version) for one in versions_of(catalog, known.chain)):
+            if not page.has_room():
+                return None
+            page.add_common(common)
+            return following(common)
+        if page.enough(known.key):
+            return None
+    return None
 
 
 def _before(catalog: Catalog, chain: Chain, wanted: int | None) -> int:
@@ -329,17 +332,14 @@ def _before(catalog: Catalog, chain: Chain, wanted: int | None) -> int:
     return ALL if found is None else found.seq
 
 
-def _add_versions(catalog: Catalog, page: Listing, known: Known, before: int, last: bytes) -> bool:
-    """Add the versions of a key. Returns False if the page ends with one of them."""
+def _add_versions(catalog: Catalog, page: Listing, known: Known, before: int) -> bool:
+    """Add the versions of a key. Returns False if the page ends among them."""
     newest = newest_of(catalog, known.chain, known.name)
-    previous: Seq | None = None if before == ALL else Seq(before)
     for one in versions_of(catalog, known.chain, before):
-        page.looked += 1
-        shown = is_object(one.version)
-        if (shown and page.is_full) or page.looked > LOOKED_MAX:
-            page.stop(known.key if previous is not None else last, previous)
+        if is_object(one.version):
+            if not page.has_room():
+                return False
+            page.add(Item(known.key, one, newest is not None and newest.seq == one.seq))
+        if page.enough(known.key, one.seq):
             return False
-        if shown:
-            page.items.append(Item(known.key, one, newest is not None and newest.seq == one.seq))
-        previous = one.seq
     return True

@@ -236,8 +236,8 @@ class Objects:
         """The current objects behind *after* (exclusive), in key order. Common prefixes count toward the limit; one
         that *after* is equal to is left out.
         """
-        page = Listing(prefix, delimiter, limit)
-        listing.fill_live(self._catalog, bucket, page, after)
+        page = Listing(prefix, delimiter, limit, after)
+        listing.fill_live(self._catalog, bucket, page)
         return self._page(bucket, page)
 
     def list_versions(
@@ -253,8 +253,8 @@ class Objects:
         """Versions and delete markers, by key, then newest first, behind the markers (exclusive: that version of that
         key; without a version id, that key with all its versions). Raises InvalidName for an id that is none.
         """
-        page = Listing(prefix, delimiter, limit)
-        listing.fill_versions(self._catalog, bucket, page, key_marker, version_id_marker)
+        page = Listing(prefix, delimiter, limit, key_marker)
+        listing.fill_versions(self._catalog, bucket, page, version_id_marker)
         return self._page(bucket, page)
 
     def _page(self, bucket: Ino, page: Listing) -> Page:

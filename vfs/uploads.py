@@ -174,9 +174,9 @@ class Uploads:
         limit: int = 1000,
     ) -> UploadsPage:
         """The uploads behind the markers (without an id: behind all of that key)."""
-        page = Listing(prefix, delimiter, limit)
+        page = Listing(prefix, delimiter, limit, key_marker)
         found = sorted((upload.key, number, upload) for number, upload in self._catalog.uploads(bucket))
-        start = page.start(key_marker)
+        start = page.start()
         behind = int(upload_id_marker[:16], 16) if _ID.match(upload_id_marker) else None
         chosen: list[Named] = []
         last = ""
