@@ -119,9 +119,10 @@ def aborts(rules: Sequence[LifecycleRule], upload: Upload, now: int, day_s: floa
     """The id of the rule by which an upload is to be given up now."""
     for rule in rules:
         plain = not rule.filter.tags and rule.filter.size_above is None and rule.filter.size_below is None
-        if rule.enabled and rule.abort_days is not None and plain and upload.key.startswith(rule.filter.prefix):
-            if due(rule.abort_days, upload.initiated, day_s) <= now:
-                return rule.id
+        if not rule.enabled or rule.abort_days is None or not plain:
+            continue
+        if upload.key.startswith(rule.filter.prefix) and due(rule.abort_days, upload.initiated, day_s) <= now:
+            return rule.id
     return None
 
 

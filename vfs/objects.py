@@ -566,6 +566,10 @@ class Objects:
         locks.check_purge(item.info, self._core.clock() // 1000, bypass=bypass)
         return Deleted(version_id, item.is_marker, self._purge(item, chain, name, writer, bypass=bypass))
 
+    def check_purge(self, key_id: KeyId, seq: Seq) -> None:
+        """Raise Locked if a version must not be removed for good."""
+        locks.check_purge(self._catalog.object_info(key_id, seq), self._core.clock() // 1000)
+
     def _purge(self, item: Object, chain: Chain, name: bytes, writer: Writer, *, bypass: bool) -> AllChanged:
         bucket, key = item.bucket, item.key_id
         live = [other for place, other in chain if self._catalog.entry(place, name) is not None]

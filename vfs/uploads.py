@@ -32,6 +32,9 @@ class Named:
     upload: Upload
 
 
+AllNamed = list[Named]  # `Uploads.list` has taken the name of the type
+
+
 @dataclass(frozen=True, slots=True)
 class UploadsPage:
     """A page of uploads and common prefixes, by key, then by when they began. next_key, next_id: the next markers."""
@@ -162,6 +165,10 @@ class Uploads:
         """Give up an upload with its parts."""
         number, _ = self._find(bucket, key, upload_id)
         self._core.commit("abort upload", [events.UploadGone(bucket, number)])
+
+    def every(self, bucket: Ino) -> AllNamed:
+        """All of a bucket, in the order in which they began."""
+        return [Named(_id(number, upload), upload) for number, upload in self._catalog.uploads(bucket)]
 
     def list(
         self,
