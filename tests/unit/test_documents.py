@@ -204,7 +204,11 @@ def test_changes() -> None:
 
 def test_records() -> None:
     told = dict(table(FORMAT, "record", "fields"))
-    records = (model.Bucket, model.Inode, model.Version, model.Draft, model.Content, model.Writer)
+    records = (
+        *(model.Bucket, model.Inode, model.Version, model.Draft, model.Content, model.Writer, model.ObjectInfo),
+        *(model.Retention, model.Checksum, model.ObjectPart, model.Upload, model.Part, model.ObjectLock),
+        *(model.LifecycleRule, model.Filter),
+    )
     assert told == {item.__name__: _fields(item) for item in records}
 
 
