@@ -20,7 +20,7 @@ class NoSuchKey(VfsError):
     marker: the version id of the delete marker that is current, for an object that was deleted.
     """
 
-    def __init__(self, message: str, *, marker: str | None = None) -> None:
+    def __init__(self, message: str = "", *, marker: str | None = None) -> None:
         super().__init__(message)
         self.marker = marker
 
