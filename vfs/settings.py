@@ -18,6 +18,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     poll_us: how long the daemon polls for the next request before it sleeps, µs. scrub_period: days in which the daemon
     reads every block once; 0 is never. gc_interval: seconds between two looks for space to give back; 0 is never.
     gc_rate: how much of the disk that may take, MiB/s. compression: of what is written in buckets made from now on.
+    lifecycle_interval: seconds between two looks for what expires; 0 is never. lifecycle_day: the seconds of its day.
     """
 
     commit_interval: float = 5.0
@@ -28,6 +29,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     gc_interval: float = 60.0
     gc_rate: float = 32.0
     compression: Literal["off", "zstd"] = "off"
+    lifecycle_interval: float = 3600.0
+    lifecycle_day: float = 86_400.0
 
     def __post_init__(self) -> None:
         if not 0.01 <= self.commit_interval <= 3600:
@@ -40,6 +43,10 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("gc_interval is 0.01 to 86400 seconds, or 0 for never")
         if not 0.1 <= self.gc_rate <= 100_000:
             raise ValueError("gc_rate is 0.1 to 100000 MiB/s")
+        if not (self.lifecycle_interval == 0 or 0.01 <= self.lifecycle_interval <= 86_400):
+            raise ValueError("lifecycle_interval is 0.01 to 86400 seconds, or 0 for never")
+        if not 0.01 <= self.lifecycle_day <= 86_400:
+            raise ValueError("lifecycle_day is 0.01 to 86400 seconds")
 
 
 def load(store: Path) -> Settings:

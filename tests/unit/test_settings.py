@@ -28,7 +28,8 @@ def test_every_setting(tmp_path: Path) -> None:
     found = load(
         tmp_path,
         'commit_interval = 1\ndurability = "close"\nnew_buckets = "Unversioned"\npoll_us = 0\n'
-        'scrub_period = 7\ngc_interval = 60\ngc_rate = 5\ncompression = "zstd"\n# a comment\n',
+        'scrub_period = 7\ngc_interval = 60\ngc_rate = 5\ncompression = "zstd"\n# a comment\n'
+        "lifecycle_interval = 5\nlifecycle_day = 10\n",
     )
     assert found == Settings(
         commit_interval=1.0,
@@ -39,8 +40,11 @@ def test_every_setting(tmp_path: Path) -> None:
         gc_interval=60.0,
         gc_rate=5.0,
         compression="zstd",
+        lifecycle_interval=5.0,
+        lifecycle_day=10.0,
     )
     fields = "commit_interval durability new_buckets poll_us scrub_period gc_interval gc_rate compression"
+    fields += " lifecycle_interval lifecycle_day"
     assert set(Settings.__struct_fields__) == set(fields.split())
 
 

@@ -9,7 +9,7 @@ from pyfuse3 import RequestContext
 
 from vfs.content import etag
 from vfs.core import Changed, unversioned_patterns
-from vfs.errors import CrossBucket, InvalidName, InvalidState, NoSuchAttribute, NoSuchKey, NotPermitted
+from vfs.errors import CrossBucket, InvalidName, InvalidState, Locked, NoSuchAttribute, NoSuchKey, NotPermitted
 from vfs.fuse import callers
 from vfs.fuse.callers import Caller
 from vfs.fuse.nodes import Node, is_past, split
@@ -52,7 +52,19 @@ class Attributes:
                 return etag(version.content).encode()
             case b"writer":
                 return msgspec.json.encode(writer_fields(version.writer))
+            case b"lock":
+                return self._tell_lock(seq)
         raise NoSuchAttribute(f"no attribute user.vfs.{show(word)}")
+
+    def _tell_lock(self, seq: Seq) -> bytes:
+        """``user.vfs.lock`` of a version: why it cannot be purged. Raises NoSuchAttribute."""
+        key = self._store.core.catalog.key_of_version(seq)
+        try:
+            if key is not None:
+                self._store.objects.check_purge(key, seq)
+        except Locked as error:
+            return str(error).encode()
+        raise NoSuchAttribute("the version is not locked")
 
     def _tell_of_directory(self, ino: Ino, word: bytes) -> bytes:
         if word == b"status":

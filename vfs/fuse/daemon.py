@@ -25,6 +25,7 @@ from vfs.errors import LimitReached, VfsError
 from vfs.fuse import connection, mount, polling
 from vfs.fuse.collecting import Collecting
 from vfs.fuse.durability import Durability
+from vfs.fuse.lifecycles import Lifecycles
 from vfs.fuse.operations import Operations
 from vfs.fuse.scrubbing import Scrubbing
 from vfs.model import STORE_ROOT, Ino
@@ -114,6 +115,7 @@ def serve(
         scrubbing = Scrubbing(opened, facts)
         collecting = Collecting(opened, durability, facts)
         operations = Operations(opened, durability, collecting, root, facts)
+        lifecycles = Lifecycles(opened, durability, operations.invalidation)
         opened.tell_mountpoint(os.path.realpath(mountpoint))
         channel = _mount(operations, mountpoint, source, options)
         place = Place(mountpoint, connection.device_on(str(mountpoint)))
@@ -121,7 +123,7 @@ def serve(
         try:
             _start_guard(place)
             polling.install(opened.settings.poll_us)
-            trio.run(_main, (durability.run, scrubbing.run, collecting.run), place, on_ready)
+            trio.run(_main, (durability.run, scrubbing.run, collecting.run, lifecycles.run), place, on_ready)
             clean = True
         finally:
             polling.uninstall()

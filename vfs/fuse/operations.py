@@ -232,7 +232,7 @@ class Operations(pyfuse3.Operations):
         self._past = PastTree(store)
         self._callers = callers.Callers()
         self._attributes = Attributes(store, self._past, facts)
-        self._invalidation = Invalidation(root)
+        self.invalidation = Invalidation(root)
         self._root = root
         self._handles: dict[int, Handle | OpenDirectory | OpenVersion | OpenLog] = {}
         self._next_handle = 1
@@ -382,10 +382,10 @@ class Operations(pyfuse3.Operations):
     @_waiting
     async def unlink(self, parent: int, name: bytes, ctx: RequestContext) -> None:
         if is_past(parent):
-            self._invalidation.start(self._purge(parent, name, ctx))
+            self.invalidation.start(self._purge(parent, name, ctx))
             self.durability.changed()
             await (
-                self._invalidation.settled()
+                self.invalidation.settled()
             )  # the caller holds the lock of a node of history, not of the live directory
         else:
             self._keep_gone(self._tree.unlink(self._ino(parent), name, self._callers.writer(ctx)))
@@ -594,7 +594,7 @@ class Operations(pyfuse3.Operations):
     async def getxattr(self, ino: int, name: bytes, ctx: RequestContext) -> bytes:
         if name.startswith(PREFIX):
             if name == PREFIX + b"settled":
-                await self._invalidation.settled()
+                await self.invalidation.settled()
                 return b""
             if name == PREFIX + b"trace":
                 return self._trace.figures()
@@ -643,7 +643,7 @@ class Operations(pyfuse3.Operations):
         finally:
             # With the reply, not before it: the caller holds the directory's lock, and a daemon that is killed while a
             # thread of it waits for that lock cannot die.
-            self._invalidation.start(changed)
+            self.invalidation.start(changed)
 
     def _set_attribute(self, ino: int, name: bytes, value: bytes, ctx: RequestContext) -> list[Changed]:
         """What names lead elsewhere now."""
