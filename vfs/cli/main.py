@@ -24,6 +24,7 @@ COMMANDS = {
     "restore": ("versions", "Make an earlier version of a file current again."),
     "purge": ("versions", "Remove versions of a file for good."),
     "bucket": ("buckets", "List, make, remove and show buckets."),
+    "lock": ("buckets", "Show or begin object lock in a bucket."),
     "versioning": ("buckets", "Show or change the versioning of a bucket."),
     "status": ("stores", "Show what is mounted."),
     "trace": ("tracing", "Count and time what a mount is asked for."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import stat
 
 import msgspec
@@ -14,11 +15,25 @@ from vfs.fuse import callers
 from vfs.fuse.callers import Caller
 from vfs.fuse.nodes import Node, is_past, split
 from vfs.fuse.past import PastTree, timestamp, writer_fields
-from vfs.model import STORE_ROOT, Compression, Ino, Inode, KeyId, Kind, Seq, State, Version, Writer
+from vfs.model import (
+    STORE_ROOT,
+    Compression,
+    Ino,
+    Inode,
+    KeyId,
+    Kind,
+    LockMode,
+    ObjectLock,
+    Seq,
+    State,
+    Version,
+    Writer,
+)
 from vfs.names import format_version_id, show
 from vfs.store import Store, shown_size
 
 PREFIX = b"user.vfs."
+_LOCK = re.compile(rb"(governance|compliance) ([1-9][0-9]{0,4}) (days|years)\Z")
 SEQ_DIGITS_MAX = 17  # of the number of a version: until the year 5138
 
 
@@ -78,6 +93,8 @@ class Attributes:
                     return bucket.state.name.title().encode()
                 case b"compression":
                     return bucket.compression.name.lower().encode()
+                case b"lock":
+                    return _lock_text(bucket.lock).encode()
                 case b"bucket":
                     return msgspec.json.encode(
                         {
@@ -109,6 +126,18 @@ class Attributes:
         except KeyError:
             raise InvalidState("compression is zstd or off") from None
         self._store.set_compression(ino, compression)
+
+    def set_lock(self, ino: Ino, value: bytes, caller: Caller) -> None:
+        """``user.vfs.lock`` = what `_lock_text` gives, by the bucket's owner. Raises NotPermitted, InvalidState."""
+        self._check_owner(ino, caller)
+        if value == b"on":
+            lock = ObjectLock()
+        elif found := _LOCK.match(value):
+            count, mode = int(found[2]), LockMode[found[1].decode().upper()]
+            lock = ObjectLock(mode, days=count) if found[3] == b"days" else ObjectLock(mode, years=count)
+        else:
+            raise InvalidState("a lock is on, or governance or compliance with a number of days or years")
+        self._store.objects.configure(ino, lock=lock)
 
     def _check_owner(self, ino: Ino, caller: Caller) -> None:
         if not self._store.is_bucket(ino):
@@ -176,3 +205,12 @@ class Attributes:
             inode = self._tree.inode(directory)
             caller.check(inode, callers.SEARCH)
             directory = self._tree.parent(inode)
+
+
+def _lock_text(lock: ObjectLock | None) -> str:
+    """What object lock a bucket has, and for how long new versions are locked."""
+    if lock is None:
+        return "off"
+    if lock.mode is None:
+        return "on"
+    return f"{lock.mode.name.lower()} {lock.days or lock.years} {'days' if lock.days else 'years'}"

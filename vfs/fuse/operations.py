@@ -656,6 +656,8 @@ class Operations(pyfuse3.Operations):
             self._attributes.set_versioning(real, value, Caller(ctx))
         elif name == PREFIX + b"compression":
             self._attributes.set_compression(real, value, Caller(ctx))
+        elif name == PREFIX + b"lock":
+            self._attributes.set_lock(real, value, Caller(ctx))
         elif name == PREFIX + b"restore":
             return self._attributes.restore(real, value, ctx, self._callers.writer(ctx))
         elif name in (PREFIX + b"gc", PREFIX + b"trace"):
