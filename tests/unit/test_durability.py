@@ -7,7 +7,7 @@ from pathlib import Path
 import trio
 
 from tests.unit.test_catalog import open_store, save
-from vfs.fuse.durability import Durability
+from vfs.service.durability import Durability
 
 
 def test_what_was_closed_is_synced_while_a_collection_holds_the_commits(tmp_path: Path) -> None:

@@ -39,8 +39,6 @@ from vfs.files import Handle
 from vfs.fuse import callers
 from vfs.fuse.attributes import PREFIX, Attributes
 from vfs.fuse.callers import Caller
-from vfs.fuse.collecting import Collecting
-from vfs.fuse.durability import Durability
 from vfs.fuse.errnos import ERRNO
 from vfs.fuse.invalidation import Invalidation
 from vfs.fuse.nodes import Node, Stat, is_past, number, split
@@ -49,6 +47,8 @@ from vfs.fuse.snapshots import MoreLater
 from vfs.fuse.tracing import Trace
 from vfs.model import NOBODY, STORE_ROOT, Ino, Inode, KeyId, Kind
 from vfs.names import NAME_BYTES_MAX, SNAPSHOTS, VERSIONS, format_version_id, show
+from vfs.service.collecting import Collecting
+from vfs.service.durability import Durability
 from vfs.store import Store
 from vfs.tree import Gone
 
@@ -238,6 +238,16 @@ class Operations(pyfuse3.Operations):
         self._next_handle = 1
         # Removed from the store, but maybe held: an open FIFO, somebody's working directory. Until the kernel forgets.
         self._gone: dict[int, Inode] = {}
+
+    async def settle(self, changed: Sequence[Changed]) -> None:
+        """For another door to the same buckets, which holds no lock of the kernel: return when what it changed is as
+        safe as the settings say, and seen through the mount.
+        """
+        self.durability.changed()
+        self.invalidation.start(list(changed))
+        if self.sync_each or self.store.settings.s3_durability == "close":
+            await self.durability.sync()
+        await self.invalidation.settled()
 
     # -- numbers and attributes -------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""The task that carries lifecycles out (vfs.expiring), with rests, and lets the kernel see what went."""
+"""The task that carries lifecycles out (vfs.expiring), with rests, and lets other doors see what went."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ import trio
 from vfs import expiring
 from vfs.catalog import UNREADABLE
 from vfs.errors import DiskFailed, NoSpace
-from vfs.fuse.durability import Durability
-from vfs.fuse.invalidation import Invalidation
+from vfs.service.process import Settle
 from vfs.store import Store
 
 log = logging.getLogger("vfs.lifecycle")
@@ -23,10 +22,9 @@ REST_S_LEAST = 0.002
 class Lifecycles:
     """The lifecycles of one store's buckets."""
 
-    def __init__(self, store: Store, durability: Durability, invalidation: Invalidation) -> None:
+    def __init__(self, store: Store, settle: Settle) -> None:
         self._store = store
-        self._durability = durability
-        self._invalidation = invalidation
+        self._settle = settle
 
     async def run(self) -> None:
         """Look every `lifecycle_interval` seconds, for ever. A fault of its own is logged and ends it."""
@@ -57,6 +55,5 @@ class Lifecycles:
             if done is None:
                 return
             if done:
-                self._durability.changed()
-            self._invalidation.start([change for action in done for change in action.changed])
+                await self._settle([change for action in done for change in action.changed])
             await trio.sleep(max(REST * (time.monotonic() - began), REST_S_LEAST))
