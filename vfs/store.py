@@ -527,7 +527,7 @@ def _prepare(path: Path) -> None:
         raise NotAStore(f"{path} is not a directory; name a store, or a directory to make") from None
     except OSError as error:
         raise NotAStore(f"{path}: {error.strerror}") from error
-    strangers = sorted(set(names) - {"lock", "daemon.log", "config.toml", DESCRIPTION + ".new"})
+    strangers = sorted(set(names) - {"lock", "daemon.log", "config.toml", "s3-keys", DESCRIPTION + ".new"})
     if DESCRIPTION not in names:
         if strangers:
             raise NotAStore(f"{path} is no vfs store and not empty (it has {strangers[0]}); name another directory")
