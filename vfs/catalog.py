@@ -22,6 +22,9 @@ Tables, with their keys (integers big-endian, 8 bytes, so that they sort) and va
     orphans     inode                     -> nothing                        without a name, still open
     buckets     inode                     -> Bucket
     blocks      block id                  -> segment, offset, length, references, node (struct)
+    objects     key, ~sequence            -> ObjectInfo                     of versions that the S3 doors know more of
+    uploads     bucket, number            -> Upload                         multipart uploads under way
+    parts       upload, number (2 bytes)  -> Part
     segments    segment of blocks         -> bytes that are in the index, bytes that have references (16 bytes)
     meta        word                      -> see commit()
 """
@@ -48,13 +51,29 @@ from vfs.disk import LIMITS, refusal, set_aside, sync_directory, sync_file
 from vfs.errors import Corrupt, DiskFailed, LimitReached, NoSpace, NoSuchKey
 from vfs.events import Event
 from vfs.journal import START, Position
-from vfs.model import STORE_ROOT, BlockId, Bucket, Content, Draft, Ino, Inode, KeyId, Kind, Seq, Version
+from vfs.model import (
+    STORE_ROOT,
+    BlockId,
+    Bucket,
+    Content,
+    Draft,
+    Ino,
+    Inode,
+    KeyId,
+    Kind,
+    ObjectInfo,
+    Part,
+    Seq,
+    Upload,
+    Version,
+)
 
 log = logging.getLogger("vfs.catalog")
 
 FORMAT = 2
 FORMAT_COMPRESSED = 3  # of a store in which blocks may be compressed
-FORMAT_LOGGED = 4  # the same, and there may be a sync log
+FORMAT_LOGGED = 4  # and in which there may be a sync log
+FORMAT_OBJECTS = 5  # and which may have objects, uploads, locks
 RESERVE_BYTES = 8 << 20  # room set aside on the disk behind the file, for the commits that free space on a full one
 INODES_KEPT_MAX = 8192  # decoded inodes in memory, about 6 MiB
 NAMES_KEPT_MAX = 8192  # live names in memory, and once more as many of keys, about 1 MiB each
@@ -64,16 +83,19 @@ MAP_BYTES = 1 << 40  # of address space, not of memory or disk
 ENGINE = 0  # LMDB 0.9 (data format v1): py-lmdb carries 1.0 too, whose files are not interchangeable
 TABLES = (
     *("entries", "inodes", "keys", "key_names", "removed", "versions", "times", "links", "attributes", "drafts"),
-    *("orphans", "buckets", "blocks", "segments", "meta"),
+    *("orphans", "buckets", "blocks", "segments", "meta", "objects", "uploads", "parts"),
 )
+LATER_TABLES = ("objects", "uploads", "parts")  # which catalogs of format 2 and 3 may lack
 
 _U64 = struct.Struct(">Q")
 _PAIR = struct.Struct(">QQ")
 _BLOCK = struct.Struct(">IQIQB")
+_PART = struct.Struct(">QH")
 _ALL_ONES = (1 << 64) - 1
 _UNKNOWN = Ino(-1)
 _DEPTHS = [bytes((depth,)) for depth in range(256)]
 
+KEY_BYTES_MAX = 511  # LMDB's
 MISSING_BYTES_MAX = 1 << 30
 _LMDB_MAGIC = 0xBEEFC0DE
 _PAGE_BYTES = mmap.PAGESIZE  # LMDB's too; the second page is a meta page, as the first
@@ -90,6 +112,9 @@ _decode_inode = msgspec.msgpack.Decoder(Inode).decode
 _decode_version = msgspec.msgpack.Decoder(Version).decode
 _decode_bucket = msgspec.msgpack.Decoder(Bucket).decode
 _decode_draft = msgspec.msgpack.Decoder(Draft).decode
+_decode_object = msgspec.msgpack.Decoder(ObjectInfo).decode
+_decode_upload = msgspec.msgpack.Decoder(Upload).decode
+_decode_part = msgspec.msgpack.Decoder(Part).decode
 _u64 = _U64.pack
 _pair = _PAIR.pack
 
@@ -147,6 +172,19 @@ def _open_to_read(directory: Path) -> Any:
         raise _no_room(directory) from error
 
 
+def _open_tables(env: Any, *, create: bool) -> dict[str, Any]:
+    """The tables by their names; None for one that a catalog which is only read does not have yet."""
+    tables = {}
+    for name in TABLES:
+        try:
+            tables[name] = env.open_db(name.encode(), create=create)
+        except lmdb.NotFoundError:
+            if create or name not in LATER_TABLES:
+                raise
+            tables[name] = None
+    return tables
+
+
 def _no_room(directory: Path) -> LimitReached:
     need = f"it takes {MAP_BYTES >> 40} TiB of address space, though not of memory"
     return LimitReached(f"cannot open {directory}: {need}; {LIMITS[errno.ENOMEM]}")
@@ -159,7 +197,7 @@ def read_through(directory: Path) -> None:
     missing_bytes(directory / FILE)
     rows_max = (directory / FILE).stat().st_size  # damaged pages can lead in circles
     with _open_to_read(directory) as env:
-        tables = [env.open_db(table.encode(), create=False) for table in TABLES]
+        tables = [table for table in _open_tables(env, create=False).values() if table is not None]
         with env.begin() as txn:
             for table in tables:
                 for count, _ in enumerate(txn.cursor(table)):
@@ -223,6 +261,10 @@ class Catalog:
             events.AttributeSet: self._attribute_set,
             events.AttributeGone: self._attribute_gone,
             events.OrphanSet: self._orphan_set,
+            events.ObjectSet: self._object_set,
+            events.UploadSet: self._upload_set,
+            events.UploadGone: self._upload_gone,
+            events.PartSet: self._part_set,
         }
         self._blocks: Blocks | None = None
         self.loads = 0  # how often what was not committed was dropped
@@ -244,7 +286,7 @@ class Catalog:
                 create=not read_only,
                 lib_version=ENGINE,
             )
-            self._db = {name: self._env.open_db(name.encode(), create=not read_only) for name in TABLES}
+            self._db = _open_tables(self._env, create=not read_only)
         except lmdb.MemoryError as error:
             raise _no_room(path) from error
         except lmdb.Error as error:
@@ -255,6 +297,7 @@ class Catalog:
         self._links, self._attributes, self._drafts = db["links"], db["attributes"], db["drafts"]
         self._orphans, self._buckets, self._removed = db["orphans"], db["buckets"], db["removed"]
         self._block_rows, self._segment_rows, self._meta = db["blocks"], db["segments"], db["meta"]
+        self._objects, self._uploads, self._parts = db["objects"], db["uploads"], db["parts"]
         self._room = 0  # how far the file can grow in the room that is set aside for it
         try:
             self._begin()
@@ -462,6 +505,11 @@ class Catalog:
         for key, value in self._scan(self._entries, _u64(parent), after):
             yield key, Ino(_U64.unpack(value)[0])
 
+    def seek_entries(self, parent: Ino, start: bytes) -> Iterator[tuple[bytes, Ino]]:
+        """The live sort names of a directory from *start* on (inclusive), in order. Stop before changing anything."""
+        for key, value in self._seek(self._entries, _u64(parent), start):
+            yield key, Ino(_U64.unpack(value)[0])
+
     def find_inode(self, ino: Ino) -> Inode | None:
         """The inode, for the caller to change and put into an event."""
         inode = self._kept_inode(ino)
@@ -519,6 +567,11 @@ class Catalog:
         for key, value in self._scan(self._keys, _u64(parent), after):
             yield key, KeyId(_PAIR.unpack(value)[0])
 
+    def seek_keys(self, parent: Ino, start: bytes) -> Iterator[tuple[bytes, KeyId]]:
+        """The sort names of a directory that have a key, deleted ones too, from *start* on (inclusive), in order."""
+        for key, value in self._seek(self._keys, _u64(parent), start):
+            yield key, KeyId(_PAIR.unpack(value)[0])
+
     def key_name(self, key: KeyId) -> KeyName:
         """Raises NoSuchKey."""
         return _key_name(self._where(key))
@@ -567,6 +620,29 @@ class Catalog:
                     return
                 yield Seq(_ALL_ONES - _U64.unpack(raw[8:])[0]), _decode_version(value)
                 found = cursor.prev()
+
+    def object_info(self, key: KeyId, seq: Seq) -> ObjectInfo | None:
+        """What the S3 doors know of a version."""
+        raw = self._get(_pair(key, _ALL_ONES - seq), db=self._objects)
+        return None if raw is None else _decode_object(raw)
+
+    def upload(self, bucket: Ino, number: int) -> Upload | None:
+        raw = self._get(_pair(bucket, number), db=self._uploads)
+        return None if raw is None else _decode_upload(raw)
+
+    def uploads(self, bucket: Ino) -> Iterator[tuple[int, Upload]]:
+        """The uploads of a bucket, by number, which is the order in which they began."""
+        for key, value in self._scan(self._uploads, _u64(bucket), b""):
+            yield _U64.unpack(key)[0], _decode_upload(value)
+
+    def part(self, upload: int, number: int) -> Part | None:
+        raw = self._get(_PART.pack(upload, number), db=self._parts)
+        return None if raw is None else _decode_part(raw)
+
+    def parts(self, upload: int, after: int = 0) -> Iterator[tuple[int, Part]]:
+        """The parts of an upload behind number *after*, in order."""
+        for key, value in self._scan(self._parts, _u64(upload), after.to_bytes(2, "big")):
+            yield int.from_bytes(key, "big"), _decode_part(value)
 
     def key_of_version(self, seq: Seq) -> KeyId | None:
         raw = self._get(_u64(seq), db=self._times)
@@ -667,6 +743,21 @@ class Catalog:
         for key, _ in self.rows("attributes"):
             yield Ino(_U64.unpack(key[:8])[0]), key[8:]
 
+    def every_object(self) -> Iterator[tuple[KeyId, Seq, ObjectInfo]]:
+        for key, value in self.rows("objects"):
+            number, inverted = _PAIR.unpack(key)
+            yield KeyId(number), Seq(_ALL_ONES - inverted), _decode_object(value)
+
+    def every_upload(self) -> Iterator[tuple[Ino, int, Upload]]:
+        for key, value in self.rows("uploads"):
+            bucket, number = _PAIR.unpack(key)
+            yield Ino(bucket), number, _decode_upload(value)
+
+    def every_part(self) -> Iterator[tuple[int, int, Part]]:
+        for key, value in self.rows("parts"):
+            upload, number = _PART.unpack(key)
+            yield upload, number, _decode_part(value)
+
     def find_key_name(self, key: KeyId) -> KeyName | None:
         raw = self._get(_u64(key), db=self._key_names)
         return None if raw is None else _key_name(raw)
@@ -685,11 +776,13 @@ class Catalog:
         """How many rows a table has."""
         self._add_references()
         self._write_changed()
-        return int(self._txn.stat(self._db[table])["entries"])
+        return 0 if self._db[table] is None else int(self._txn.stat(self._db[table])["entries"])
 
     def _scan(self, db: Any, prefix: bytes, after: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Rows under *prefix* whose rest of the key is behind *after*, with that rest."""
         size = len(prefix)
+        if db is None:
+            return
         with self._txn.cursor(db) as cursor:
             found = cursor.set_range(prefix + after) if prefix or after else cursor.first()
             if found and after and cursor.key() == prefix + after:
@@ -699,6 +792,19 @@ class Catalog:
                 if key[:size] != prefix:
                     return
                 yield key[size:], value
+                found = cursor.next()
+
+    def _seek(self, db: Any, prefix: bytes, start: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """The same, from *start* on, which is not passed over."""
+        size = len(prefix)
+        with self._txn.cursor(db) as cursor:
+            found = cursor.set_range((prefix + start)[:KEY_BYTES_MAX])
+            while found:
+                key, value = cursor.item()
+                if key[:size] != prefix:
+                    return
+                if key[size:] >= start:
+                    yield key[size:], value
                 found = cursor.next()
 
     # -- applying events --------------------------------------------------------------------------------------
@@ -848,6 +954,10 @@ class Catalog:
                 self._add_references()
         for draft in self._draft_rows.values():
             self._count(draft.content, 1)
+        for _, _, part in self.every_part():
+            self._count(part.content, 1)
+            if len(self._references) >= COUNTS_MAX:
+                self._add_references()
         self._add_references()
 
     def _depth_of(self, node: BlockId) -> int:
@@ -881,6 +991,8 @@ class Catalog:
             directories += [ino for ino in dict.fromkeys(below) if ino not in known]
             known.update(below)
             self._inode_gone(events.InodeGone(directory))
+        for number, _ in list(self.uploads(change.ino)):
+            self._upload_gone(events.UploadGone(change.ino, number))
         del self._bucket_rows[change.ino]
         self._buckets_changed.add(change.ino)
 
@@ -915,6 +1027,7 @@ class Catalog:
             raise Corrupt("journal", expected=f"version {seq} of key {key}", found="none")
         self._delete(_pair(key, _ALL_ONES - seq), db=self._versions)
         self._delete(_u64(seq), db=self._times)
+        self._delete(_pair(key, _ALL_ONES - seq), db=self._objects)
         if version.null:
             self._put(self._where(key), _pair(key, 0), db=self._keys)
         self._count(version.content, -1)
@@ -1019,3 +1132,24 @@ class Catalog:
 
     def _orphan_set(self, change: events.OrphanSet) -> None:
         self._put(_u64(change.ino), b"", db=self._orphans)
+
+    def _object_set(self, change: events.ObjectSet) -> None:
+        self._put(_pair(change.key, _ALL_ONES - change.seq), _encode(change.info), db=self._objects)
+
+    def _upload_set(self, change: events.UploadSet) -> None:
+        self._put(_pair(change.bucket, change.number), _encode(change.upload), db=self._uploads)
+        if change.number >= self.next_id:
+            self.next_id = change.number + 1
+
+    def _upload_gone(self, change: events.UploadGone) -> None:
+        for number, part in list(self.parts(change.number)):
+            self._count(part.content, -1)
+            self._delete(_PART.pack(change.number, number), db=self._parts)
+        self._delete(_pair(change.bucket, change.number), db=self._uploads)
+
+    def _part_set(self, change: events.PartSet) -> None:
+        old = self.part(change.upload, change.number)
+        if old is not None:
+            self._count(old.content, -1)
+        self._count(change.part.content, 1)
+        self._put(_PART.pack(change.upload, change.number), _encode(change.part), db=self._parts)

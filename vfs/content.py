@@ -154,6 +154,20 @@ class WorkingCopy:
                     self._store_leaf(index)
             done += stop - start
 
+    def append_leaf(self, source: WorkingCopy, index: int) -> int:
+        """Share a leaf of unchanged stored content, as the last one of this, which must end with a whole leaf. Returns
+        its length.
+        """
+        length = min(BLOCK_BYTES, source.size - index * BLOCK_BYTES)
+        block = source._child(0, index)
+        if self.size + length > FILE_BYTES_MAX:
+            raise TooLarge(f"a file has at most {FILE_BYTES_MAX} bytes")
+        last = self.size // BLOCK_BYTES
+        self._grow(self.size + length)
+        if block:
+            self._set_child(0, last, block)
+        return length
+
     def truncate(self, size: int) -> None:
         """Make the file *size* bytes long; what is added reads as zeros. Raises TooLarge, Corrupt."""
         if size > FILE_BYTES_MAX:

@@ -12,13 +12,13 @@ from typing import NamedTuple
 
 import msgspec
 
-from vfs import events, rules
+from vfs import events, locks, rules
 from vfs.blocks import Blocks
 from vfs.catalog import Catalog
 from vfs.errors import DiskFailed, Exists
 from vfs.events import Change, Event
 from vfs.journal import Journal
-from vfs.model import Bucket, Ino, Inode, KeyId, Kind, Seq, State, Version, Writer
+from vfs.model import NO_INFO, Bucket, Ino, Inode, KeyId, Kind, ObjectInfo, Seq, State, Version, Writer
 from vfs.names import directory_key, show
 
 log = logging.getLogger("vfs.core")
@@ -29,7 +29,21 @@ CAPABILITY = b"security.capability"
 
 # What may use the room that is set aside in the journal: it frees space, or keeps what was promised.
 VITAL = frozenset(
-    ("unlink", "rmdir", "rename", "exchange", "purge", "publish", "drop", "checkpoint", "delete bucket", "removexattr")
+    (
+        "unlink",
+        "rmdir",
+        "rename",
+        "exchange",
+        "purge",
+        "publish",
+        "drop",
+        "checkpoint",
+        "delete bucket",
+        "removexattr",
+        "delete",
+        "tidy",
+        "abort upload",
+    )
 )
 
 
@@ -104,6 +118,8 @@ class Core:
         found = self.catalog.bucket(bucket)
         if name.endswith(b"/"):
             return State.ENABLED if found.state is State.SUSPENDED else found.state
+        if found.lock is not None:
+            return found.state  # no name is exempt from object lock
         return rules.state_for(found.state, name, unversioned_patterns(found))
 
     def key_for(self, changes: list[Change], parent: Ino, name: bytes) -> KeyId:
@@ -115,9 +131,19 @@ class Core:
         return key
 
     def add_version(
-        self, changes: list[Change], key: KeyId, name: bytes, ino: Ino, inode: Inode, writer: Writer
+        self,
+        changes: list[Change],
+        key: KeyId,
+        name: bytes,
+        ino: Ino,
+        inode: Inode,
+        writer: Writer,
+        info: ObjectInfo | None = None,
     ) -> Seq:
-        """The inode's content as the newest version of a key, as the bucket's state says. Returns its sequence."""
+        """The inode's content as the newest version of a key, as the bucket's state says. Returns its sequence.
+
+        info: what an S3 door knows of it. A file in a bucket with a default retention gets that if it has none.
+        """
         state = self.state_for(inode.bucket, name)
         null_version = None
         if state is not State.ENABLED and not self._is_new(changes, key):
@@ -129,6 +155,13 @@ class Core:
         kind = Kind.DIRECTORY if inode.is_dir else Kind.CONTENT
         version = version_of(kind, put.null, ino, inode, writer)
         changes.append(events.VersionAdded(key, seq, version, inode.bucket))
+        lock = self.catalog.bucket(inode.bucket).lock
+        if lock is not None and inode.is_file and (info is None or info.retention is None):
+            retention = locks.default_retention(lock, seq)
+            if retention is not None:
+                info = msgspec.structs.replace(info or NO_INFO, retention=retention)
+        if info is not None:
+            changes.append(events.ObjectSet(key, seq, info))
         return seq
 
     def _is_new(self, changes: list[Change], key: KeyId) -> bool:
@@ -192,6 +225,9 @@ class Core:
         if last != version:
             changes.append(events.VersionGone(key, seq, inode.bucket))
             changes.append(events.VersionAdded(key, seq, last, inode.bucket))
+            info = self.catalog.object_info(key, seq)
+            if info is not None:  # which went with the version
+                changes.append(events.ObjectSet(key, seq, info))
 
     def set_attributes(self, changes: list[Change], ino: Ino, inode: Inode, attributes: Attributes) -> None:
         """Give a new inode the extended attributes of what it continues."""
@@ -235,8 +271,11 @@ class Core:
         else:
             changes.append(events.InodeGone(ino))
 
-    def revive(self, changes: list[Change], directory: Ino, writer: Writer) -> list[Changed]:
-        """Make sure that a directory lives, with those above it. Returns the names that appear. Raises Exists."""
+    def revive(self, changes: list[Change], directory: Ino, writer: Writer, *, implicit: bool = False) -> list[Changed]:
+        """Make sure that a directory lives, with those above it. Returns the names that appear. Raises Exists.
+
+        implicit: for an object, whose key may also be the prefix of others, so that a file may be there.
+        """
         removed: list[tuple[Ino, Inode]] = []
         while (inode := self.catalog.inode(directory)).nlink == 0:
             removed.append((directory, inode))
@@ -246,7 +285,11 @@ class Core:
         for ino, inode in reversed(removed):
             where = self.catalog.key_name(inode.key)
             name = where.name.removesuffix(b"/")
-            self.check_free(where.parent, name)
+            if not implicit:
+                self.check_free(where.parent, name)
+            elif self.catalog.entry(where.parent, where.name) is not None:
+                raise Exists(f"{show(name)} exists")
+            inode.implicit = implicit
             inode.nlink = 2
             inode.generation += 1
             inode.mtime = inode.ctime = now

@@ -15,7 +15,14 @@ class NoSuchBucket(VfsError):
 
 
 class NoSuchKey(VfsError):
-    """No such name, inode or key: never made, deleted, or purged."""
+    """No such name, inode or key: never made, deleted, or purged.
+
+    marker: the version id of the delete marker that is current, for an object that was deleted.
+    """
+
+    def __init__(self, message: str = "", *, marker: str | None = None) -> None:
+        super().__init__(message)
+        self.marker = marker
 
 
 class NoSuchVersion(VfsError):
@@ -131,3 +138,34 @@ class TooManyBuckets(VfsError):
 
 class AccessDenied(VfsError):
     """The caller lacks a permission that the kernel could not check for us."""
+
+
+class Locked(VfsError):
+    """A version must not be removed for good, or its lock not be weakened.
+
+    until: µs since 1970; None: under legal hold, which ends when it is taken away.
+    """
+
+    def __init__(self, message: str, until: int | None) -> None:
+        super().__init__(message)
+        self.until = until
+
+
+class NoLock(VfsError):
+    """The bucket has no object lock, which retention and legal holds need."""
+
+
+class ConditionFailed(VfsError):
+    """What is there is not what the caller made a condition of; nothing was changed."""
+
+
+class NoSuchUpload(VfsError):
+    """No multipart upload of that id: never begun, completed, or aborted."""
+
+
+class InvalidPart(VfsError):
+    """A part that was not uploaded, or is another one by now, or parts that are not in order."""
+
+
+class TooManyUploads(VfsError):
+    """The bucket has as many multipart uploads under way as a bucket can have."""

@@ -11,7 +11,23 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
-from vfs.model import SEQ_MAX, Bucket, Content, Draft, Ino, Inode, KeyId, Name, Seq, Version
+from vfs.model import (
+    SEQ_MAX,
+    Bucket,
+    Content,
+    Draft,
+    Ino,
+    Inode,
+    KeyId,
+    Name,
+    Number,
+    ObjectInfo,
+    Part,
+    PartNumber,
+    Seq,
+    Upload,
+    Version,
+)
 
 
 class BucketSet(Struct, array_like=True, frozen=True, gc=False, tag=1):
@@ -142,6 +158,37 @@ class OrphanSet(Struct, array_like=True, frozen=True, gc=False, tag=18):
     ino: Ino
 
 
+class ObjectSet(Struct, array_like=True, frozen=True, gc=False, tag=19):
+    """What the S3 doors know of a version, and its locks, are now this. It goes with the version."""
+
+    key: KeyId
+    seq: Seq
+    info: ObjectInfo
+
+
+class UploadSet(Struct, array_like=True, frozen=True, gc=False, tag=20):
+    """A multipart upload began. *number*: of the counter of inodes and keys."""
+
+    bucket: Ino
+    number: Number
+    upload: Upload
+
+
+class UploadGone(Struct, array_like=True, frozen=True, gc=False, tag=21):
+    """It was completed or aborted; its parts go too."""
+
+    bucket: Ino
+    number: Number
+
+
+class PartSet(Struct, array_like=True, frozen=True, gc=False, tag=22):
+    """A part was uploaded, perhaps over another of its number."""
+
+    upload: Number
+    number: PartNumber
+    part: Part
+
+
 Change = (
     BucketSet
     | BucketGone
@@ -161,6 +208,10 @@ Change = (
     | AttributeSet
     | AttributeGone
     | OrphanSet
+    | ObjectSet
+    | UploadSet
+    | UploadGone
+    | PartSet
 )
 
 
@@ -183,6 +234,8 @@ def contents(event: Event) -> list[Content]:
                 found.append(change.inode.content)
             case DraftSet():
                 found.append(change.draft.content)
+            case PartSet():
+                found.append(change.part.content)
             case _:
                 pass
     return found

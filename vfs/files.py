@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 import stat
+from collections.abc import Iterable
 
 from vfs import events
 from vfs.content import WorkingCopy
 from vfs.core import Core
 from vfs.errors import IsADirectory, NoSpace, NotPermitted
 from vfs.events import Change
-from vfs.model import EMPTY, Compression, Content, Draft, Ino, Inode, Writer
+from vfs.model import EMPTY, Compression, Content, Draft, Ino, Inode, ObjectInfo, Writer
 
 log = logging.getLogger("vfs.files")
 
@@ -86,6 +87,13 @@ class Files:
     def open_version(self, content: Content) -> WorkingCopy:
         """A version's content for reading; it can be read until `close_version`, though it be purged meanwhile."""
         copy = WorkingCopy(self._core.blocks, content)
+        self._versions.add(copy)
+        return copy
+
+    def new_content(self, bucket: Ino) -> WorkingCopy:
+        """Nothing, to write new content of a bucket to; what is written stays until `close_version`."""
+        found = self._core.catalog.bucket(bucket)
+        copy = WorkingCopy(self._core.blocks, EMPTY, compress=found.compression is Compression.ZSTD)
         self._versions.add(copy)
         return copy
 
@@ -226,7 +234,9 @@ class Files:
         if draft is not None:
             self._publish("publish", ino, draft)
 
-    def _publish(self, operation: str, ino: Ino, draft: Draft) -> None:
+    def _publish(
+        self, operation: str, ino: Ino, draft: Draft, info: ObjectInfo | None = None, also: Iterable[Change] = ()
+    ) -> None:
         """Make *draft* the current version under each name of an inode."""
         core = self._core
         changes: list[Change] = []
@@ -235,12 +245,14 @@ class Files:
         inode.mtime = draft.mtime
         inode.ctime = max(inode.ctime, draft.ctime)
         for key in core.names_of(ino, inode):
-            seq = core.add_version(changes, key, core.catalog.sort_name(key), ino, inode, draft.writer)
+            name = core.catalog.sort_name(key)
+            seq = core.add_version(changes, key, name, ino, inode, draft.writer, info)
             if key == inode.key:
                 inode.seq = seq
         changes.append(events.InodeSet(ino, inode))
         if core.catalog.draft(ino) is not None:
             changes.append(events.DraftGone(ino))
+        changes += also
         core.commit(operation, changes)
         file = self._open.get(ino)
         if file is not None:
@@ -284,14 +296,26 @@ class Files:
         finally:
             self.release(handle)
 
-    def replace(self, ino: Ino, content: Content, writer: Writer) -> None:
-        """Give a regular file stored content as its new current version, in one event: nothing is copied."""
+    def replace(
+        self,
+        ino: Ino,
+        content: Content,
+        writer: Writer,
+        *,
+        operation: str = "restore",
+        info: ObjectInfo | None = None,
+        also: Iterable[Change] = (),
+    ) -> None:
+        """Give a regular file stored content as its new current version, in one event: nothing is copied.
+
+        also: what changes with it.
+        """
         self.publish_all(ino)
         self._drop_setid(ino, writer)
         if writer.uid != 0 and (changes := self._core.drop_capability(ino)):
             self._core.commit("removexattr", changes)
         now = self._core.clock()
-        self._publish("restore", ino, Draft(content, now, now, writer))
+        self._publish(operation, ino, Draft(content, now, now, writer), info, also)
         self.reset(ino, content)
 
     def reset(self, ino: Ino, content: Content) -> None:

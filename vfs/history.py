@@ -8,13 +8,21 @@ from heapq import merge
 from itertools import groupby, islice
 from typing import NamedTuple
 
-from vfs import acl, events, rules
+from vfs import acl, events, locks, rules
 from vfs.core import Attributes, Changed, Core
 from vfs.errors import IsADirectory, NameTooLong, NoSuchKey, NoSuchVersion, NotADirectory, NotPermitted
 from vfs.events import Change
 from vfs.files import SETID, Files
 from vfs.model import EMPTY, STORE_ROOT, Content, Ino, Inode, KeyId, Kind, Seq, Version, Writer
-from vfs.names import NAME_BYTES_MAX, check_name, directory_key, format_version_id, parse_version_id, show
+from vfs.names import (
+    NAME_BYTES_MAX,
+    check_name,
+    directory_key,
+    format_version_id,
+    is_shown,
+    parse_version_id,
+    show,
+)
 
 ALL = (1 << 64) - 1  # older than the end of time
 
@@ -123,6 +131,8 @@ class History:
         found = merge(*(self._sort_names(place, after) for place in places))
         for sort_name, _ in groupby(found):
             name = sort_name.removesuffix(b"/")
+            if not is_shown(name):
+                continue
             try:
                 past = self._past(places, name)
             except NoSuchKey:
@@ -221,8 +231,13 @@ class History:
 
     # -- changing ---------------------------------------------------------------------------------------------
 
-    def purge(self, key: KeyId, seq: Seq, writer: Writer) -> list[Changed]:
-        """Remove a version for good. If it was current, the newest that remains is (a purged marker undeletes)."""
+    def purge(
+        self, key: KeyId, seq: Seq, writer: Writer, *, bypass: bool = False, implicit: bool = False
+    ) -> list[Changed]:
+        """Remove a version for good. If it was current, the newest that remains is (a purged marker undeletes).
+
+        bypass: of governance (vfs.locks). implicit: directories that come back do for an object. Raises Locked.
+        """
         core, catalog = self._core, self._catalog
         where = catalog.key_name(key)
         ino = catalog.entry(where.parent, where.name)
@@ -233,6 +248,7 @@ class History:
             raise NoSuchVersion(f"no version {format_version_id(seq)}")
         if version.kind not in (Kind.CONTENT, Kind.MARKER):
             raise NotPermitted("the record of a directory cannot be purged")
+        locks.check_purge(catalog.object_info(key, seq), core.clock() // 1000, bypass=bypass)
         bucket = catalog.inode(where.parent).bucket
         changes: list[Change] = [events.VersionGone(key, seq, bucket)]
         newest = list(islice(catalog.versions(key), 2))
@@ -253,7 +269,7 @@ class History:
             new = None
             old = None if ino is None else catalog.inode(ino)
             if after is not None:
-                changed += core.revive(changes, where.parent, writer)
+                changed += core.revive(changes, where.parent, writer, implicit=implicit)
                 new = self._attach(changes, key, *after, old, ino, version, writer)
             if ino is not None and old is not None:
                 orphan = self._let_go(changes, key, ino, old, entry_stays=new is not None)
@@ -459,12 +475,17 @@ class History:
         self, parent: Ino, moment: Seq, after: bytes = b""
     ) -> Iterator[tuple[bytes, KeyId, tuple[Seq, Version] | None]]:
         """(sort name, key, version) of what a directory held at a moment, in S3's key order. None: a name of another
-        time, for whoever has to know how many of those were looked at.
+        time, or one that a mount cannot show, for whoever has to know how many of those were looked at.
 
         A version of kind DIRECTORY leads on through its inode. What was purged since is missing from its past.
         """
         for sort_name, key in self._catalog.keys(parent, after):
-            yield sort_name, key, self.version_at(key, moment)
+            found = self.version_at(key, moment) if is_shown(sort_name.removesuffix(b"/")) else None
+            if found is not None and not sort_name.endswith(b"/"):
+                directory = self._catalog.key(parent, directory_key(sort_name))
+                if directory is not None and self.version_at(directory, moment) is not None:
+                    found = None  # a directory hides a file of the same name
+            yield sort_name, key, found
 
 
 def _newest_first(item: tuple[Seq, Version]) -> int:

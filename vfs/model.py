@@ -17,6 +17,7 @@ from msgspec import Meta, Struct
 Number = Annotated[int, Meta(ge=0, le=(1 << 60) - 1)]  # above are the inodes of what is not live (vfs.fuse.nodes)
 Size = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 Word = Annotated[int, Meta(ge=0, le=(1 << 32) - 1)]
+PartNumber = Annotated[int, Meta(ge=1, le=10_000)]  # S3's
 Name = Annotated[bytes, Meta(max_length=503)]  # with a number, a key of LMDB
 SEQ_MAX = 253_402_300_799_999_999  # the end of the year 9999, the last that a version id can name
 
@@ -80,6 +81,116 @@ class Writer(Struct, array_like=True, frozen=True, gc=False):
 NOBODY = Writer(0, 0, "vfs")
 
 
+class LockMode(IntEnum):
+    """How a version is locked, as in S3."""
+
+    GOVERNANCE = 1  # whoever has the right may bypass it
+    COMPLIANCE = 2  # nobody may
+
+
+class Retention(Struct, array_like=True, frozen=True, gc=False):
+    """A version is locked until a moment (µs since 1970)."""
+
+    mode: LockMode
+    until: Seq
+
+
+class ObjectLock(Struct, array_like=True, frozen=True, gc=False):
+    """That a bucket has object lock, which it never loses, and what holds for new versions (None: no lock of theirs).
+
+    Of days and years one is 0.
+    """
+
+    mode: LockMode | None = None
+    days: int = 0
+    years: int = 0
+
+
+class Filter(Struct, array_like=True, frozen=True, gc=False):
+    """Which objects a lifecycle rule is for: those of which all of it is true. Sizes in bytes, both exclusive."""
+
+    prefix: bytes = b""
+    tags: dict[str, str] = {}
+    size_above: int | None = None
+    size_below: int | None = None
+
+
+class LifecycleRule(Struct, array_like=True, frozen=True, gc=False):
+    """One rule of a bucket's lifecycle, as in S3. None, 0 or False: it does not do that.
+
+    form: how the client wrote the filter, for whoever shows it: "" (a prefix beside it, or none), "Prefix", "Tag",
+    "ObjectSizeGreaterThan", "ObjectSizeLessThan", "And", "Filter" (an empty one).
+    """
+
+    id: str
+    enabled: bool
+    filter: Filter = Filter()
+    form: str = ""
+    expire_days: int | None = None  # of the current version
+    expire_date: int | None = None  # µs since 1970, at a midnight UTC
+    expire_marker: bool = False  # a delete marker that is a key's only entry
+    noncurrent_days: int | None = None
+    noncurrent_newer: int = 0  # so many noncurrent versions are kept, whatever their age
+    abort_days: int | None = None  # of multipart uploads
+
+
+class Checksum(Struct, array_like=True, frozen=True, gc=False):
+    """A checksum that a client asked for. kind: "FULL_OBJECT" or "COMPOSITE"; value: base64, as S3 shows it."""
+
+    algorithm: str  # "CRC32", "CRC32C", "CRC64NVME", "SHA1", "SHA256"; "CRC64ECMA" (OSS)
+    value: str
+    kind: str = "FULL_OBJECT"
+
+
+class ObjectPart(Struct, array_like=True, frozen=True, gc=False):
+    """A part of an object that was uploaded in parts. size: bytes."""
+
+    number: int
+    size: int
+    checksums: tuple[Checksum, ...] = ()
+
+
+class ObjectInfo(Struct, array_like=True, frozen=True, gc=False):
+    """What only the S3 doors know of a version, and its locks.
+
+    etag: without quotes; empty: that of the content. headers: by lower-case names, those that GET gives back
+    (content-type, cache-control, x-amz-storage-class, ...). metadata: by lower-case names without x-amz-meta-.
+    """
+
+    etag: str = ""
+    headers: dict[str, str] = {}
+    metadata: dict[str, str] = {}
+    tags: dict[str, str] = {}
+    checksums: tuple[Checksum, ...] = ()
+    parts: tuple[ObjectPart, ...] = ()
+    retention: Retention | None = None
+    legal_hold: bool = False
+    owner: str = ""  # an owner id of the door's keys; empty: the bucket's
+    acl: str = ""  # a canned ACL; empty: private
+
+
+NO_INFO = ObjectInfo()
+
+
+class Upload(Struct, array_like=True, frozen=True, gc=False):
+    """A multipart upload under way. info: what the object will have, without what only its completion tells."""
+
+    key: bytes
+    initiated: Seq
+    info: ObjectInfo
+    checksum_algorithm: str = ""  # as the client asked; empty: none
+    checksum_kind: str = ""
+
+
+class Part(Struct, array_like=True, frozen=True, gc=False):
+    """An uploaded part. modified: µs since 1970."""
+
+    content: Content
+    etag: str
+    modified: Seq
+    checksums: tuple[Checksum, ...] = ()
+
+
 class Bucket(Struct, array_like=True, gc=False):
     """A bucket. Its inode number is that of its root directory."""
 
@@ -91,6 +202,14 @@ class Bucket(Struct, array_like=True, gc=False):
     size: Decimal = Decimal(0)  # bytes: the sum of the sizes of all versions; sparse ones go beyond 64 bits
     live: Decimal = Decimal(0)  # bytes: the sum of the sizes of the files that live
     compression: Compression = Compression.OFF
+    owner: str = ""  # an owner id of the S3 doors' keys; empty: nobody's in particular
+    lock: ObjectLock | None = None
+    lifecycle: tuple[LifecycleRule, ...] = ()
+    tags: dict[str, str] = {}
+    mfa_device: str = ""  # the serial of the device of MFA delete; its secret is the door's
+    mfa_delete: bool = False
+    location: str = ""  # the location constraint it was made with
+    acl: str = ""  # a canned ACL; empty: private
 
 
 class Inode(Struct, array_like=True, gc=False):
@@ -116,6 +235,7 @@ class Inode(Struct, array_like=True, gc=False):
     generation: int = 0  # goes up when a removed directory is made again: the kernel must not take it for the old
     attributes: bool = False  # whether it has ever had extended attributes
     acl: bytes = b""  # an access ACL beside the permission bits (vfs.acl); empty: none
+    implicit: bool = False  # a directory that the key of an object made, and that goes with the last one
 
     def copy(self) -> Inode:
         """One to change."""

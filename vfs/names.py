@@ -14,6 +14,8 @@ VERSIONS = b".versions"
 SNAPSHOTS = b".snapshots"
 RESERVED = frozenset((VERSIONS, SNAPSHOTS))
 NAME_BYTES_MAX = 255
+SEGMENT_BYTES_MAX = 502  # of an object's key: with a slash and a number, a key of LMDB
+OBJECT_KEY_BYTES_MAX = 1024  # S3's
 NULL_ID = "null"
 
 _BUCKET = re.compile(rb"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]\Z")
@@ -39,6 +41,29 @@ def check_name(name: bytes) -> None:
         raise NameTooLong(f"{show(name)!r} is longer than {NAME_BYTES_MAX} bytes")
     if not name or b"/" in name or b"\0" in name or name in (b".", b".."):
         raise InvalidName(f"{show(name)!r} is no file name: 1 to {NAME_BYTES_MAX} bytes without / and NUL")
+
+
+def is_shown(name: bytes) -> bool:
+    """Whether a mount can show a name; what cannot be is hidden there: S3 has keys of any segments."""
+    return 0 < len(name) <= NAME_BYTES_MAX and name not in (b".", b"..") and b"\0" not in name
+
+
+def split_key(key: bytes) -> tuple[list[bytes], bytes]:
+    """The directories of an object's key, and the name in the last one. Either may be empty, as in ``a//b`` and ``a/``.
+
+    Raises InvalidName, NameTooLong for what can be no key of an object.
+    """
+    if not key:
+        raise InvalidName("the empty key is none")
+    if len(key) > OBJECT_KEY_BYTES_MAX:
+        raise NameTooLong(f"a key has at most {OBJECT_KEY_BYTES_MAX} bytes")
+    *directories, name = key.split(b"/")
+    for segment in (*directories, name):
+        if segment in RESERVED:
+            raise InvalidName(f"{show(segment)} is reserved for history")
+        if len(segment) > SEGMENT_BYTES_MAX:
+            raise NameTooLong(f"between two / a key has at most {SEGMENT_BYTES_MAX} bytes")
+    return directories, name
 
 
 def directory_key(name: bytes) -> bytes:

@@ -18,6 +18,10 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     poll_us: how long the daemon polls for the next request before it sleeps, µs. scrub_period: days in which the daemon
     reads every block once; 0 is never. gc_interval: seconds between two looks for space to give back; 0 is never.
     gc_rate: how much of the disk that may take, MiB/s. compression: of what is written in buckets made from now on.
+    lifecycle_interval: seconds between two looks for what expires; 0 is never. lifecycle_day: the seconds of its day.
+    Of the S3 endpoint: s3_durability: "close" has every change wait for the disk, whatever `durability` is. s3_domains:
+    names of hosts below which there are buckets. s3_certificate, s3_certificate_key: files, in PEM; with them it speaks
+    TLS. s3_compatibility: whose answers, where they differ.
     """
 
     commit_interval: float = 5.0
@@ -28,6 +32,13 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     gc_interval: float = 60.0
     gc_rate: float = 32.0
     compression: Literal["off", "zstd"] = "off"
+    lifecycle_interval: float = 3600.0
+    lifecycle_day: float = 86_400.0
+    s3_durability: Literal["interval", "close"] = "interval"
+    s3_domains: tuple[str, ...] = ()
+    s3_certificate: str = ""
+    s3_certificate_key: str = ""
+    s3_compatibility: Literal["aws", "ceph"] = "aws"
 
     def __post_init__(self) -> None:
         if not 0.01 <= self.commit_interval <= 3600:
@@ -40,6 +51,12 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("gc_interval is 0.01 to 86400 seconds, or 0 for never")
         if not 0.1 <= self.gc_rate <= 100_000:
             raise ValueError("gc_rate is 0.1 to 100000 MiB/s")
+        if not (self.lifecycle_interval == 0 or 0.01 <= self.lifecycle_interval <= 86_400):
+            raise ValueError("lifecycle_interval is 0.01 to 86400 seconds, or 0 for never")
+        if not 0.01 <= self.lifecycle_day <= 86_400:
+            raise ValueError("lifecycle_day is 0.01 to 86400 seconds")
+        if bool(self.s3_certificate) != bool(self.s3_certificate_key):
+            raise ValueError("s3_certificate and s3_certificate_key go together")
 
 
 def load(store: Path) -> Settings:

@@ -22,7 +22,7 @@ import msgspec
 
 from vfs import events, rules, settings, snapshot, synclog
 from vfs.blocks import Blocks, End
-from vfs.catalog import DAMAGE, FILE, FORMAT, FORMAT_COMPRESSED, FORMAT_LOGGED, Catalog
+from vfs.catalog import DAMAGE, FILE, FORMAT, FORMAT_COMPRESSED, FORMAT_LOGGED, FORMAT_OBJECTS, Catalog
 from vfs.core import Clock, Core
 from vfs.disk import Disk, File, RealDisk, refusal, sync_directory, sync_file
 from vfs.errors import (
@@ -30,6 +30,7 @@ from vfs.errors import (
     BucketNotEmpty,
     Corrupt,
     DiskFailed,
+    InvalidState,
     NoSpace,
     NoSuchBucket,
     NoSuchKey,
@@ -44,15 +45,18 @@ from vfs.history import History
 from vfs.journal import Journal, Position, Record
 from vfs.model import STORE_ROOT, Bucket, Compression, Ino, Inode, KeyId, State
 from vfs.names import check_bucket_name, directory_key, show
+from vfs.objects import Objects
 from vfs.settings import Settings
 from vfs.synclog import Entry, Piece, SyncLog
 from vfs.tree import Tree
+from vfs.uploads import Uploads
 
 log = logging.getLogger("vfs.store")
 
 EVENTS_PER_CHECKPOINT_MAX = 2_000  # bounds the catalog's uncommitted pages, and what a recovery replays
 SYNCS_BEFORE_LOG = 8  # who does not ask for more pays for no sync log
 BUCKETS_MAX = 10_000
+FORMATS = (FORMAT, FORMAT_COMPRESSED, FORMAT_LOGGED, FORMAT_OBJECTS)
 DESCRIPTION = "store.toml"
 RESTORED = ".restored"  # the suffix of an empty file beside a catalog that was a snapshot, while it is recovered
 CATALOG_COPY = "catalog.copy"  # a compact copy in the making, for a snapshot
@@ -72,6 +76,7 @@ class Store:
         self._lock_fd = lock_fd
         try:
             self.settings: Settings = settings.load(path)
+            self._format = _format(path)
             self.redone = synclog.redo(disk)
             self._log = SyncLog(disk)
             self._open.callback(self._log.close)
@@ -91,6 +96,8 @@ class Store:
             self.files = Files(self._core)
             self.tree = Tree(self._core, self.files)
             self.history = History(self._core, self.files)
+            self.objects = Objects(self._core, self.files, self.history, self._allow_objects)
+            self.uploads = Uploads(self._core, self.objects)
             self.recovered = self._recover(from_snapshot=from_snapshot)
         except DAMAGE as error:
             self._open.close()
@@ -320,9 +327,6 @@ class Store:
 
     def make_log(self) -> Sequence[File]:
         """A new sync log, for `use_log`. For any thread. Raises NoSpace, DiskFailed."""
-        number = _description(self.path).get("format")
-        if number != FORMAT_LOGGED:  # to a vfs that does not know it, what only the log has would be lost
-            _describe(self.path, FORMAT_LOGGED)
         return self._log.make()
 
     @property
@@ -331,7 +335,8 @@ class Store:
         return self._log.is_half_full
 
     def use_log(self, halves: Sequence[File]) -> None:
-        """From now on."""
+        """From now on; a vfs that does not know it would lose what only the log has. Raises NoSpace, DiskFailed."""
+        self._raise_format(FORMAT_LOGGED)
         self._log.use(halves)
 
     def fail(self, error: DiskFailed) -> None:
@@ -492,6 +497,8 @@ class Store:
         """Change a bucket's versioning state. Raises InvalidState."""
         bucket = self._core.catalog.bucket(ino)
         wanted = rules.change_state(bucket.state, state)
+        if bucket.lock is not None and wanted is not State.ENABLED:
+            raise InvalidState("a bucket with object lock keeps versions")
         if wanted is not bucket.state:
             changed = msgspec.structs.replace(bucket, state=wanted)
             self._core.commit("set versioning", [events.BucketSet(ino, changed)])
@@ -509,9 +516,18 @@ class Store:
 
     def _allow_compression(self) -> None:
         """Let the store name the format that has it: a vfs that knows no compressed blocks takes them for lost ones."""
+        self._raise_format(FORMAT_COMPRESSED)
+
+    def _allow_objects(self) -> None:
+        """The same for objects: a vfs that knows no locks would not obey them, nor keep parts of uploads."""
+        self._raise_format(FORMAT_OBJECTS)
+
+    def _raise_format(self, wanted: int) -> None:
+        if self._format >= wanted:
+            return
         try:
-            if _description(self.path).get("format") == FORMAT:
-                _describe(self.path, FORMAT_COMPRESSED)
+            _describe(self.path, wanted)
+            self._format = wanted
         except OSError as error:
             raise refusal(f"{DESCRIPTION} cannot be written", error) from error
 
@@ -618,7 +634,7 @@ def _prepare(path: Path) -> None:
         raise NotAStore(f"{path} is not a directory; name a store, or a directory to make") from None
     except OSError as error:
         raise NotAStore(f"{path}: {error.strerror}") from error
-    strangers = sorted(set(names) - {"lock", "daemon.log", "config.toml", DESCRIPTION + ".new"})
+    strangers = sorted(set(names) - {"lock", "daemon.log", "config.toml", "s3-keys", DESCRIPTION + ".new"})
     if DESCRIPTION not in names:
         if strangers:
             raise NotAStore(f"{path} is no vfs store and not empty (it has {strangers[0]}); name another directory")
@@ -642,12 +658,16 @@ def _description(path: Path) -> dict[str, object]:
         raise NotAStore(f"{path / DESCRIPTION}: {error}") from error
 
 
+def _format(path: Path) -> int:
+    found = _description(path).get("format")
+    return found if isinstance(found, int) else FORMAT
+
+
 def check_description(path: Path) -> None:
     """See that this vfs can read the store. Raises NotAStore."""
     description = _description(path)
-    known_formats = (FORMAT, FORMAT_COMPRESSED, FORMAT_LOGGED)
-    if description.get("format") not in known_formats or description.get("engine") != "lmdb-0.9":
-        known = f"formats {FORMAT} to {FORMAT_LOGGED}"
+    if description.get("format") not in FORMATS or description.get("engine") != "lmdb-0.9":
+        known = f"formats {FORMATS[0]} to {FORMATS[-1]}"
         raise NotAStore(f"{path} has format {description}, and this vfs reads {known} with lmdb-0.9")
 
 

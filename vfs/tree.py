@@ -10,7 +10,7 @@ import stat
 from collections.abc import Iterator
 from itertools import islice
 
-from vfs import acl, events, rules
+from vfs import acl, events, locks, rules
 from vfs.core import Core
 from vfs.errors import (
     AttributeTooLarge,
@@ -19,6 +19,7 @@ from vfs.errors import (
     Exists,
     InvalidName,
     IsADirectory,
+    Locked,
     NameTooLong,
     NoSpace,
     NoSuchAttribute,
@@ -30,7 +31,7 @@ from vfs.errors import (
 from vfs.events import Change
 from vfs.files import Files
 from vfs.model import EMPTY, STORE_ROOT, Draft, Ino, Inode, KeyId, Kind, Writer
-from vfs.names import NAME_BYTES_MAX, check_name, directory_key, show
+from vfs.names import NAME_BYTES_MAX, check_name, directory_key, is_shown, show
 
 LINKS_MAX = 4096  # names of one inode: a write makes a version under each
 ATTRIBUTE_BYTES_MAX = 65536  # the kernel's XATTR_SIZE_MAX
@@ -73,13 +74,13 @@ class Tree:
         return self._files.overlay(ino, inode) if inode.is_file else inode
 
     def entries(self, parent: Ino, after: bytes = b"") -> Iterator[tuple[bytes, bytes, Ino]]:
-        """(sort name, name, inode) of the live entries behind sort name *after*, in S3's key order."""
+        """(sort name, name, inode) of the live entries behind sort name *after*, in S3's key order: of those that a
+        mount can show.
+        """
         for sort_name, ino in self._catalog.entries(parent, after):
-            if not sort_name.endswith(b"/"):
-                if self._catalog.entry(parent, sort_name + b"/") is None:
-                    yield sort_name, sort_name, ino
-            elif len(sort_name) > 1:
-                yield sort_name, sort_name[:-1], ino
+            name = sort_name.removesuffix(b"/")
+            if is_shown(name) and (name != sort_name or self._catalog.entry(parent, name + b"/") is None):
+                yield sort_name, name, ino
 
     def parent(self, inode: Inode) -> Ino:
         """The directory above a directory."""
@@ -433,6 +434,11 @@ class Tree:
         newest = list(islice(self._catalog.versions(source), 2))
         only = len(newest) == 1 and newest[0][1].kind is Kind.CONTENT
         age_us = self._core.clock() // 1000 - newest[0][0] if newest else 0
+        if only:
+            try:
+                locks.check_purge(self._catalog.object_info(source, newest[0][0]), self._core.clock() // 1000)
+            except Locked:
+                only = False
         target = self._core.state_for(inode.bucket, new_name)
         if not rules.is_atomic_save(age_us=age_us, only_version=only, over_existing=True, target=target):
             return False

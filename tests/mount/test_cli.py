@@ -522,6 +522,15 @@ def test_versioning(docs: Path) -> None:
     assert ok("versioning", docs, "ENABLED") == "Enabled\n"
 
 
+def test_lock(mount: Path, docs: Path) -> None:
+    assert ok("lock", docs) == "off\n"
+    assert "take --days or --years" in fails(2, "lock", docs, "governance")
+    assert ok("lock", docs, "on") == "on\n"
+    assert ok("lock", docs, "Governance", "--days", 3) == "governance 3 days\n"
+    assert ok("lock", docs, "compliance", "--years", 2) == "compliance 2 years\n"
+    assert "is no bucket" in fails(2, "lock", mount)
+
+
 def test_compression(mount: Path, docs: Path) -> None:
     assert ok("bucket", "compress", docs) == "off\n"
     assert ok("bucket", "compress", docs, "ZSTD") == "zstd\n"

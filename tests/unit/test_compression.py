@@ -341,7 +341,7 @@ def test_only_a_store_with_compression_has_the_format_that_others_refuse(tmp_pat
     store.close()
     Store.open(tmp_path / "store").close()
     (store.path / "store.toml").write_text('format = 5\nengine = "lmdb-0.9"\n')
-    with pytest.raises(NotAStore, match="formats 2 to 4"):
+    with pytest.raises(NotAStore, match="formats 2 to 5"):
         Store.open(tmp_path / "store")
 
 

@@ -104,7 +104,7 @@ USAGES = [usage for usage, _ in table(README, "command", "does")]
 def test_every_command_and_option_is_in_the_readme(path: str) -> None:
     usages = [usage for usage in USAGES if f"{usage} ".startswith(f"{path} ")]
     assert len(usages) == 1
-    told = set(re.findall(r"-{1,2}[a-z][a-z-]*", usages[0].removeprefix(path)))
+    told = set(re.findall(r"-{1,2}[a-z][a-z0-9-]*", usages[0].removeprefix(path)))
     visible = [item for item in COMMANDS[path].params if not getattr(item, "hidden", False)]
     options = {item.opts[0] for item in visible if isinstance(item, click.Option)}
     assert told == options
@@ -138,7 +138,9 @@ def test_settings() -> None:
     assert told == {name: _toml(getattr(settings, name)) for name in Settings.__struct_fields__}
 
 
-def _toml(value: str | float) -> str:
+def _toml(value: str | float | tuple[str, ...]) -> str:
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_toml, value))}]"
     return f'"{value}"' if isinstance(value, str) else str(value)
 
 
@@ -204,7 +206,11 @@ def test_changes() -> None:
 
 def test_records() -> None:
     told = dict(table(FORMAT, "record", "fields"))
-    records = (model.Bucket, model.Inode, model.Version, model.Draft, model.Content, model.Writer)
+    records = (
+        *(model.Bucket, model.Inode, model.Version, model.Draft, model.Content, model.Writer, model.ObjectInfo),
+        *(model.Retention, model.Checksum, model.ObjectPart, model.Upload, model.Part, model.ObjectLock),
+        *(model.LifecycleRule, model.Filter),
+    )
     assert told == {item.__name__: _fields(item) for item in records}
 
 

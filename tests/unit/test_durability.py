@@ -14,7 +14,7 @@ from tests.simdisk import SimDisk
 from tests.unit.test_catalog import WRITER, open_store, save
 from vfs.check import check
 from vfs.errors import DiskFailed, NoSpace
-from vfs.fuse.durability import INLINE_US_MAX, QUICK_WRITES, QUICK_WRITES_MAX, Durability, Pace
+from vfs.service.durability import INLINE_US_MAX, QUICK_WRITES, QUICK_WRITES_MAX, Durability, Pace
 from vfs.store import Store
 from vfs.synclog import FOLDER, Entry
 

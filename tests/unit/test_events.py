@@ -11,7 +11,27 @@ from msgspec import DecodeError
 from vfs import events
 from vfs.catalog import Catalog
 from vfs.events import Change, Event
-from vfs.model import EMPTY, BlockId, Bucket, Content, Draft, Ino, Inode, KeyId, Kind, Seq, State, Version, Writer
+from vfs.model import (
+    EMPTY,
+    BlockId,
+    Bucket,
+    Checksum,
+    Content,
+    Draft,
+    Ino,
+    Inode,
+    KeyId,
+    Kind,
+    LockMode,
+    ObjectInfo,
+    Part,
+    Retention,
+    Seq,
+    State,
+    Upload,
+    Version,
+    Writer,
+)
 
 CONTENT = Content(5, BlockId(b"r" * 32), 2)
 WRITER = Writer(1000, 77, "prógram")
@@ -40,6 +60,10 @@ EACH: list[Change] = [
     events.AttributeSet(Ino(1), b"user.x", b"\0\xff"),
     events.AttributeGone(Ino(1), b"user.x"),
     events.OrphanSet(Ino(1)),
+    events.ObjectSet(KeyId(1), Seq(2), ObjectInfo("e", {"a": "b"}, retention=Retention(LockMode.COMPLIANCE, Seq(5)))),
+    events.UploadSet(Ino(1), 7, Upload(b"a/b", Seq(1), ObjectInfo(tags={"t": "u"}), "CRC32", "COMPOSITE")),
+    events.UploadGone(Ino(1), 7),
+    events.PartSet(7, 10_000, Part(CONTENT, "e", Seq(1), (Checksum("CRC32", "AAAAAA=="),))),
 ]
 
 
@@ -83,6 +107,10 @@ def test_tags_are_the_format() -> None:
         "AttributeSet": 16,
         "AttributeGone": 17,
         "OrphanSet": 18,
+        "ObjectSet": 19,
+        "UploadSet": 20,
+        "UploadGone": 21,
+        "PartSet": 22,
     }
 
 
@@ -93,7 +121,7 @@ def test_the_catalog_has_a_handler_for_each(tmp_path: Path) -> None:
 
 
 def test_every_content_of_an_event_is_found() -> None:
-    has_content = events.VersionAdded | events.InodeSet | events.DraftSet
+    has_content = events.VersionAdded | events.InodeSet | events.DraftSet | events.PartSet
     one, other, third = (Content(1, BlockId(bytes([at]) * 32), 0) for at in range(3))
     event = Event(
         1,
@@ -105,10 +133,11 @@ def test_every_content_of_an_event_is_found() -> None:
             events.InodeSet(Ino(1), Inode(0, 1, 0, 0, 0, 0, 0, 0, 0, Ino(1), KeyId(1), content=other)),
             events.DraftSet(Ino(1), Draft(third, 0, 0, WRITER)),
             events.DraftSet(Ino(2), Draft(EMPTY, 0, 0, WRITER)),
+            events.PartSet(7, 1, Part(other, "e", Seq(1))),
             *[change for change in EACH if not isinstance(change, has_content)],
         ],
     )
-    assert events.contents(event) == [one, other, third, EMPTY]
+    assert events.contents(event) == [one, other, third, EMPTY, other]
 
 
 @pytest.mark.parametrize("raw", [b"", b"\xc1", b"\x93\x01\xa1x", b"\x90", b"\x93\x01\xa1x\x91\x92\x63\x01"])

@@ -11,8 +11,8 @@ import pytest
 from vfs.core import Changed
 from vfs.errors import DiskFailed
 from vfs.files import Handle
-from vfs.fuse.collecting import Collecting
-from vfs.fuse.durability import Durability
+from vfs.service.collecting import Collecting
+from vfs.service.durability import Durability
 from vfs.fuse.operations import Operations
 from vfs.model import STORE_ROOT, Writer
 from vfs.store import Store

@@ -288,7 +288,7 @@ def test_a_block_that_went_while_it_was_read_is_no_damage(store: Store, clock: C
 
 
 def harmed(scrub: Scrub, damaged: set[BlockId]) -> list[str]:
-    """As vfs.fuse.scrubbing does it, in one go."""
+    """As vfs.service.scrubbing does it, in one go."""
     above = damaged
     while True:
         found: set[BlockId] = set()

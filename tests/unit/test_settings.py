@@ -28,7 +28,10 @@ def test_every_setting(tmp_path: Path) -> None:
     found = load(
         tmp_path,
         'commit_interval = 1\ndurability = "close"\nnew_buckets = "Unversioned"\npoll_us = 0\n'
-        'scrub_period = 7\ngc_interval = 60\ngc_rate = 5\ncompression = "zstd"\n# a comment\n',
+        'scrub_period = 7\ngc_interval = 60\ngc_rate = 5\ncompression = "zstd"\n# a comment\n'
+        "lifecycle_interval = 5\nlifecycle_day = 10\n"
+        's3_durability = "close"\ns3_domains = ["store.lan"]\ns3_certificate = "c"\ns3_certificate_key = "k"\n'
+        's3_compatibility = "ceph"\n',
     )
     assert found == Settings(
         commit_interval=1.0,
@@ -39,8 +42,17 @@ def test_every_setting(tmp_path: Path) -> None:
         gc_interval=60.0,
         gc_rate=5.0,
         compression="zstd",
+        lifecycle_interval=5.0,
+        lifecycle_day=10.0,
+        s3_durability="close",
+        s3_domains=("store.lan",),
+        s3_certificate="c",
+        s3_certificate_key="k",
+        s3_compatibility="ceph",
     )
     fields = "commit_interval durability new_buckets poll_us scrub_period gc_interval gc_rate compression"
+    fields += " lifecycle_interval lifecycle_day"
+    fields += " s3_durability s3_domains s3_certificate s3_certificate_key s3_compatibility"
     assert set(Settings.__struct_fields__) == set(fields.split())
 
 
@@ -54,6 +66,7 @@ def test_every_setting(tmp_path: Path) -> None:
         "commit_interval = nan",
         'commit_interval = "5"',
         'durability = "never"',
+        's3_certificate = "without its key"',
         "durability = 1",
         'new_buckets = "Suspended"',
         'compression = "gzip"',

@@ -158,6 +158,9 @@ def _contents(findings: Findings, catalog: Catalog) -> Iterator[Reference]:
     for ino, draft in catalog.drafts():
         if draft.content.root:
             yield draft.content.root, None, None, None, ino
+    for _, _, part in findings.track("references: parts", catalog.count("parts"), catalog.every_part()):
+        if part.content.root:
+            yield part.content.root, None, None, None, None
 
 
 def _read_nodes(findings: Findings, catalog: Catalog, blocks: Blocks, notes: Scratch) -> int:

@@ -328,6 +328,32 @@ def _buckets(catalog: Catalog) -> Faults:
         yield f"bucket with inode {ino}", f"does not exist, and has {versions} versions"
 
 
+def _objects(catalog: Catalog) -> Faults:
+    for key, seq, _ in catalog.every_object():
+        yield None
+        version = catalog.version(key, seq)
+        if version is None or version.kind in _OF_DIRECTORIES:
+            where = f"{path_of_key(catalog, key)} version {format_version_id(seq)}"
+            yield where, "has metadata of an object, and does not exist or is none"
+
+
+def _uploads(catalog: Catalog) -> Faults:
+    for bucket, number, upload in catalog.every_upload():
+        yield None
+        if catalog.find_bucket(bucket) is None:
+            yield f"upload {number} of {show(upload.key)!r}", f"is one of bucket {bucket}, which does not exist"
+
+
+def _parts(catalog: Catalog) -> Faults:
+    uploads = {number for _, number, _ in catalog.every_upload()}
+    for upload, number, part in catalog.every_part():
+        yield None
+        if upload not in uploads:
+            yield f"part {number} of upload {upload}", "belongs to no upload"
+        for fault in _content(catalog, part.content):
+            yield f"part {number} of upload {upload}", fault
+
+
 def _count_versions(catalog: Catalog) -> dict[Ino, tuple[int, int]]:
     """How many versions and delete markers each bucket has, and the sum of their sizes in bytes."""
     counted: dict[Ino, tuple[int, int]] = {}
@@ -364,4 +390,7 @@ RULES: dict[str, Callable[[Catalog], Faults]] = {
     "versions": _versions,
     "times": _times,
     "buckets": _buckets,
+    "objects": _objects,
+    "uploads": _uploads,
+    "parts": _parts,
 }

@@ -19,6 +19,7 @@ from vfs.names import check_bucket_name
 BUCKET = "user.vfs.bucket"
 VERSIONING = "user.vfs.versioning"
 COMPRESSION = "user.vfs.compression"
+LOCK = "user.vfs.lock"
 
 _COLUMNS = (
     Column("bucket"),
@@ -185,3 +186,27 @@ def versioning(path: str, state: str | None) -> None:
             raise Failure(f"{path}: {error.strerror}") from error
         facts = _existing(path)
     output.write(facts["Versioning"])
+
+
+@click.command()
+@click.argument("path", metavar="BUCKETPATH")
+@click.argument("rule", type=click.Choice(("on", "governance", "compliance"), case_sensitive=False), required=False)
+@click.option("--days", type=click.IntRange(1, 36_500), help="How long each new version is locked.")
+@click.option("--years", type=click.IntRange(1, 100), help="The same, in years.")
+def lock(path: str, rule: str | None, days: int | None, years: int | None) -> None:
+    """Show whether versions in the bucket at BUCKETPATH can be locked, or let them be, for ever:
+    [on|governance|compliance]. With a mode and a time, each new version is locked for that long, also from
+    who wrote it; in mode compliance nobody can take that back.
+    """
+    facts = _existing(path)
+    if (rule in (None, "on")) != (days is None and years is None) or (days and years):
+        raise Failure("governance and compliance take --days or --years, and nothing else does", WRONG)
+    if rule is not None:
+        value = rule if rule == "on" else f"{rule} {days or years} {'days' if days else 'years'}"
+        try:
+            os.setxattr(facts["Path"], LOCK, value.encode())
+        except OSError as error:
+            if error.errno == errno.EINVAL:
+                raise Failure(f"{path} is {facts['Versioning']}; only an Enabled bucket can have locks") from error
+            raise Failure(f"{path}: {error.strerror}") from error
+    output.write(os.getxattr(facts["Path"], LOCK).decode())

@@ -19,12 +19,15 @@ INTERRUPTED = 130  # as shells say it: 128 + SIGINT
 # name: the module that has it, and one line about it
 COMMANDS = {
     "mount": ("mounting", "Mount a store; make it if it is missing."),
+    "serve": ("serving", "Serve a store over S3, without a mount."),
     "umount": ("mounting", "Unmount a store, and wait until it is closed."),
     "log": ("versions", "List the versions of a file, deleted or not."),
     "restore": ("versions", "Make an earlier version of a file current again."),
     "purge": ("versions", "Remove versions of a file for good."),
     "bucket": ("buckets", "List, make, remove and show buckets."),
+    "lock": ("buckets", "Show or begin object lock in a bucket."),
     "versioning": ("buckets", "Show or change the versioning of a bucket."),
+    "s3": ("serving", "Access keys of the S3 endpoint."),
     "status": ("stores", "Show what is mounted."),
     "trace": ("tracing", "Count and time what a mount is asked for."),
     "gc": ("space", "Give the space of what was purged back."),

@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, NoReturn, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, NoReturn, TypeVar
 
 import click
 
@@ -29,6 +29,9 @@ from vfs.cli.output import FAILED, WRONG, Failure
 from vfs.errors import DiskFailed, InvalidName, NoSpace, StoreInUse, VfsError
 from vfs.fuse import connection
 from vfs.names import check_bucket_name
+
+if TYPE_CHECKING:
+    from vfs.service.process import MoreDoor
 
 READY = "ready"
 LOG = "daemon.log"
@@ -44,13 +47,16 @@ log = logging.getLogger("vfs.mount")
 
 
 class Order(NamedTuple):
-    """What is to be mounted where, both absolute. source: what the table of mounts calls it, if not by its path."""
+    """What is to be mounted where, both absolute. source: what the table of mounts calls it, if not by its path.
+    s3: the address of the S3 endpoint; empty: none.
+    """
 
     store: Path
     mountpoint: Path
     bucket: str | None
     options: tuple[str, ...]
     source: str = ""
+    s3: str = ""
 
 
 @click.command()
@@ -65,6 +71,7 @@ class Order(NamedTuple):
     multiple=True,
     help="Mount options: allow_other, allow_root, ro, noexec, suid, dev, acl.",
 )
+@click.option("--s3", metavar="[ADDR:]PORT", default="", help="Serve the same buckets over S3 at an address.")
 @click.option("--ready-fd", type=int, hidden=True, help="For `vfs mount` itself: where to tell that the mount answers.")
 @click.option("--source", hidden=True, help="For mount.fuse.vfs: what the table of mounts is to call the STORE.")
 @click.pass_context
@@ -75,6 +82,7 @@ def mount(
     bucket: str | None,
     foreground: bool,
     options: tuple[str, ...],
+    s3: str,
     ready_fd: int | None,
     source: str | None,
 ) -> None:
@@ -84,13 +92,14 @@ def mount(
     mount that a daemon left behind at MOUNTPOINT is cleared away first.
     """
     wanted = tuple(option for text in options for option in text.split(",") if option)
-    order = Order(Path(os.path.abspath(store)), Path(os.path.abspath(mountpoint)), bucket, wanted, source or "")
+    order = Order(Path(os.path.abspath(store)), Path(os.path.abspath(mountpoint)), bucket, wanted, source or "", s3)
+    door_of(order)
     if ready_fd is not None:
         context.exit(_serve_in_background(order, ready_fd))
     free_from_killed(order.store)
     check_places(order.store, order.mountpoint, bucket)
     if foreground:
-        _log_to_stderr()
+        log_to_stderr()
         _serve(order, lambda: None)
     else:
         spawn(order)
@@ -127,7 +136,7 @@ def check_places(store: Path, mountpoint: Path, bucket: str | None) -> None:
             check_bucket_name(os.fsencode(bucket))
         except InvalidName as error:
             raise Failure(str(error), WRONG) from error
-    _check_store(store)
+    check_store(store)
     if _dead_mount(mountpoint) is None:
         _check_mountpoint(mountpoint)
     real_store, real_mountpoint = os.path.realpath(store), os.path.realpath(mountpoint)
@@ -135,7 +144,7 @@ def check_places(store: Path, mountpoint: Path, bucket: str | None) -> None:
         raise Failure(f"{store} and {mountpoint}: a store and its mount point cannot lie in one another", WRONG)
 
 
-def _check_store(store: Path) -> None:
+def check_store(store: Path) -> None:
     if store.is_dir():
         _check_writable(store, store)  # what is in it: see Store.open
         return
@@ -201,6 +210,7 @@ def _clear_dead(mountpoint: Path) -> None:
 def _serve(order: Order, on_ready: Callable[[], None]) -> None:
     from vfs.fuse import daemon
 
+    door = door_of(order)
     _clear_dead(order.mountpoint)
     serve = functools.partial(
         daemon.serve,
@@ -210,6 +220,7 @@ def _serve(order: Order, on_ready: Callable[[], None]) -> None:
         options=order.options,
         source=order.source or str(order.store),
         on_ready=on_ready,
+        door=door,
     )
     try:
         when_closed(serve)
@@ -217,6 +228,16 @@ def _serve(order: Order, on_ready: Callable[[], None]) -> None:
         raise  # it may work the next time
     except VfsError as error:
         raise Failure(str(error), WRONG) from error
+
+
+def door_of(order: Order) -> MoreDoor | None:
+    """The S3 endpoint that is to be opened, too. Raises Failure."""
+    if not order.s3:
+        return None
+    from vfs.cli.serving import parse_address
+    from vfs.s3.daemon import door_at
+
+    return door_at(parse_address(order.s3))
 
 
 def _serve_in_background(order: Order, ready_fd: int) -> int:
@@ -263,7 +284,7 @@ def _failure(error: Exception) -> tuple[int, str]:
 
 def _check_is_store(store: Path) -> None:
     """Write no log into a directory that is something else: Store.open would refuse it."""
-    names = set(os.listdir(store)) - {LOG, "lock", "config.toml"}
+    names = set(os.listdir(store)) - {LOG, "lock", "config.toml", "s3-keys"}
     if names and not any(name.startswith("store.toml") for name in names):
         raise Failure(f"{store} is no vfs store and not empty (it has {min(names)}); name another directory", WRONG)
 
@@ -276,6 +297,7 @@ def spawn(order: Order) -> None:
     command += [f"--bucket={order.bucket}"] if order.bucket is not None else []
     command += [f"--source={order.source}"] if order.source else []
     command += ["-o", ",".join(order.options)] if order.options else []
+    command += [f"--s3={order.s3}"] if order.s3 else []
     with os.fdopen(reader) as pipe:
         try:
             child = subprocess.Popen(
@@ -309,10 +331,10 @@ def _log_to_file(path: Path) -> None:
     os.dup2(fd, 1)
     os.dup2(fd, 2)
     os.close(fd)
-    _log_to_stderr()
+    log_to_stderr()
 
 
-def _log_to_stderr() -> None:
+def log_to_stderr() -> None:
     handler = logging.StreamHandler()
     if _is_journal(sys.stderr.fileno()):
         handler.setFormatter(PriorityFormatter("%(name)s: %(message)s"))

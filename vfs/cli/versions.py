@@ -21,6 +21,7 @@ from vfs.names import parse_version_id
 LOG = ".log"  # below the history of a name: its versions as lines of JSON
 RESTORE = "user.vfs.restore"
 SETTLED = "user.vfs.settled"
+LOCK = "user.vfs.lock"
 SEQUENCE_MASK = (1 << 60) - 1  # of the inode number of a version: its sequence
 
 _COLUMNS = (
@@ -195,7 +196,7 @@ def purge(context: click.Context, path: str, version_ids: tuple[str, ...]) -> No
         try:
             os.unlink(os.path.join(place.history, version_id))
         except OSError as error:
-            output.write_error(_why_not_purged(path, version_id, error))
+            output.write_error(_why_not_purged(path, version_id, error, _lock(place, version_id)))
             failed = True
         else:
             output.write(f"purged version {version_id} of {path}")
@@ -203,8 +204,18 @@ def purge(context: click.Context, path: str, version_ids: tuple[str, ...]) -> No
         context.exit(output.FAILED)
 
 
-def _why_not_purged(path: str, version_id: str, error: OSError) -> str:
+def _lock(place: Place, version_id: str) -> str:
+    """What locks a version, if anything does."""
+    try:
+        return os.getxattr(os.path.join(place.history, version_id), LOCK, follow_symlinks=False).decode()
+    except OSError:
+        return ""
+
+
+def _why_not_purged(path: str, version_id: str, error: OSError, lock: str) -> str:
     match error.errno:
+        case errno.EPERM if lock:
+            return f"{path}: version {version_id} stays: {lock}"
         case errno.ENOENT | errno.ENOTDIR:
             return f"{path} has no version {version_id}; `vfs log {path}` lists those that it has"
         case errno.EACCES | errno.EPERM:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import stat
 
 import msgspec
@@ -9,16 +10,30 @@ from pyfuse3 import RequestContext
 
 from vfs.content import etag
 from vfs.core import Changed, unversioned_patterns
-from vfs.errors import CrossBucket, InvalidName, InvalidState, NoSuchAttribute, NoSuchKey, NotPermitted
+from vfs.errors import CrossBucket, InvalidName, InvalidState, Locked, NoSuchAttribute, NoSuchKey, NotPermitted
 from vfs.fuse import callers
 from vfs.fuse.callers import Caller
 from vfs.fuse.nodes import Node, is_past, split
 from vfs.fuse.past import PastTree, timestamp, writer_fields
-from vfs.model import STORE_ROOT, Compression, Ino, Inode, KeyId, Kind, Seq, State, Version, Writer
+from vfs.model import (
+    STORE_ROOT,
+    Compression,
+    Ino,
+    Inode,
+    KeyId,
+    Kind,
+    LockMode,
+    ObjectLock,
+    Seq,
+    State,
+    Version,
+    Writer,
+)
 from vfs.names import format_version_id, show
 from vfs.store import Store, shown_size
 
 PREFIX = b"user.vfs."
+_LOCK = re.compile(rb"(governance|compliance) ([1-9][0-9]{0,4}) (days|years)\Z")
 SEQ_DIGITS_MAX = 17  # of the number of a version: until the year 5138
 
 
@@ -52,7 +67,19 @@ class Attributes:
                 return etag(version.content).encode()
             case b"writer":
                 return msgspec.json.encode(writer_fields(version.writer))
+            case b"lock":
+                return self._tell_lock(seq)
         raise NoSuchAttribute(f"no attribute user.vfs.{show(word)}")
+
+    def _tell_lock(self, seq: Seq) -> bytes:
+        """``user.vfs.lock`` of a version: why it cannot be purged. Raises NoSuchAttribute."""
+        key = self._store.core.catalog.key_of_version(seq)
+        try:
+            if key is not None:
+                self._store.objects.check_purge(key, seq)
+        except Locked as error:
+            return str(error).encode()
+        raise NoSuchAttribute("the version is not locked")
 
     def _tell_of_directory(self, ino: Ino, word: bytes) -> bytes:
         if word == b"status":
@@ -66,6 +93,8 @@ class Attributes:
                     return bucket.state.name.title().encode()
                 case b"compression":
                     return bucket.compression.name.lower().encode()
+                case b"lock":
+                    return _lock_text(bucket.lock).encode()
                 case b"bucket":
                     return msgspec.json.encode(
                         {
@@ -97,6 +126,18 @@ class Attributes:
         except KeyError:
             raise InvalidState("compression is zstd or off") from None
         self._store.set_compression(ino, compression)
+
+    def set_lock(self, ino: Ino, value: bytes, caller: Caller) -> None:
+        """``user.vfs.lock`` = what `_lock_text` gives, by the bucket's owner. Raises NotPermitted, InvalidState."""
+        self._check_owner(ino, caller)
+        if value == b"on":
+            lock = ObjectLock()
+        elif found := _LOCK.match(value):
+            count, mode = int(found[2]), LockMode[found[1].decode().upper()]
+            lock = ObjectLock(mode, days=count) if found[3] == b"days" else ObjectLock(mode, years=count)
+        else:
+            raise InvalidState("a lock is on, or governance or compliance with a number of days or years")
+        self._store.objects.configure(ino, lock=lock)
 
     def _check_owner(self, ino: Ino, caller: Caller) -> None:
         if not self._store.is_bucket(ino):
@@ -164,3 +205,12 @@ class Attributes:
             inode = self._tree.inode(directory)
             caller.check(inode, callers.SEARCH)
             directory = self._tree.parent(inode)
+
+
+def _lock_text(lock: ObjectLock | None) -> str:
+    """What object lock a bucket has, and for how long new versions are locked."""
+    if lock is None:
+        return "off"
+    if lock.mode is None:
+        return "on"
+    return f"{lock.mode.name.lower()} {lock.days or lock.years} {'days' if lock.days else 'years'}"

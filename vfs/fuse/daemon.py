@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import gc
 import logging
 import os
-import resource
 import signal
-import socket
 import subprocess
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -20,22 +17,21 @@ import pyfuse3
 import trio
 
 from vfs import __version__
-from vfs.disk import LIMITS
-from vfs.errors import LimitReached, VfsError
+from vfs.errors import VfsError
 from vfs.fuse import connection, handshake, mount, polling
-from vfs.fuse.collecting import Collecting
-from vfs.fuse.durability import Durability
 from vfs.fuse.operations import Operations
-from vfs.fuse.scrubbing import Scrubbing
 from vfs.model import STORE_ROOT, Ino
 from vfs.names import check_bucket_name
+from vfs.service.collecting import Collecting
+from vfs.service.durability import Durability
+from vfs.service.lifecycles import Lifecycles
+from vfs.service.process import MoreDoor, Task, notify, want_open_files
+from vfs.service.scrubbing import Scrubbing
 from vfs.store import Store
 
 log = logging.getLogger("vfs.daemon")
 
-OPEN_FILES_LEAST = 256  # blocks.OPEN_SEGMENTS_MAX, callers.NAMES_OPEN_MAX, and some more
 READ_AHEAD_KIB = 1024
-
 UNMOUNT_S_MAX = 5.0  # that unmounting may take after a signal; then it is detached
 FINISH_S_MAX = 3.0  # that requests under way may take after that
 
@@ -93,14 +89,15 @@ def serve(
     options: Sequence[str],
     source: str,
     on_ready: Callable[[], None],
+    door: MoreDoor | None = None,
 ) -> None:
     """Serve a store at a mount point until it is unmounted, or SIGTERM or SIGINT comes. *source*: what the table of
-    mounts calls it. *on_ready*: the mount answers.
+    mounts calls it. *on_ready*: the mount answers. *door*: another one to the same buckets.
 
     Raises VfsError if it cannot be opened or mounted. The store is closed when this returns.
     """
     check_options(options)
-    _want_open_files()
+    want_open_files()
     opened = Store.open(store)
     try:
         root = STORE_ROOT if bucket is None else _bucket(opened, bucket)
@@ -115,6 +112,8 @@ def serve(
         scrubbing = Scrubbing(opened, facts)
         collecting = Collecting(opened, durability, facts)
         operations = Operations(opened, durability, collecting, root, facts)
+        tasks: list[Task] = [durability.run, scrubbing.run, collecting.run, Lifecycles(opened, operations.settle).run]
+        tasks += [] if door is None else [door(opened, operations.settle)]
         opened.tell_mountpoint(os.path.realpath(mountpoint))
         channel = _mount(operations, mountpoint, source, options)
         place = Place(mountpoint, connection.device_on(str(mountpoint)))
@@ -123,7 +122,7 @@ def serve(
             _start_guard(place)
             handshake.shake_hands()
             polling.install(opened.settings.poll_us)
-            trio.run(_main, (durability.run, scrubbing.run, collecting.run), place, on_ready)
+            trio.run(_main, tasks, place, on_ready)
             clean = True
         finally:
             polling.uninstall()
@@ -163,17 +162,6 @@ def _start_guard(place: Place) -> None:
         log.warning("nothing will end the connection if this is killed and cannot end: %s", error)
 
 
-def _want_open_files() -> None:
-    """Take as many open files as this process may have. Raises LimitReached if those are too few."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        with contextlib.suppress(OSError, ValueError):  # the soft limit will do
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    if hard != resource.RLIM_INFINITY and hard < OPEN_FILES_LEAST:
-        told = f"a daemon takes {OPEN_FILES_LEAST} open files, and this one may have {hard}"
-        raise LimitReached(f"{told}; {LIMITS[errno.EMFILE]}")
-
-
 def _want_read_ahead(device: str) -> None:
     """Have the kernel read further ahead than the 128 KiB that INIT can ask for. Only root may, and not in every
     container: where it cannot be done, reading a large file for the first time takes a fifth longer.
@@ -192,7 +180,7 @@ def _bucket(store: Store, name: str) -> Ino:
     return store.create_bucket(encoded, uid=os.getuid(), gid=os.getgid())
 
 
-async def _main(tasks: Sequence[Callable[[], Awaitable[None]]], place: Place, on_ready: Callable[[], None]) -> None:
+async def _main(tasks: Sequence[Task], place: Place, on_ready: Callable[[], None]) -> None:
     gc.freeze()  # what is here stays: do not look through it again and again
     async with trio.open_nursery() as nursery:
         for task in tasks:
@@ -254,17 +242,3 @@ def _abandon(place: Place) -> None:
         connection.abort(place.device)  # before the number can become somebody else's
     if place.is_ours:
         subprocess.run(["fusermount3", "-uz", str(place.mountpoint)], capture_output=True, check=False)
-
-
-def notify(*lines: str) -> None:
-    """Tell systemd, if it started this and asked to be told (sd_notify(3))."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if not address:
-        return
-    if address.startswith("@"):
-        address = "\0" + address[1:]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
-        try:
-            channel.sendto("\n".join(lines).encode(), address)
-        except OSError as error:
-            log.warning("cannot tell systemd: %s", error)

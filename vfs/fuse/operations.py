@@ -39,8 +39,6 @@ from vfs.files import SETID, Handle
 from vfs.fuse import callers
 from vfs.fuse.attributes import PREFIX, Attributes
 from vfs.fuse.callers import Caller
-from vfs.fuse.collecting import Collecting
-from vfs.fuse.durability import Durability
 from vfs.fuse.errnos import ERRNO
 from vfs.fuse.invalidation import Invalidation
 from vfs.fuse.nodes import Node, Stat, is_past, number, split
@@ -49,6 +47,8 @@ from vfs.fuse.snapshots import MoreLater
 from vfs.fuse.tracing import Trace
 from vfs.model import NOBODY, STORE_ROOT, Ino, Inode, KeyId, Kind
 from vfs.names import NAME_BYTES_MAX, SNAPSHOTS, VERSIONS, format_version_id, show
+from vfs.service.collecting import Collecting
+from vfs.service.durability import Durability
 from vfs.store import Store
 from vfs.tree import Gone
 
@@ -234,13 +234,23 @@ class Operations(pyfuse3.Operations):
         self._past = PastTree(store)
         self._callers = callers.Callers()
         self._attributes = Attributes(store, self._past, facts)
-        self._invalidation = Invalidation(root)
+        self.invalidation = Invalidation(root)
         self._root = root
         self._handles: dict[int, Handle | OpenDirectory | OpenVersion | OpenLog] = {}
         self._next_handle = 1
         self._ragged: dict[int, int] = {}  # handles to how many writes began inside a page
         # Removed from the store, but maybe held: an open FIFO, somebody's working directory. Until the kernel forgets.
         self._gone: dict[int, Inode] = {}
+
+    async def settle(self, changed: Sequence[Changed]) -> None:
+        """For another door to the same buckets, which holds no lock of the kernel: return when what it changed is as
+        safe as the settings say, and seen through the mount.
+        """
+        self.durability.changed()
+        self.invalidation.start(list(changed))
+        if self.sync_each or self.store.settings.s3_durability == "close":
+            await self.durability.sync()
+        await self.invalidation.settled()
 
     # -- numbers and attributes -------------------------------------------------------------------------------
 
@@ -388,10 +398,10 @@ class Operations(pyfuse3.Operations):
     @_waiting
     async def unlink(self, parent: int, name: bytes, ctx: RequestContext) -> None:
         if is_past(parent):
-            self._invalidation.start(self._purge(parent, name, ctx))
+            self.invalidation.start(self._purge(parent, name, ctx))
             self.durability.changed()
             await (
-                self._invalidation.settled()
+                self.invalidation.settled()
             )  # the caller holds the lock of a node of history, not of the live directory
         else:
             self._keep_gone(self._tree.unlink(self._ino(parent), name, self._callers.writer(ctx)))
@@ -614,7 +624,7 @@ class Operations(pyfuse3.Operations):
     async def getxattr(self, ino: int, name: bytes, ctx: RequestContext) -> bytes:
         if name.startswith(PREFIX):
             if name == PREFIX + b"settled":
-                await self._invalidation.settled()
+                await self.invalidation.settled()
                 return b""
             if name == PREFIX + b"trace":
                 return self._trace.figures()
@@ -665,7 +675,7 @@ class Operations(pyfuse3.Operations):
         finally:
             # With the reply, not before it: the caller holds the directory's lock, and a daemon that is killed while a
             # thread of it waits for that lock cannot die.
-            self._invalidation.start(changed)
+            self.invalidation.start(changed)
 
     def _set_attribute(self, ino: int, name: bytes, value: bytes, ctx: RequestContext) -> list[Changed]:
         """What names lead elsewhere now."""
@@ -678,6 +688,8 @@ class Operations(pyfuse3.Operations):
             self._attributes.set_versioning(real, value, Caller(ctx))
         elif name == PREFIX + b"compression":
             self._attributes.set_compression(real, value, Caller(ctx))
+        elif name == PREFIX + b"lock":
+            self._attributes.set_lock(real, value, Caller(ctx))
         elif name == PREFIX + b"restore":
             return self._attributes.restore(real, value, ctx, self._callers.writer(ctx))
         elif name in (PREFIX + b"gc", PREFIX + b"trace"):

@@ -11,8 +11,8 @@ from typing import Any
 import trio
 
 from vfs.errors import VfsError
-from vfs.fuse.durability import Durability
 from vfs.gc import Collector, Need, Work
+from vfs.service.durability import Durability
 from vfs.store import Store
 
 log = logging.getLogger("vfs.gc")

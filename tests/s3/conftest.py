@@ -1,0 +1,58 @@
+"""One daemon without a mount serves all tests of a module, each with buckets of its own."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.served import Served, client
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Served]:
+    with tempfile.TemporaryDirectory(prefix="vfs-s3-") as folder:
+        daemon = Served(Path(folder))
+        try:
+            daemon.start()
+            yield daemon
+            daemon.end()
+        finally:
+            daemon.clean_up()
+
+
+@pytest.fixture(scope="module")
+def key(served: Served) -> dict[str, Any]:
+    return served.key("--mfa", "--bypass")
+
+
+@pytest.fixture
+def s3(served: Served, key: dict[str, Any]) -> Iterator[Any]:
+    made = client(served.url, key)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def name(request: pytest.FixtureRequest) -> str:
+    """Of a bucket that is not there yet."""
+    found = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower().removeprefix("test_")).strip("-")
+    return f"b-{found}"[:60].strip("-")
+
+
+@pytest.fixture
+def bucket(s3: Any, name: str) -> str:
+    """A bucket that was never versioned."""
+    s3.create_bucket(Bucket=name)
+    return name
+
+
+@pytest.fixture
+def versioned(s3: Any, bucket: str) -> str:
+    """A bucket with versioning."""
+    s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    return bucket

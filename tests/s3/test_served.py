@@ -1,0 +1,171 @@
+"""The endpoint as a daemon: beside a mount, after a crash, and what it does with those who speak no S3."""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from botocore.exceptions import ClientError
+
+from tests.mounted import REPO, Mounted, contents, run
+from tests.served import Served, client, listening_on, new_key
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def both(tmp_path: Path) -> Iterator[tuple[Path, Any]]:
+    """A mount, and boto3 at the endpoint beside it."""
+    mount = Mounted(tmp_path, "--s3", "127.0.0.1:0")
+    try:
+        mount.start()
+        made = client(listening_on(mount.log), new_key(mount.store))
+        yield mount.root, made
+        made.close()
+        mount.end()
+    finally:
+        mount.clean_up()
+
+
+@pytest.mark.fuse
+def test_mount_and_endpoint_agree(both: tuple[Path, Any]) -> None:
+    root, s3 = both
+    (root / "docs").mkdir()
+    file = root / "docs" / "dir" / "f"
+    file.parent.mkdir()
+    file.write_bytes(b"by cp")
+    assert s3.get_object(Bucket="docs", Key="dir/f")["Body"].read() == b"by cp"
+    assert not file.with_name("g").exists()  # the kernel keeps that
+    put = s3.put_object(Bucket="docs", Key="dir/f", Body=b"by put")
+    assert file.read_bytes() == b"by put"
+    s3.put_object(Bucket="docs", Key="dir/g", Body=b"new")
+    assert file.with_name("g").read_bytes() == b"new"
+    s3.put_object(Bucket="docs", Key="made/by/s3", Body=b"deep")
+    assert (root / "docs/made/by/s3").read_bytes() == b"deep"
+    assert contents(file) == [b"by cp", b"by put"]
+    assert sorted(path.name for path in (file.parent / ".versions/f").iterdir())[-1] == put["VersionId"]
+    file.unlink()
+    with pytest.raises(ClientError, match="NoSuchKey"):
+        s3.get_object(Bucket="docs", Key="dir/f")
+    (marker,) = s3.list_object_versions(Bucket="docs", Prefix="dir/f")["DeleteMarkers"]
+    s3.delete_object(Bucket="docs", Key="dir/f", VersionId=marker["VersionId"])
+    assert file.read_bytes() == b"by put"
+    s3.delete_object(Bucket="docs", Key="dir/f")
+    assert not file.exists()
+    s3.create_bucket(Bucket="another")
+    assert sorted(os.listdir(root)) == ["another", "docs"]
+    s3.delete_bucket(Bucket="another")
+    assert os.listdir(root) == ["docs"]
+
+
+def test_what_was_answered_survives_the_daemon(tmp_path: Path) -> None:
+    daemon = Served(tmp_path)
+    try:
+        daemon.start()
+        key = daemon.key()
+        s3 = client(daemon.url, key)
+        s3.create_bucket(Bucket="bucket")
+        body = random.Random(1).randbytes(3 * MIB)
+        s3.put_object(Bucket="bucket", Key="k", Body=body)
+        s3.close()
+        daemon.kill()
+        daemon.start()
+        s3 = client(daemon.url, key)
+        assert s3.get_object(Bucket="bucket", Key="k")["Body"].read() == body
+        s3.close()
+        daemon.end()
+    finally:
+        daemon.clean_up()
+
+
+def test_a_store_in_use_and_an_address_in_use(served: Served, tmp_path: Path) -> None:
+    vfs = [sys.executable, "-m", "vfs", "serve"]
+    for store, told in ((served.store, "is in use by process"), (tmp_path / "other", "cannot listen on")):
+        done = run([*vfs, str(store), "--s3", f"127.0.0.1:{served.port}"], cwd=REPO, check=False)
+        assert (done.returncode, told in done.stderr) == (2, True), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("raw", "status"),
+    [
+        (b"nonsense\r\n\r\n", b"400"),
+        (b"GET / HTTP/1.1\r\n\r\n", b"400"),
+        (b"GET / HTTP/1.1\r\nHost: h\r\nX: " + b"x" * 40_000 + b"\r\n\r\n", b"431"),
+        (b"GET / HTTP/1.1\r\nHost: h\r\n\r\n", b"403"),
+        (b"GET /b/%zz HTTP/1.1\r\nHost: h\r\n\r\n", b"400"),
+        (b"OPTIONS / HTTP/1.1\r\nHost: h\r\n\r\n", b"405"),
+        (b"PUT /b/k HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello", b"400"),
+        (b"HEAD /?apiversion HTTP/1.1\r\nHost: h\r\n\r\n", b"200"),
+        (
+            b"POST /b HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\nContent-Type: multipart/form-data\r\n\r\nab",
+            b"400",
+        ),
+    ],
+)
+def test_who_speaks_no_s3(served: Served, raw: bytes, status: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", served.port), timeout=60) as connection:
+        connection.sendall(raw)
+        assert connection.recv(65536).split()[1] == status
+
+
+def test_memory_does_not_grow_with_an_object(served: Served, s3: Any, bucket: str) -> None:
+    class Zeros(io.RawIOBase):
+        """300 MiB, which the client need not hold either."""
+
+        def __init__(self, size: int) -> None:
+            self.left = size
+
+        def readable(self) -> bool:
+            return True
+
+        def readinto(self, buffer: Any) -> int:
+            count = min(len(buffer), self.left)
+            buffer[:count] = os.urandom(count)
+            self.left -= count
+            return count
+
+    before = peak(served)
+    size = 300 * MIB
+    url = urlsplit(s3.generate_presigned_url("put_object", Params={"Bucket": bucket, "Key": "big"}))
+    connection = HTTPConnection("127.0.0.1", served.port, timeout=60)
+    reader = io.BufferedReader(Zeros(size), MIB)
+    connection.request("PUT", f"{url.path}?{url.query}", body=reader, headers={"Content-Length": str(size)})
+    answer = connection.getresponse()
+    assert answer.status == 200, answer.read()
+    connection.close()
+    got = 0
+    for piece in s3.get_object(Bucket=bucket, Key="big")["Body"].iter_chunks(MIB):
+        got += len(piece)
+    assert got == size
+    assert peak(served) - before < 100 * MIB
+
+
+def peak(served: Served) -> int:
+    """The most memory that the daemon has taken so far, in bytes."""
+    assert served._process is not None
+    text = Path(f"/proc/{served._process.pid}/status").read_text()
+    return int(text.split("VmHWM:")[1].split()[0]) * 1024
+
+
+@pytest.mark.parametrize(
+    ("statement", "forbidden"),
+    [
+        ("import vfs.cli.serving, vfs.s3.daemon", ("pyfuse3", "boto3")),
+        ("import vfs.cli.mounting, vfs.fuse.daemon", ("h11", "awscrt", "python_multipart", "vfs.s3")),
+        ("import vfs.cli.main", ("trio", "vfs.store", "vfs.s3")),
+    ],
+)
+def test_nothing_is_imported_that_is_not_needed(statement: str, forbidden: tuple[str, ...]) -> None:
+    code = f"{statement}; import sys; print(*[name for name in {forbidden!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPO)
+    assert done.stdout.strip() == ""

@@ -1,0 +1,192 @@
+"""Lifecycles: what is due as a table, and carrying it out in steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from vfs import expiring
+from vfs.lifecycle import Entry, Expire, Purge, aborts, actions, due, expires, matches
+from vfs.model import (
+    Filter,
+    Ino,
+    LifecycleRule,
+    LockMode,
+    ObjectInfo,
+    ObjectLock,
+    Retention,
+    Seq,
+    State,
+    Upload,
+    Writer,
+)
+from vfs.objects import Object
+from vfs.store import Store
+
+DAY = 86_400_000_000
+NOON = 1_800_000_000_000_000 // DAY * DAY + DAY // 2
+S3 = Writer(0, 0, "s3")
+
+
+def rule(**fields: object) -> LifecycleRule:
+    return LifecycleRule("r", **{"enabled": True, **fields})  # type: ignore[arg-type]
+
+
+def entry(made: int, marker: bool = False, size: int = 10, **tags: str) -> Entry:
+    return Entry(Seq(made), marker, size, tags)
+
+
+def test_a_day_ends_at_the_next_midnight() -> None:
+    assert due(1, NOON) == NOON + DAY + DAY // 2
+    assert due(0, NOON) == NOON + DAY // 2
+    midnight = NOON + DAY // 2
+    assert due(1, midnight) == midnight + DAY
+    assert due(2, NOON, day_s=10) == NOON + 20_000_000
+
+
+@pytest.mark.parametrize(
+    ("filter", "matching"),
+    [
+        (Filter(), True),
+        (Filter(b"a/"), True),
+        (Filter(b"b"), False),
+        (Filter(tags={"x": "1"}), True),
+        (Filter(tags={"x": "2"}), False),
+        (Filter(tags={"x": "1", "y": "1"}), False),
+        (Filter(size_above=9), True),
+        (Filter(size_above=10), False),
+        (Filter(size_below=11), True),
+        (Filter(size_below=10), False),
+    ],
+)
+def test_filters(filter: Filter, matching: bool) -> None:  # noqa: A002
+    assert matches(filter, b"a/k", 10, {"x": "1"}) == matching
+
+
+OLD, NEW = entry(NOON), entry(NOON + 5 * DAY)
+MARKER = entry(NOON, marker=True)
+
+
+@pytest.mark.parametrize(
+    ("rules", "chain", "days", "wanted"),
+    [
+        ([], [OLD], 100, []),
+        ([rule(expire_days=3)], [OLD], 3, []),
+        ([rule(expire_days=3)], [OLD], 4, [Expire("r")]),
+        ([rule(expire_days=3, enabled=False)], [OLD], 4, []),
+        ([rule(expire_days=3, filter=Filter(b"z"))], [OLD], 4, []),
+        ([rule(expire_date=NOON + DAY)], [OLD], 0, []),
+        ([rule(expire_date=NOON + DAY)], [OLD], 1, [Expire("r")]),
+        ([rule(expire_marker=True)], [MARKER], 0, [Purge("r", 0)]),
+        ([rule(expire_marker=True)], [entry(NOON + 1, marker=True), OLD], 9, []),
+        ([rule(expire_days=1)], [MARKER], 4, [Purge("r", 0)]),
+        ([rule(expire_days=1, filter=Filter(tags={"a": "b"}))], [MARKER], 4, []),
+        ([rule(noncurrent_days=2)], [NEW, OLD], 7, []),
+        ([rule(noncurrent_days=2)], [NEW, OLD], 8, [Purge("r", 1)]),
+        ([rule(noncurrent_days=2, noncurrent_newer=1)], [NEW, OLD], 8, []),
+        ([rule(noncurrent_days=2, noncurrent_newer=1)], [NEW, OLD, OLD], 8, [Purge("r", 2)]),
+        ([rule(noncurrent_days=2, expire_days=2)], [NEW, OLD, OLD], 8, [Purge("r", 2), Purge("r", 1), Expire("r")]),
+        ([rule(noncurrent_days=0)], [NEW, MARKER, OLD], 6, [Purge("r", 2), Purge("r", 1)]),
+    ],
+)
+def test_what_is_due(rules: list[LifecycleRule], chain: list[Entry], days: int, wanted: list[Expire | Purge]) -> None:
+    assert actions(rules, b"k", chain, NOON + days * DAY) == wanted
+
+
+def test_uploads() -> None:
+    upload = Upload(b"a/b", Seq(NOON), ObjectInfo())
+    one = rule(abort_days=1, filter=Filter(b"a"))
+    assert aborts([one], upload, NOON + DAY) is None
+    assert aborts([one], upload, NOON + 2 * DAY) == "r"
+    assert aborts([rule(abort_days=1, filter=Filter(b"b"))], upload, NOON + 9 * DAY) is None
+    assert aborts([rule(abort_days=1, filter=Filter(tags={"a": "b"}))], upload, NOON + 9 * DAY) is None
+
+
+def test_when_an_object_expires() -> None:
+    assert expires([rule(expire_days=1)], b"k", OLD) == (NOON + DAY + DAY // 2, "r")
+    assert expires([rule(expire_days=1, filter=Filter(b"z"))], b"k", OLD) is None
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = NOON * 1000
+
+    def __call__(self) -> int:
+        self.now += 1_000_000
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def store(tmp_path: Path, clock: Clock) -> Iterator[Store]:
+    opened = Store.open(tmp_path / "store", clock=clock)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def bucket(store: Store) -> Ino:
+    return store.create_bucket(b"bucket", uid=0, gid=0, state=State.ENABLED)
+
+
+def put(store: Store, bucket: Ino, key: bytes, **info: object) -> Object:
+    copy = store.objects.begin_content(bucket)
+    copy.write(0, key)
+    store.objects.put(bucket, key, copy.seal(), ObjectInfo(**info), S3)  # type: ignore[arg-type]
+    store.objects.end_content(copy)
+    return store.objects.current(bucket, key)
+
+
+def run(store: Store, *, dry: bool = False) -> list[tuple[str, bytes]]:
+    return [(done.what, done.key) for step in expiring.run(store, dry=dry) for done in step]
+
+
+def test_everything_is_carried_out_and_nothing_else(
+    store: Store, bucket: Ino, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(expiring, "KEYS_PER_STEP_MAX", 3)
+    keys = [b"a", b"a/", b"a/b/c/d/e", b"b", b"z/y"]
+    for key in keys:
+        put(store, bucket, key)
+        put(store, bucket, key)
+    store.uploads.create(bucket, b"up", ObjectInfo())
+    store.objects.configure(bucket, lifecycle=(rule(noncurrent_days=1, abort_days=1, filter=Filter(b"")),))
+    assert run(store) == []
+    clock.now += 3 * DAY * 1000
+    wanted = [*(("purge", key) for key in keys), ("abort", b"up")]
+    assert run(store, dry=True) == wanted
+    assert run(store) == wanted
+    assert run(store) == []
+    assert [item.key for item in store.objects.list_versions(bucket).objects] == keys
+
+
+def test_what_expires_leaves_a_marker_which_goes_when_it_is_alone(store: Store, bucket: Ino, clock: Clock) -> None:
+    put(store, bucket, b"d/k")
+    store.objects.configure(bucket, lifecycle=(rule(expire_days=1, noncurrent_days=1, expire_marker=True),))
+    clock.now += 3 * DAY * 1000
+    assert run(store) == [("expire", b"d/k")]
+    clock.now += 3 * DAY * 1000
+    assert run(store) == [("purge", b"d/k")]
+    assert run(store) == [("purge", b"d/k")]
+    assert store.objects.list_versions(bucket).objects == []
+    assert list(store.tree.entries(bucket)) == []
+
+
+def test_what_is_locked_stays(store: Store, bucket: Ino, clock: Clock) -> None:
+    store.objects.configure(bucket, lock=ObjectLock())
+    put(store, bucket, b"k", retention=Retention(LockMode.GOVERNANCE, Seq(NOON + 10 * DAY)))
+    held = put(store, bucket, b"k", legal_hold=True)
+    put(store, bucket, b"k")
+    store.objects.configure(bucket, lifecycle=(rule(noncurrent_days=1),))
+    clock.now += 5 * DAY * 1000
+    assert run(store) == run(store, dry=True) == []
+    clock.now += 6 * DAY * 1000
+    assert run(store) == [("purge", b"k")]
+    store.objects.set_legal_hold(held, False)
+    assert run(store) == [("purge", b"k")]

@@ -1,0 +1,420 @@
+"""Objects beyond what the reference model asks: conditions, locks, hiding, what a mount is told, multipart uploads."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from tests.unit.test_catalog import save
+from vfs import gc
+from vfs.blocks import BLOCK_BYTES
+from vfs.errors import (
+    BucketNotEmpty,
+    ConditionFailed,
+    InvalidName,
+    InvalidPart,
+    InvalidState,
+    Locked,
+    NameTooLong,
+    NoLock,
+    NoSuchKey,
+    NoSuchUpload,
+    NotPermitted,
+)
+from vfs.model import Content, Ino, LockMode, ObjectInfo, ObjectLock, Retention, Seq, State, Writer
+from vfs.names import is_shown
+from vfs.objects import Added, Condition, Object
+from vfs.store import Store
+
+S3, MOUNT = Writer(0, 0, "s3"), Writer(0, 1, "mount")
+START_NS = 1_800_000_000_000_000_000
+FOREVER = Seq(4_000_000_000_000_000)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    ticks = count(START_NS, 1_000_000)
+    opened = Store.open(tmp_path / "store", clock=lambda: next(ticks))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def bucket(store: Store) -> Ino:
+    return store.create_bucket(b"bucket", uid=3, gid=4, state=State.ENABLED)
+
+
+def body(store: Store, bucket: Ino, data: bytes) -> Content:
+    copy = store.objects.begin_content(bucket)
+    copy.write(0, data)
+    store.objects.end_content(copy)
+    return copy.seal()
+
+
+def put(store: Store, bucket: Ino, key: bytes, data: bytes = b"x", **info: object) -> Added:
+    made = ObjectInfo(**info)  # type: ignore[arg-type]
+    return store.objects.put(bucket, key, body(store, bucket, data), made, S3)
+
+
+def read(store: Store, item: Object) -> bytes:
+    copy = store.objects.read(item)
+    try:
+        return copy.read(0, copy.size)
+    finally:
+        store.objects.end_content(copy)
+
+
+def listed(store: Store, directory: Ino) -> list[bytes]:
+    return [name for _, name, _ in store.tree.entries(directory)]
+
+
+def test_what_a_put_makes_belongs_to_the_owner_of_the_bucket(store: Store, bucket: Ino) -> None:
+    put(store, bucket, b"a/k")
+    directory, inode = store.tree.lookup(bucket, b"a")
+    assert (inode.uid, inode.gid, inode.mode & 0o777) == (3, 4, 0o755)
+    _, inode = store.tree.lookup(directory, b"k")
+    assert (inode.uid, inode.gid, inode.mode & 0o777) == (3, 4, 0o644)
+
+
+def test_directories_of_keys_go_with_the_last_object_and_others_stay(store: Store, bucket: Ino) -> None:
+    made, _ = store.tree.mkdir(bucket, b"made", 0o755, 0, MOUNT)
+    put(store, bucket, b"made/x/y/k")
+    put(store, bucket, b"made/x/l")
+    store.objects.delete(bucket, b"made/x/y/k", S3)
+    assert listed(store, store.tree.lookup(made, b"x")[0]) == [b"l"]
+    changed = store.objects.delete(bucket, b"made/x/l", S3).changed
+    assert listed(store, made) == []
+    assert [change.name for change in changed] == [b"l", b"x"]
+    assert listed(store, bucket) == [b"made"]
+    marker = store.objects.list_versions(bucket, prefix=b"made/x/l").objects[0]
+    store.objects.purge(bucket, b"made/x/l", marker.version_id, S3)
+    assert store.objects.current(bucket, b"made/x/l").size == 1
+    assert listed(store, store.tree.lookup(made, b"x")[0]) == [b"l"]
+
+
+@pytest.mark.parametrize("key", [b"a/", b"a//b", b"./b", b"../b", b"n\0l", b"y" * 256, b"x/" + b"y" * 502])
+def test_what_a_mount_cannot_show_is_hidden_and_there(store: Store, bucket: Ino, key: bytes) -> None:
+    assert all(is_shown(change.name) for change in put(store, bucket, key).changed)
+    assert read(store, store.objects.current(bucket, key)) == b"x"
+    assert [item.key for item in store.objects.list(bucket).objects] == [key]
+    shown = listed(store, bucket)
+    assert shown in ([], [b"a"], [b"x"])
+    for name in shown:
+        assert listed(store, store.tree.lookup(bucket, name)[0]) == []
+    names = [name for _, name, _ in store.history.names(bucket)]
+    assert set(names) <= {b"a", b"x"}
+
+
+def test_a_directory_hides_the_file_that_is_its_prefix(store: Store, bucket: Ino) -> None:
+    put(store, bucket, b"a", b"file")
+    file, _ = store.tree.lookup(bucket, b"a")
+    changed = put(store, bucket, b"a/b").changed
+    directory, _ = store.tree.lookup(bucket, b"a")
+    assert (changed[0].name, changed[0].before, changed[0].after) == (b"a", file, directory)
+    assert put(store, bucket, b"a", b"again").changed == []
+    moment = store.objects.current(bucket, b"a").seq
+    shown = [name for name, _, found in store.history.list_at(bucket, moment) if found is not None]
+    assert shown == [b"a/"]
+    changed = store.objects.delete(bucket, b"a/b", S3).changed
+    assert (changed[-1].name, changed[-1].before, changed[-1].after) == (b"a", directory, file)
+    assert listed(store, bucket) == [b"a"]
+
+
+@pytest.mark.parametrize("key", [b"", b".versions", b".snapshots/x", b"a/.versions/b"])
+def test_keys_that_cannot_be(store: Store, bucket: Ino, key: bytes) -> None:
+    with pytest.raises(InvalidName):
+        put(store, bucket, key)
+
+
+@pytest.mark.parametrize("key", [b"a" * 503, b"b/" + b"a" * 503 + b"/c", b"a/" * 512 + b"b"])
+def test_keys_that_are_too_long(store: Store, bucket: Ino, key: bytes) -> None:
+    with pytest.raises(NameTooLong):
+        put(store, bucket, key)
+
+
+def test_the_longest_key(store: Store, bucket: Ino) -> None:
+    put(store, bucket, b"/" * 1024)
+    assert [item.key for item in store.objects.list(bucket).objects] == [b"/" * 1024]
+    assert [item.key for item in store.objects.list_versions(bucket).objects] == [b"/" * 1024]
+    assert store.objects.list(bucket, delimiter=b"/").prefixes == [b"/"]
+
+
+def test_links_of_all_kinds_are_no_objects(store: Store, bucket: Ino) -> None:
+    store.tree.symlink(bucket, b"link", b"file", 0, MOUNT)
+    assert store.objects.list(bucket).objects == store.objects.list_versions(bucket).objects == []
+    with pytest.raises(NoSuchKey) as error:
+        store.objects.current(bucket, b"link")
+    assert error.value.marker is None
+    put(store, bucket, b"link", b"object")
+    assert store.tree.lookup(bucket, b"link")[1].is_file
+
+
+def test_a_put_over_one_of_several_names_leaves_the_others(store: Store, bucket: Ino) -> None:
+    ino = save(store, bucket, b"one", b"both")
+    store.tree.link(ino, bucket, b"two", MOUNT)
+    put(store, bucket, b"one", b"new")
+    assert read(store, store.objects.current(bucket, b"one")) == b"new"
+    assert read(store, store.objects.current(bucket, b"two")) == b"both"
+    store.objects.delete(bucket, b"two", S3)
+    assert [item.key for item in store.objects.list(bucket).objects] == [b"one"]
+
+
+def test_a_put_over_an_open_file(store: Store, bucket: Ino) -> None:
+    ino = save(store, bucket, b"f", b"old")
+    handle = store.files.open(ino, MOUNT)
+    store.files.write(handle, 0, b"unsaved")
+    added = put(store, bucket, b"f", b"new")
+    assert added.changed[0].before == added.changed[0].after == ino
+    assert store.files.read(handle, 0, 10) == b"new"
+    store.files.release(handle)
+    told = [read(store, item) for item in store.objects.list_versions(bucket).objects]
+    assert told == [b"new", b"unsaved", b"old"]
+
+
+def test_the_etag_of_what_a_mount_wrote_has_a_dash(store: Store, bucket: Ino) -> None:
+    save(store, bucket, b"f", b"data")
+    assert "-" in store.objects.current(bucket, b"f").etag
+    put(store, bucket, b"f", etag="e")
+    assert store.objects.current(bucket, b"f").etag == "e"
+
+
+def test_conditions(store: Store, bucket: Ino) -> None:
+    content = body(store, bucket, b"x")
+
+    def attempt(**condition: object) -> Added:
+        info, wanted = ObjectInfo(etag="e"), Condition(**condition)  # type: ignore[arg-type]
+        return store.objects.put(bucket, b"k", content, info, S3, condition=wanted)
+
+    with pytest.raises(NoSuchKey):
+        attempt(if_match=("*",))
+    attempt(if_none_match=("*",))
+    with pytest.raises(ConditionFailed):
+        attempt(if_none_match=("*",))
+    with pytest.raises(ConditionFailed):
+        attempt(if_match=("f",))
+    attempt(if_match=("f", "e"))
+    with pytest.raises(ConditionFailed):
+        store.objects.delete(bucket, b"k", S3, condition=Condition(size=2))
+    assert store.objects.delete(bucket, b"k", S3, condition=Condition(size=1)).is_marker
+    attempt(if_none_match=("*",))
+
+
+def test_metadata_goes_with_its_version(store: Store, bucket: Ino) -> None:
+    first = put(store, bucket, b"k", headers={"content-type": "text/plain"}, tags={"a": "b"})
+    put(store, bucket, b"k")
+    assert first.version_id is not None
+    item = store.objects.version(bucket, b"k", first.version_id)
+    store.objects.set_tags(item, {"c": "d"})
+    item = store.objects.version(bucket, b"k", first.version_id)
+    assert (item.info.headers, item.info.tags) == ({"content-type": "text/plain"}, {"c": "d"})
+    assert store.core.catalog.count("objects") == 2
+    store.objects.purge(bucket, b"k", first.version_id, S3)
+    assert store.core.catalog.count("objects") == 1
+
+
+def test_no_door_gets_around_a_lock(store: Store, bucket: Ino) -> None:
+    with pytest.raises(NoLock):
+        put(store, bucket, b"k", legal_hold=True)
+    store.objects.configure(bucket, lock=ObjectLock())
+    added = put(store, bucket, b"d/k", retention=Retention(LockMode.GOVERNANCE, FOREVER))
+    item = store.objects.current(bucket, b"d/k")
+    with pytest.raises(Locked) as error:
+        store.history.purge(item.key_id, item.seq, MOUNT)
+    assert error.value.until == FOREVER
+    assert "locked until 2096-" not in str(error.value)
+    assert "20961002T070640.000000Z" in str(error.value)
+    with pytest.raises(Locked):
+        store.objects.purge(bucket, b"d/k", added.version_id or "", S3)
+    with pytest.raises(Locked):
+        store.objects.set_retention(item, None)
+    assert store.objects.delete(bucket, b"d/k", S3).is_marker
+    with pytest.raises(BucketNotEmpty):
+        store.objects.delete_bucket(b"bucket")
+    store.objects.purge(bucket, b"d/k", added.version_id or "", S3, bypass=True)
+
+
+def test_a_locked_bucket_stays_enabled_and_locked(store: Store, bucket: Ino) -> None:
+    plain = store.create_bucket(b"plain", uid=0, gid=0, state=State.UNVERSIONED)
+    with pytest.raises(InvalidState):
+        store.objects.configure(plain, lock=ObjectLock())
+    store.objects.configure(bucket, lock=ObjectLock())
+    with pytest.raises(InvalidState):
+        store.set_versioning(bucket, State.SUSPENDED)
+    with pytest.raises(InvalidState):
+        store.objects.configure(bucket, lock=None)
+
+
+def test_a_default_retention_holds_for_what_a_mount_writes(store: Store, bucket: Ino) -> None:
+    store.objects.configure(bucket, lock=ObjectLock(LockMode.COMPLIANCE, days=1))
+    save(store, bucket, b"f~", b"one")  # a name that has no history elsewhere
+    save(store, bucket, b"f~", b"two")
+    items = store.objects.list_versions(bucket).objects
+    assert len(items) == 2
+    for item in items:
+        with pytest.raises(Locked):
+            store.history.purge(item.key_id, item.seq, MOUNT)
+    save(store, bucket, b"new", b"three")
+    store.tree.rename(bucket, b"new", bucket, b"f~", MOUNT)  # a save by renaming
+    assert [item.is_marker for item in store.objects.list_versions(bucket, prefix=b"new").objects] == [True, False]
+    store.tree.set_attributes(store.tree.lookup(bucket, b"f~")[0], mode=0o600)
+    store.tree.unlink(bucket, b"f~", MOUNT)
+    save(store, bucket, b"f~", b"four")
+    for item in store.objects.list_versions(bucket).objects:
+        assert item.is_marker or item.info.retention is not None
+
+
+def test_a_lock_survives_that_the_rights_of_its_key_are_recorded(store: Store, bucket: Ino) -> None:
+    """Which writes the version anew."""
+    store.objects.configure(bucket, lock=ObjectLock())
+    put(store, bucket, b"k", legal_hold=True)
+    ino, _ = store.tree.lookup(bucket, b"k")
+    store.tree.set_attributes(ino, mode=0o600)
+    save(store, bucket, b"other", b"data")
+    store.tree.rename(bucket, b"other", bucket, b"k", MOUNT)
+    assert [item.info.legal_hold for item in store.objects.list_versions(bucket, prefix=b"k").objects] == [False, True]
+
+
+def test_a_bucket_with_empty_directories_and_uploads_can_go(store: Store, bucket: Ino) -> None:
+    inner, _ = store.tree.mkdir(bucket, b"a", 0o755, 0, MOUNT)
+    store.tree.mkdir(inner, b"b", 0o755, 0, MOUNT)
+    store.uploads.create(bucket, b"k", ObjectInfo())
+    added = put(store, bucket, b"k")
+    with pytest.raises(BucketNotEmpty):
+        store.objects.delete_bucket(b"bucket")
+    store.objects.purge(bucket, b"k", added.version_id or "", S3)
+    store.objects.delete_bucket(b"bucket")
+    for table in ("entries", "keys", "versions", "objects", "uploads", "parts", "removed"):
+        assert store.core.catalog.count(table) == 0, table
+
+
+def test_a_bucket_with_an_open_file_stays(store: Store, bucket: Ino) -> None:
+    ino, _ = store.tree.create(bucket, b"f", 0o644, 0, MOUNT)
+    with pytest.raises(BucketNotEmpty):
+        store.objects.delete_bucket(b"bucket")
+    assert store.objects.list(bucket).objects == []
+    assert store.tree.inode(ino).nlink == 1
+
+
+def finish(steps: Generator[None, None, Added]) -> Added:
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            found: Added = end.value
+            return found
+
+
+def upload(store: Store, bucket: Ino, parts: list[bytes]) -> str:
+    made = store.uploads.create(bucket, b"d/k", ObjectInfo(metadata={"m": "n"}))
+    for number, data in enumerate(parts, 1):
+        store.uploads.put_part(bucket, b"d/k", made, number, body(store, bucket, data), f"e{number}")
+    return made
+
+
+@pytest.mark.parametrize("sizes", [[2 * BLOCK_BYTES, BLOCK_BYTES, 7], [5, BLOCK_BYTES, 3], [0, 3 * BLOCK_BYTES], [0]])
+def test_parts_are_put_together(store: Store, bucket: Ino, sizes: list[int]) -> None:
+    parts = [bytes([65 + number]) * size for number, size in enumerate(sizes)]
+    made = upload(store, bucket, parts)
+    before = store.core.blocks.end
+    named = [(number, f"e{number}") for number in range(1, len(parts) + 1)]
+    added = finish(store.uploads.complete(bucket, b"d/k", made, named, S3, etag="m-3"))
+    item = store.objects.current(bucket, b"d/k")
+    assert read(store, item) == b"".join(parts)
+    assert item.content == body(store, bucket, b"".join(parts)), "equal bytes, equal manifest"
+    assert (item.etag, item.info.metadata, item.version_id) == ("m-3", {"m": "n"}, added.version_id)
+    assert [part.size for part in item.info.parts] == sizes
+    if sizes[0] % BLOCK_BYTES == 0:
+        assert store.core.blocks.end.offset - before.offset < BLOCK_BYTES, "no content was stored again"
+    with pytest.raises(NoSuchUpload):
+        store.uploads.find(bucket, b"d/k", made)
+    assert store.core.catalog.count("parts") == 0
+
+
+def test_parts_that_are_not_there(store: Store, bucket: Ino) -> None:
+    made = upload(store, bucket, [b"one", b"two"])
+    for wanted in ([], [(3, "e3")], [(1, "other")], [(2, "e2"), (1, "e1")], [(1, "e1"), (1, "e1")], [(70_000, "")]):
+        with pytest.raises(InvalidPart):
+            finish(store.uploads.complete(bucket, b"d/k", made, wanted, S3, etag="m"))
+    with pytest.raises(InvalidPart):
+        store.uploads.put_part(bucket, b"d/k", made, 0, body(store, bucket, b""), "")
+    for wrong in ("", "x", made[:-1] + "0", made.upper()):
+        with pytest.raises(NoSuchUpload):
+            store.uploads.find(bucket, b"d/k", wrong if wrong != made else "y")
+    with pytest.raises(NoSuchUpload):
+        store.uploads.find(bucket, b"other", made)
+    page = store.uploads.parts(bucket, b"d/k", made, limit=1)
+    assert ([number for number, _ in page.parts], page.truncated, page.next) == ([1], True, 1)
+    page = store.uploads.parts(bucket, b"d/k", made, after=1, limit=1)
+    assert ([number for number, _ in page.parts], page.truncated) == ([2], False)
+    store.uploads.abort(bucket, b"d/k", made)
+
+
+def test_listing_uploads(store: Store, bucket: Ino) -> None:
+    keys = [b"b", b"a/x", b"a/y", b"b", b"c"]
+    ids = [store.uploads.create(bucket, key, ObjectInfo()) for key in keys]
+    wanted = [(keys[at], ids[at]) for at in (1, 2, 0, 3, 4)]
+    found: list[tuple[bytes, str]] = []
+    key, upload_id = b"", ""
+    while True:
+        page = store.uploads.list(bucket, key_marker=key, upload_id_marker=upload_id, limit=2)
+        found += [(named.upload.key, named.id) for named in page.uploads]
+        if not page.truncated:
+            break
+        key, upload_id = page.next_key, page.next_id
+    assert found == wanted
+    page = store.uploads.list(bucket, delimiter=b"/", limit=2)
+    assert (page.prefixes, [named.upload.key for named in page.uploads], page.truncated) == ([b"a/"], [b"b"], True)
+    page = store.uploads.list(bucket, delimiter=b"/", key_marker=b"a/")
+    assert (page.prefixes, len(page.uploads)) == ([], 3)
+
+
+def test_a_collection_keeps_parts_and_content_in_the_making(store: Store, bucket: Ino) -> None:
+    made = upload(store, bucket, [b"part" * 50_000])
+    copy = store.objects.begin_content(bucket)
+    copy.write(0, b"body" * 50_000)
+    content = copy.seal()
+    gc.run(store)
+    store.objects.put(bucket, b"k", content, ObjectInfo(), S3)
+    store.objects.end_content(copy)
+    finish(store.uploads.complete(bucket, b"d/k", made, [(1, "e1")], S3, etag="m-1"))
+    gc.run(store)
+    assert read(store, store.objects.current(bucket, b"k")) == b"body" * 50_000
+    assert read(store, store.objects.current(bucket, b"d/k")) == b"part" * 50_000
+
+
+def test_a_range_of_an_object_is_appended_without_copying_where_blocks_fit(store: Store, bucket: Ino) -> None:
+    data = b"".join(bytes([number]) * BLOCK_BYTES for number in range(4)) + b"tail"
+    source = body(store, bucket, data)
+    for offset, length in ((0, None), (BLOCK_BYTES, 2 * BLOCK_BYTES), (3, 10), (BLOCK_BYTES, None), (5, BLOCK_BYTES)):
+        copy = store.objects.begin_content(bucket)
+        for _ in store.objects.append(copy, source, offset=offset, length=length):
+            pass
+        end = len(data) if length is None else offset + length
+        assert copy.read(0, copy.size) == data[offset:end]
+        assert copy.seal() == body(store, bucket, data[offset:end])
+        store.objects.end_content(copy)
+
+
+def test_900_and_500_versions(store: Store, bucket: Ino) -> None:
+    """The example of OSS's document: pages of 1,000, by key, then newest first."""
+    ids = {
+        key: [put(store, bucket, key).version_id for _ in range(number)] for key, number in ((b"a", 900), (b"b", 500))
+    }
+    page = store.objects.list_versions(bucket)
+    assert [item.version_id for item in page.objects] == ids[b"a"][::-1] + ids[b"b"][:-101:-1]
+    assert (page.truncated, page.next, page.next_version) == (True, b"b", ids[b"b"][400])
+    page = store.objects.list_versions(bucket, key_marker=page.next, version_id_marker=page.next_version)
+    assert [item.version_id for item in page.objects] == ids[b"b"][399::-1]
+    assert not page.truncated
+
+
+def test_the_record_of_a_directory_is_no_version(store: Store, bucket: Ino) -> None:
+    put(store, bucket, b"d/k")
+    key = store.core.catalog.key(bucket, b"d/")
+    assert key is not None
+    seq, _ = next(store.core.catalog.versions(key))
+    with pytest.raises(NotPermitted):
+        store.history.purge(key, seq, S3)

@@ -1,0 +1,225 @@
+"""Signatures: made by the clients' own code, for one request each, and what must not pass."""
+
+from __future__ import annotations
+
+import datetime as dates
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import urlsplit
+
+import oss2
+import pytest
+from botocore import auth as aws
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
+
+from vfs.s3.chunks import ChunkReader
+from vfs.s3.dialects import OBS, OSS, S3
+from vfs.s3.errors import S3Error
+from vfs.s3.request import Request, parse
+from vfs.s3.signatures import AWS4, ChunkSigner, Credential, Payload, authenticate, dialect_of
+
+KEY, SECRET = "AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
+URL = "http://127.0.0.1:9000/bucket/dir/k%20%C3%BC"
+QUERY = "?versionId=20261120T151617.000001Z&uploads"
+
+Signer = Callable[[], Request]
+
+
+def secrets(key: str) -> str | None:
+    return SECRET if key == KEY else None
+
+
+def from_botocore(signer: type, *more: Any) -> Request:
+    request = AWSRequest("PUT", URL + QUERY, headers={"x-amz-meta-a": "b", "Content-Type": "text/plain"})
+    request.auth_path = None
+    signer(Credentials(KEY, SECRET), *more).add_auth(request)
+    made = request.prepare()
+    parts = urlsplit(made.url)
+    headers = [(name.lower(), _text(value)) for name, value in made.headers.items()]
+    if all(name != "host" for name, _ in headers):
+        headers.append(("host", parts.netloc))
+    return parse("PUT", f"{parts.path}?{parts.query}".encode(), headers)
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def from_oss2(auth: Any, *, presign: bool = False) -> Request:
+    params = {"versionId": "20261120T151617.000001Z", "uploads": ""}
+    headers = {"x-oss-meta-a": "b", "Content-Type": "text/plain"}
+    made = oss2.http.Request("PUT", URL, params=params, headers=headers, region="r", product="oss")
+    if presign:
+        parts = urlsplit(auth._sign_url(made, "bucket", "dir/k ü", 60))
+        made.headers.pop("date", None)
+        target = f"{parts.path}?{parts.query}"
+    else:
+        auth._sign_request(made, "bucket", "dir/k ü")
+        target = urlsplit(URL).path + "?versionId=20261120T151617.000001Z&uploads"
+    sent = [(name.lower(), str(value)) for name, value in made.headers.items()]
+    return parse("PUT", target.encode(), [*sent, ("host", "127.0.0.1:9000")])
+
+
+SIGNERS: dict[str, Signer] = {
+    "SigV4": lambda: from_botocore(aws.S3SigV4Auth, "s3", "eu-west-1"),
+    "SigV4 presigned": lambda: from_botocore(aws.S3SigV4QueryAuth, "s3", "eu-west-1", 60),
+    "SigV2": lambda: from_botocore(aws.HmacV1Auth),
+    "SigV2 presigned": lambda: from_botocore(aws.HmacV1QueryAuth),
+    "OSS V1": lambda: from_oss2(oss2.Auth(KEY, SECRET)),
+    "OSS V2": lambda: from_oss2(oss2.AuthV2(KEY, SECRET)),
+    "OSS V4": lambda: from_oss2(oss2.AuthV4(KEY, SECRET)),
+    "OSS V1 presigned": lambda: from_oss2(oss2.Auth(KEY, SECRET), presign=True),
+    "OSS V2 presigned": lambda: from_oss2(oss2.AuthV2(KEY, SECRET), presign=True),
+    "OSS V4 presigned": lambda: from_oss2(oss2.AuthV4(KEY, SECRET), presign=True),
+}
+
+
+def now() -> datetime:
+    return dates.datetime.now(UTC)
+
+
+@pytest.mark.parametrize("scheme", SIGNERS)
+def test_what_clients_sign_is_right(scheme: str) -> None:
+    request = SIGNERS[scheme]()
+    signed = authenticate(request, secrets, now())
+    assert signed is not None
+    assert signed.access_key == KEY
+    assert signed.dialect is dialect_of(request) is (OSS if scheme.startswith("OSS") else S3)
+    assert (request.bucket, request.key) == (b"bucket", "dir/k ü".encode())
+
+
+def other_method(request: Request) -> Request:
+    return request._replace(method="DELETE")
+
+
+def other_key(request: Request) -> Request:
+    return request._replace(path=request.path + b"x", key=(request.key or b"") + b"x")
+
+
+def other_version(request: Request) -> Request:
+    query = tuple((name, "null" if name == "versionId" else value) for name, value in request.query)
+    return request._replace(query=query)
+
+
+def other_metadata(request: Request) -> Request:
+    name = "x-oss-meta-a" if "x-oss-meta-a" in request.headers else "x-amz-meta-a"
+    return request._replace(headers={**request.headers, name: "c"})
+
+
+@pytest.mark.parametrize("change", [other_method, other_key, other_version, other_metadata])
+@pytest.mark.parametrize("scheme", SIGNERS)
+def test_what_was_changed_on_its_way_is_refused(scheme: str, change: Callable[[Request], Request]) -> None:
+    with pytest.raises(S3Error) as error:
+        authenticate(change(SIGNERS[scheme]()), secrets, now())
+    assert error.value.code == "SignatureDoesNotMatch"
+
+
+@pytest.mark.parametrize("scheme", SIGNERS)
+def test_wrong_and_unknown_keys(scheme: str) -> None:
+    request = SIGNERS[scheme]()
+    for known, code in (("other secret", "SignatureDoesNotMatch"), (None, "InvalidAccessKeyId")):
+        with pytest.raises(S3Error) as error:
+            authenticate(request, lambda _, known=known: known, now())  # type: ignore[misc]
+        assert error.value.code == code
+
+
+@pytest.mark.parametrize("scheme", SIGNERS)
+def test_replays_past_their_time(scheme: str) -> None:
+    request = SIGNERS[scheme]()
+    presigned = "presigned" in scheme
+    for later in (timedelta(hours=2), timedelta(days=400)):
+        with pytest.raises(S3Error) as error:
+            authenticate(request, secrets, now() + later)
+        assert error.value.code == ("AccessDenied" if presigned else "RequestTimeTooSkewed")
+
+
+def test_every_header_of_amazon_must_be_signed() -> None:
+    request = SIGNERS["SigV4"]()
+    with pytest.raises(S3Error) as error:
+        authenticate(request._replace(headers={**request.headers, "x-amz-acl": "public-read"}), secrets, now())
+    assert error.value.code == "AccessDenied"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "AWS",
+        "AWS x",
+        "AWS4-HMAC-SHA256",
+        "AWS4-HMAC-SHA256 Credential=a/b/c/d/e, SignedHeaders=host, Signature=0",
+        "AWS4-HMAC-SHA256 Credential=a/20261120/r/iam/aws4_request, SignedHeaders=host, Signature=0",
+        "OSS2 x",
+        "OSS4-HMAC-SHA256 x",
+        "Basic eA==",
+        "\xff\xfe",
+    ],
+)
+def test_nonsense_is_an_error_of_the_client(text: str) -> None:
+    request = parse("GET", b"/b/k", [("host", "h"), ("authorization", text), ("date", "x"), ("x-amz-date", "y")])
+    with pytest.raises(S3Error) as error:
+        authenticate(request, secrets, now())
+    assert 400 <= error.value.status < 404
+
+
+def test_nobody_signed() -> None:
+    assert authenticate(parse("GET", b"/b/k", [("host", "h")]), secrets, now()) is None
+
+
+# -- chunks -----------------------------------------------------------------------------------------------------------
+
+# The example of "Transferring Payload in Multiple Chunks" in the S3 API reference.
+CREDENTIAL = Credential("AKIAIOSFODNN7EXAMPLE", "20130524", "us-east-1", "s3", "aws4_request")
+CHUNK_SIGNER = ChunkSigner(
+    CREDENTIAL.signing_key(AWS4, "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"),
+    "20130524T000000Z",
+    CREDENTIAL.scope,
+    "4f232c4386841ef735655705268965c44a0e4690baa4adea153f7db9fa80a0a9",
+)
+SIGNATURES = (
+    "ad80c730a21e5b8d04586a2213dd63b9a0e99e0e2307b0ade35a65485a288648",
+    "0055627c9e194cb4542bae2aa5492e3c1575bbb81b612b7d234b86a503ef5497",
+    "b6c6ea8a5354eaf15b3cb7646744f4275b71ea724fed81ceb9323e279d449df9",
+)
+EXAMPLE = b"".join(
+    b"%x;chunk-signature=%s\r\n%s\r\n" % (size, signature.encode(), b"a" * size)
+    for size, signature in zip((65536, 1024, 0), SIGNATURES, strict=True)
+)
+
+
+def read(reader: ChunkReader, raw: bytes, size: int) -> bytes:
+    found = b"".join(piece for at in range(0, len(raw), size) for piece in reader.feed(raw[at : at + size]))
+    reader.finish(trailer=False)
+    return found
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000, 100_000])
+def test_signed_chunks(size: int) -> None:
+    assert read(ChunkReader(CHUNK_SIGNER), EXAMPLE, size) == b"a" * 66560
+
+
+def test_a_changed_chunk_is_refused() -> None:
+    with pytest.raises(S3Error) as error:
+        read(ChunkReader(CHUNK_SIGNER), EXAMPLE.replace(b"aaaa", b"aaab", 1), 1000)
+    assert error.value.code == "SignatureDoesNotMatch"
+
+
+@pytest.mark.parametrize("cut", [1, 90, 66_000, len(EXAMPLE) - 92])
+def test_a_cut_body_is_refused(cut: int) -> None:
+    with pytest.raises(S3Error):
+        read(ChunkReader(CHUNK_SIGNER), EXAMPLE[:cut], 1000)
+
+
+@pytest.mark.parametrize("size", [1, 5, 100])
+def test_trailers(size: int) -> None:
+    reader = ChunkReader(None)
+    raw = b"5\r\nhello\r\n0\r\nx-amz-checksum-crc32:NhCmhg==\r\n\r\n"
+    assert read(reader, raw, size) == b"hello"
+    assert reader.trailers == {"x-amz-checksum-crc32": "NhCmhg=="}
+
+
+def test_kinds_of_payload() -> None:
+    assert [kind for kind in Payload if kind.signed_chunks] == [Payload.CHUNKS, Payload.CHUNKS_TRAILER]
+    assert OBS.prefix == "x-obs-"

@@ -1,0 +1,157 @@
+"""`vfs serve`: a daemon with the S3 endpoint and no mount. `vfs s3 key`: who may use the endpoint."""
+
+from __future__ import annotations
+
+import os
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from vfs.cli import output
+from vfs.cli.output import WRONG, Cell, Column, Failure
+
+if TYPE_CHECKING:
+    from vfs.s3.daemon import Address
+    from vfs.s3.keys import AccessKey
+
+_ADDRESS = re.compile(r"(?:(?P<host>[^:\[\]]*|\[[0-9A-Fa-f:.]+\]):)?(?P<port>\d{1,5})\Z")
+
+_COLUMNS = (
+    Column("access key"),
+    Column("owner"),
+    Column("may"),
+    Column("buckets"),
+    Column("created"),
+)
+
+
+def parse_address(text: str) -> Address:
+    """``ADDR:PORT``; the loopback without ADDR. Raises Failure."""
+    from vfs.s3.daemon import Address
+
+    found = _ADDRESS.match(text)
+    if not found or int(found["port"]) > 65535:
+        raise Failure(f"{text!r} is no address; it looks like 127.0.0.1:9000, [::1]:9000, or 9000", WRONG)
+    return Address((found["host"] or "127.0.0.1").strip("[]"), int(found["port"]))
+
+
+@click.command()
+@click.argument("store")
+@click.option("--s3", metavar="[ADDR:]PORT", required=True, help="Where to listen; without ADDR on this machine only.")
+def serve(store: str, s3: str) -> None:
+    """Serve STORE over S3 (and OSS, and OBS) in the foreground, without a mount. STORE is made if it is missing.
+
+    Needs no FUSE. Ends at SIGTERM or SIGINT. `vfs s3 key create STORE` makes the keys that clients need; a store that
+    is mounted is served by `vfs mount --s3`.
+    """
+    from vfs.cli import mounting
+    from vfs.errors import DiskFailed, NoSpace, VfsError
+    from vfs.s3 import daemon
+
+    path = Path(os.path.abspath(store))
+    address = parse_address(s3)
+    mounting.free_from_killed(path)
+    mounting.check_store(path)
+    mounting.log_to_stderr()
+    try:
+        mounting.when_closed(lambda: daemon.serve(path, address, on_ready=lambda: None))
+    except (NoSpace, DiskFailed):
+        raise  # it may work the next time
+    except VfsError as error:
+        raise Failure(str(error), WRONG) from error
+
+
+@click.group()
+def s3() -> None:
+    """Access keys of the S3 endpoint, which `vfs serve` and `vfs mount --s3` open."""
+
+
+@s3.group()
+def key() -> None:
+    """Make, list and revoke access keys. The daemon may run or not; it sees a change with the next request."""
+
+
+@key.command("create", short_help="Make an access key.")
+@click.argument("store")
+@click.option("--owner", metavar="NAME", default="vfs", help="Whose key it is; keys of one owner share their buckets.")
+@click.option("--bucket", "buckets", metavar="NAME", multiple=True, help="Only for this bucket; may be repeated.")
+@click.option("--read-only", is_flag=True, help="It may read only.")
+@click.option("--bypass", is_flag=True, help="It may bypass governance of object lock.")
+@click.option("--mfa", is_flag=True, help="Make a device for MFA delete, too.")
+@click.option("--json", "as_json", is_flag=True, help="An object with AccessKeyId and SecretAccessKey.")
+def create(
+    store: str, owner: str, buckets: tuple[str, ...], read_only: bool, bypass: bool, mfa: bool, as_json: bool
+) -> None:
+    """Make an access key for the buckets of STORE. The secret is shown now, and kept in the file s3-keys in STORE."""
+    from vfs.s3 import keys
+
+    path = _store(store)
+    if not owner or len(owner) > 64 or not owner.isprintable():
+        raise Failure("an owner's name has 1 to 64 characters that can be printed", WRONG)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    made = keys.create(path, owner=owner, created=now, write=not read_only, bypass=bypass, buckets=buckets or None)
+    facts = _facts(made) | {"SecretAccessKey": made.secret}
+    if mfa:
+        device = keys.create_device(path, owner=owner)
+        facts |= {"MfaSerial": device.serial, "MfaSecret": device.secret}
+    if as_json:
+        output.write_json(facts)
+        return
+    output.write(f"access key  {made.id}")
+    output.write(f"secret      {made.secret}")
+    if mfa:
+        output.write(f"MFA device  {facts['MfaSerial']}")
+        output.write(f"MFA secret  {facts['MfaSecret']}  (base32, for an authenticator)")
+
+
+@key.command("list", short_help="List access keys.")
+@click.argument("store")
+@click.option("--json", "as_json", is_flag=True, help="A list of objects, without secrets.")
+def list_keys(store: str, as_json: bool) -> None:
+    """List the access keys of STORE, without their secrets."""
+    from vfs.s3 import keys
+
+    found = keys.every(_store(store))
+    if as_json:
+        output.write_json_list(map(_facts, found))
+    else:
+        output.write_table(_COLUMNS, map(_row, found))
+
+
+@key.command("revoke", short_help="Revoke an access key.")
+@click.argument("store")
+@click.argument("access_key_id")
+def revoke(store: str, access_key_id: str) -> None:
+    """Revoke the access key ACCESS_KEY_ID of STORE: from the next request on, nobody gets in with it."""
+    from vfs.s3 import keys
+
+    keys.revoke(_store(store), access_key_id)
+    output.write(f"revoked {access_key_id}")
+
+
+def _store(store: str) -> Path:
+    path = Path(os.path.abspath(store))
+    if not (path / "store.toml").is_file():
+        raise Failure(f"{store} is no vfs store; `vfs mount` and `vfs serve` make one", WRONG)
+    return path
+
+
+def _facts(found: AccessKey) -> dict[str, Any]:
+    return {
+        "AccessKeyId": found.id,
+        "Owner": found.owner,
+        "OwnerId": found.owner_id,
+        "Write": found.write,
+        "BypassGovernance": found.bypass,
+        "Buckets": None if found.buckets is None else list(found.buckets),
+        "Created": found.created,
+    }
+
+
+def _row(found: AccessKey) -> list[Cell]:
+    may = ("write" if found.write else "read") + (", bypass" if found.bypass else "")
+    names = "all" if found.buckets is None else " ".join(found.buckets)
+    return [Cell(found.id, "blue"), Cell(found.owner), Cell(may), Cell(names), Cell(output.human_time(found.created))]

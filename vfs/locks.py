@@ -1,0 +1,60 @@
+"""Object lock: whether a version may go, and how its lock may change. Pure rules; times in µs since 1970.
+
+    lock                         purge            shorten, remove     another mode
+    none, or until has passed    yes              yes                 yes
+    GOVERNANCE                   with bypass      with bypass         with bypass
+    COMPLIANCE                   no               no                  no
+    legal hold (beside a lock)   no               (independent of retention)
+
+Delete markers are never locked, and a delete that only stacks one removes nothing. Source: Amazon S3 User Guide,
+"Locking objects with Object Lock".
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from vfs.errors import Locked
+from vfs.model import LockMode, ObjectInfo, ObjectLock, Retention, Seq
+from vfs.names import format_version_id
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def check_purge(info: ObjectInfo | None, now: int, *, bypass: bool = False) -> None:
+    """Raise Locked if a version must not be removed for good."""
+    if info is None:
+        return
+    if info.legal_hold:
+        raise Locked("the version is under legal hold", None)
+    _check_weaken(info.retention, now, bypass=bypass)
+
+
+def check_retention(old: Retention | None, new: Retention | None, now: int, *, bypass: bool = False) -> None:
+    """Raise Locked if a version's retention must not become *new*."""
+    if old is None or (new is not None and new.mode is old.mode and new.until >= old.until):
+        return
+    _check_weaken(old, now, bypass=bypass)
+
+
+def _check_weaken(retention: Retention | None, now: int, *, bypass: bool) -> None:
+    if retention is None or retention.until <= now:
+        return
+    if retention.mode is LockMode.COMPLIANCE or not bypass:
+        mode = retention.mode.name.lower()
+        raise Locked(f"the version is locked until {format_version_id(retention.until)} ({mode})", retention.until)
+
+
+def default_retention(lock: ObjectLock | None, now: int) -> Retention | None:
+    """The retention of a version that is made now, if nobody says which."""
+    if lock is None or lock.mode is None:
+        return None
+    moment = _EPOCH + timedelta(microseconds=now)
+    try:
+        try:
+            until = moment.replace(year=moment.year + lock.years) + timedelta(days=lock.days)
+        except ValueError:  # the 29th of February
+            until = moment.replace(year=moment.year + lock.years, day=28) + timedelta(days=lock.days)
+    except (ValueError, OverflowError):
+        until = datetime.max.replace(tzinfo=UTC)
+    return Retention(lock.mode, Seq((until - _EPOCH) // timedelta(microseconds=1)))

@@ -1,0 +1,139 @@
+"""One request while it is answered: what the handlers share."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from email.utils import formatdate
+from urllib.parse import quote
+
+from vfs.core import Changed
+from vfs.errors import NoSuchBucket
+from vfs.model import Bucket, Ino, Writer
+from vfs.names import show
+from vfs.s3.body import Body
+from vfs.s3.dialects import Dialect
+from vfs.s3.errors import S3Error
+from vfs.s3.keys import AccessKey, Keys
+from vfs.s3.request import Request
+from vfs.settings import Settings
+from vfs.store import Store
+
+log = logging.getLogger("vfs.s3")
+
+STORAGE_CLASS = "STANDARD"
+
+
+@dataclass(slots=True)
+class Call:
+    """request: its headers in the words of S3. now: µs since 1970. changed: what the handler changed, for whoever
+    caches live names.
+    """
+
+    store: Store
+    keys: Keys
+    settings: Settings
+    request: Request
+    dialect: Dialect
+    who: AccessKey
+    body: Body
+    now: int
+    changed: list[Changed] = field(default_factory=list)
+
+    # -- what it is about -------------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> bytes:
+        """Of the bucket."""
+        assert self.request.bucket is not None, "the route has one"
+        return self.request.bucket
+
+    @property
+    def key(self) -> bytes:
+        assert self.request.key is not None, "the route has one"
+        return self.request.key
+
+    @property
+    def writer(self) -> Writer:
+        return Writer(0, 0, f"s3:{self.who.id}")
+
+    def find(self, name: bytes, *, write: bool) -> tuple[Ino, Bucket]:
+        """A bucket that the caller may use. Raises NoSuchBucket, AccessDenied."""
+        try:
+            ino = self.store.find_bucket(name)
+        except NoSuchBucket:
+            raise S3Error(
+                "NoSuchBucket", "The specified bucket does not exist", fields={"BucketName": show(name)}
+            ) from None
+        bucket = self.store.bucket(ino)
+        self.check_right(bucket, write=write)
+        return ino, bucket
+
+    def check_right(self, bucket: Bucket, *, write: bool) -> None:
+        """Raise AccessDenied unless the caller may read, or write to, a bucket."""
+        if not is_allowed(self.who, bucket) or (write and not self.who.write):
+            raise S3Error("AccessDenied", "Access Denied")
+
+    def require_mfa(self, bucket: Bucket, serial: str) -> None:
+        """Raise AccessDenied unless the request carries the code that the bucket's device shows now."""
+        given, _, code = (self.request.amz("mfa") or "").rpartition(" ")
+        device = self.keys.device(given)
+        right = device is not None and device.takes(code.strip(), self.now / 1e6)
+        if not right or given != serial:
+            raise S3Error("AccessDenied", "MFA Authentication must be used for this request")
+
+    # -- parameters -------------------------------------------------------------------------------------------
+
+    def number(self, name: str, default: int, most: int) -> int:
+        """A parameter that is a number from 0 on; at most *most*. Raises S3Error."""
+        raw = self.request.parameter(name)
+        if raw is None or raw == "":
+            return default
+        if not (raw.isascii() and raw.isdecimal()) or len(raw) > 18:
+            raise S3Error("InvalidArgument", f"{name} is a number", fields={"ArgumentName": name, "ArgumentValue": raw})
+        return min(int(raw), most)
+
+    @property
+    def encodes(self) -> bool:
+        """Whether keys are percent-encoded in the answer."""
+        wanted = self.request.parameter("encoding-type")
+        if wanted not in (None, "", "url"):
+            raise S3Error("InvalidArgument", "Invalid Encoding Method specified in Request")
+        return wanted == "url"
+
+    def shown(self, raw: bytes) -> str:
+        """A key or prefix as the answer has it."""
+        return quote(raw, safe="/~") if self.encodes else text(raw)
+
+    # -- pieces of answers ------------------------------------------------------------------------------------
+
+    def moment(self, us: int) -> str:
+        """In XML."""
+        return self.dialect.moment(us)
+
+    def owner(self, owner_id: str) -> dict[str, str]:
+        """An owner in XML; the caller, where nobody else is known."""
+        found = owner_id or self.who.owner_id
+        return {"ID": found, "DisplayName": self.keys.owner_name(found)}
+
+
+def is_allowed(who: AccessKey, bucket: Bucket) -> bool:
+    """Whether an access key may use a bucket at all: it is named by the key, or is its owner's or nobody's."""
+    if who.buckets is not None:
+        return bucket.name.decode() in who.buckets
+    return bucket.owner in ("", who.owner_id)
+
+
+def text(raw: bytes) -> str:
+    """A name for XML; what is no UTF-8 as question marks."""
+    return raw.decode("utf-8", "replace")
+
+
+def http_date(us: int) -> str:
+    """A moment in a header."""
+    return formatdate(us // 1_000_000, usegmt=True)
+
+
+def quoted(etag: str) -> str:
+    """An ETag as headers and XML have it."""
+    return f'"{etag}"'

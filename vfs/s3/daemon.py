@@ -1,0 +1,127 @@
+"""The endpoint as a door of a daemon: its address and TLS; and the daemon that has no other door (`vfs serve`)."""
+
+from __future__ import annotations
+
+import gc
+import ipaddress
+import logging
+import os
+import signal
+import socket
+import ssl
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import trio
+
+from vfs.core import Changed
+from vfs.errors import VfsError
+from vfs.s3 import server
+from vfs.s3.door import Door
+from vfs.service.collecting import Collecting
+from vfs.service.durability import Durability
+from vfs.service.lifecycles import Lifecycles
+from vfs.service.process import MoreDoor, Settle, Task, notify, want_open_files
+from vfs.service.scrubbing import Scrubbing
+from vfs.settings import Settings
+from vfs.store import Store
+
+log = logging.getLogger("vfs.s3")
+
+
+class ListenFailed(VfsError):
+    """The address cannot be listened on, or the certificate not be used."""
+
+
+class Address(NamedTuple):
+    """Where to listen."""
+
+    host: str
+    port: int
+
+    @property
+    def is_loopback(self) -> bool:
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+
+def door_at(address: Address) -> MoreDoor:
+    """The endpoint, to be opened beside another door."""
+
+    def open_door(store: Store, settle: Settle) -> Task:
+        sockets, tls = _open(address, store.settings)
+        door = Door(store, settle)
+
+        async def run() -> None:
+            await server.serve(sockets, door.answer, tls)
+
+        return run
+
+    return open_door
+
+
+def _open(address: Address, settings: Settings) -> tuple[list[socket.socket], ssl.SSLContext | None]:
+    tls = None
+    if settings.s3_certificate:
+        try:
+            tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            tls.load_cert_chain(settings.s3_certificate, settings.s3_certificate_key)
+        except OSError as error:  # SSLError is one
+            raise ListenFailed(f"the certificate {settings.s3_certificate} cannot be used: {error}") from error
+    try:
+        sockets = server.listen(address.host, address.port)
+    except OSError as error:
+        raise ListenFailed(f"cannot listen on {address.host}:{address.port}: {error.strerror or error}") from error
+    scheme = "http" if tls is None else "https"
+    for one in sockets:
+        host, port = one.getsockname()[:2]
+        log.info("S3 on %s://%s:%d", scheme, f"[{host}]" if ":" in host else host, port)
+    if tls is None and not address.is_loopback:
+        log.warning("S3 without TLS on %s: what is sent there can be read on its way", address.host)
+    return sockets, tls
+
+
+def serve(store: Path, address: Address, *, on_ready: Callable[[], None]) -> None:
+    """Serve a store until SIGTERM or SIGINT comes, without a mount. Raises VfsError if it cannot be opened, or the
+    address not be listened on. The store is closed when this returns.
+    """
+    want_open_files()
+    opened = Store.open(store)
+    try:
+        facts: dict[str, object] = {}
+        durability = Durability(opened)
+
+        async def settle(_: Sequence[Changed]) -> None:
+            durability.changed()
+            if "close" in (opened.settings.durability, opened.settings.s3_durability):
+                await durability.sync()
+
+        tasks = [
+            durability.run,
+            Scrubbing(opened, facts).run,
+            Collecting(opened, durability, facts).run,
+            Lifecycles(opened, settle).run,
+            door_at(address)(opened, settle),
+        ]
+        trio.run(_main, tasks, on_ready)
+    finally:
+        opened.close()
+    log.info("the store is closed")
+
+
+async def _main(tasks: Sequence[Task], on_ready: Callable[[], None]) -> None:
+    gc.freeze()  # what is here stays: do not look through it again and again
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with trio.open_nursery() as nursery:
+            for task in tasks:
+                nursery.start_soon(task)
+            on_ready()
+            notify("READY=1", f"STATUS=serving, pid {os.getpid()}")
+            async for number in signals:
+                log.info("%s: ending", signal.Signals(number).name)
+                notify("STOPPING=1")
+                break
+            nursery.cancel_scope.cancel()

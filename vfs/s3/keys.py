@@ -1,0 +1,213 @@
+"""Access keys: who may use the endpoint, and for what. The file ``s3-keys`` in the store's directory, mode 0600.
+
+The daemon reads it again when it has changed, so the command line works beside it. Secrets are never logged.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import fcntl
+import hashlib
+import hmac
+import os
+import secrets
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from vfs.errors import LimitReached, NotAStore, VfsError
+
+FILE = "s3-keys"
+KEYS_MAX = 10_000
+FILE_BYTES_MAX = 16 << 20
+TOTP_STEP_S = 30
+TOTP_STEPS_OFF = 1  # a code of the step before or after is taken too
+
+
+class AccessKey(Struct, frozen=True, forbid_unknown_fields=True):
+    """A key with its secret. owner: a name; keys of one owner share their buckets. buckets: names; None: all that its
+    owner has, and those that nobody owns. bypass: it may bypass governance. created: ISO 8601.
+    """
+
+    id: str
+    secret: str
+    owner: str
+    created: str
+    write: bool = True
+    bypass: bool = False
+    buckets: tuple[str, ...] | None = None
+
+    @property
+    def owner_id(self) -> str:
+        """The canonical user id of its owner."""
+        return owner_id(self.owner)
+
+
+class Device(Struct, frozen=True, forbid_unknown_fields=True):
+    """A device that makes codes for MFA delete (RFC 6238). secret: base32, as authenticators take it."""
+
+    serial: str
+    secret: str
+    owner: str
+
+    def takes(self, code: str, now_s: float) -> bool:
+        """Whether it shows that code now, or did a moment ago."""
+        step = int(now_s) // TOTP_STEP_S
+        steps = range(step - TOTP_STEPS_OFF, step + TOTP_STEPS_OFF + 1)
+        return any(hmac.compare_digest(totp(self.secret, at).encode(), code.encode()) for at in steps)
+
+
+class _Content(Struct, forbid_unknown_fields=True):
+    keys: list[AccessKey] = []
+    devices: list[Device] = []
+
+
+def owner_id(name: str) -> str:
+    """S3's canonical user id for an owner: 64 hexadecimal digits."""
+    return hashlib.sha256(b"vfs owner " + name.encode()).hexdigest()
+
+
+def totp(secret: str, step: int) -> str:
+    """The six digits of a step (RFC 6238 with SHA-1, as all authenticators have it)."""
+    digest = hmac.digest(base64.b32decode(secret), struct.pack(">Q", step), "sha1")
+    at = digest[-1] & 15
+    return f"{(int.from_bytes(digest[at : at + 4], 'big') & 0x7FFFFFFF) % 1_000_000:06}"
+
+
+class Keys:
+    """The keys of a store. Looking one up costs a stat."""
+
+    def __init__(self, store: Path) -> None:
+        self._path = store / FILE
+        self._stamp: tuple[int, int, int] | None = None
+        self._keys: dict[str, AccessKey] = {}
+        self._devices: dict[str, Device] = {}
+        self._owners: dict[str, str] = {}
+
+    def find(self, access_key: str) -> AccessKey | None:
+        """The key of an id."""
+        self._refresh()
+        return self._keys.get(access_key)
+
+    def secret(self, access_key: str) -> str | None:
+        """Its secret."""
+        found = self.find(access_key)
+        return None if found is None else found.secret
+
+    def device(self, serial: str) -> Device | None:
+        """The device of a serial number."""
+        self._refresh()
+        return self._devices.get(serial)
+
+    def owner_name(self, owner: str) -> str:
+        """The name of the owner of an id; the id itself if none is known."""
+        self._refresh()
+        return self._owners.get(owner, owner)
+
+    def _refresh(self) -> None:
+        try:
+            found = os.stat(self._path)
+        except FileNotFoundError:
+            stamp = None
+        else:
+            stamp = (found.st_ino, found.st_mtime_ns, found.st_size)
+        if stamp == self._stamp:
+            return
+        content = _read(self._path) if stamp else _Content()
+        self._keys = {key.id: key for key in content.keys}
+        self._devices = {device.serial: device for device in content.devices}
+        self._owners = {owner_id(key.owner): key.owner for key in content.keys}
+        self._stamp = stamp
+
+
+def every(store: Path) -> list[AccessKey]:
+    """All keys, in the order in which they were made. Raises NotAStore."""
+    return _read(store / FILE).keys
+
+
+def create(
+    store: Path,
+    *,
+    owner: str,
+    created: str,
+    write: bool = True,
+    bypass: bool = False,
+    buckets: tuple[str, ...] | None = None,
+) -> AccessKey:
+    """Make a key. Raises LimitReached, NotAStore, OSError."""
+    key = AccessKey(
+        "VFS" + base64.b32encode(secrets.token_bytes(11)).decode()[:17],
+        secrets.token_urlsafe(30),
+        owner,
+        created,
+        write,
+        bypass,
+        buckets,
+    )
+    with _changing(store) as content:
+        if len(content.keys) >= KEYS_MAX:
+            raise LimitReached(f"a store has at most {KEYS_MAX} access keys")
+        content.keys.append(key)
+    return key
+
+
+def create_device(store: Path, *, owner: str) -> Device:
+    """Make a device for MFA delete. Raises LimitReached, NotAStore, OSError."""
+    serial = f"arn:vfs:mfa::{secrets.token_hex(6)}"
+    device = Device(serial, base64.b32encode(secrets.token_bytes(20)).decode(), owner)
+    with _changing(store) as content:
+        if len(content.devices) >= KEYS_MAX:
+            raise LimitReached(f"a store has at most {KEYS_MAX} devices")
+        content.devices.append(device)
+    return device
+
+
+class NoSuchAccessKey(VfsError):
+    """There is no access key of that id."""
+
+
+def revoke(store: Path, access_key: str) -> None:
+    """Remove a key; its secret is of no use from the next request on. Raises NoSuchAccessKey, NotAStore, OSError."""
+    with _changing(store) as content:
+        left = [key for key in content.keys if key.id != access_key]
+        if len(left) == len(content.keys):
+            raise NoSuchAccessKey(f"there is no access key {access_key}; `vfs s3 key list` shows those that there are")
+        content.keys = left
+
+
+def _read(path: Path) -> _Content:
+    try:
+        with path.open("rb") as file:
+            return msgspec.json.decode(file.read(FILE_BYTES_MAX), type=_Content)
+    except FileNotFoundError:
+        return _Content()
+    except msgspec.DecodeError as error:
+        raise NotAStore(f"{path} cannot be understood: {error}") from error
+
+
+@contextlib.contextmanager
+def _changing(store: Path) -> Iterator[_Content]:
+    """What is in the file, to be changed; one process at a time. It is replaced in one
+    step, and survives a power loss.
+    """
+    path = store / FILE
+    directory = os.open(store, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        content = _read(path)
+        yield content
+        new = path.with_suffix(".new")
+        new.unlink(missing_ok=True)
+        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(fd, "wb") as file:
+            file.write(msgspec.json.format(msgspec.json.encode(content)) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(new, path)
+        os.fsync(directory)
+    finally:
+        os.close(directory)

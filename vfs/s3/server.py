@@ -1,0 +1,262 @@
+"""HTTP/1.1 over TCP: connections and their limits. The only user of h11; knows nothing of buckets.
+
+A connection is one task. A request whose body was not read to its end ends the connection, unless little is left.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, Sequence
+from http import HTTPStatus
+from typing import NamedTuple
+
+import h11
+import trio
+
+from vfs.s3.response import Response, Stream
+
+log = logging.getLogger("vfs.s3")
+
+CONNECTIONS_MAX = 512
+HEAD_BYTES_MAX = 32 << 10  # the first line and the headers of a request
+HEAD_S_MAX = 20.0  # that they may take
+IDLE_S_MAX = 75.0  # that a connection may wait for its next request
+RECEIVE_BYTES_MAX = 256 << 10  # taken from a socket in one go
+RECEIVE_S_MAX = 30.0  # that the next bytes of a body may take
+SEND_S_MAX = 60.0  # that a client may take for one piece of an answer
+RATE_BYTES_MIN = 1 << 10  # that a body must come with per second, after the first RATE_S
+RATE_S = 60.0
+DRAIN_BYTES_MAX = 256 << 10  # of a body that nobody wants, for the sake of the connection
+BACKLOG = 256
+
+
+class TooSlow(Exception):
+    """A client that keeps this waiting."""
+
+
+class Disconnected(Exception):
+    """The client is gone, or does not speak HTTP."""
+
+
+class Incoming(NamedTuple):
+    """A request as it was read. receive: the next piece of its body, empty at its end."""
+
+    method: str
+    target: bytes
+    headers: list[tuple[str, str]]
+    receive: Callable[[], Awaitable[bytes]]
+
+
+Answer = Callable[[Incoming], Awaitable[Response]]
+
+
+def listen(host: str, port: int) -> list[socket.socket]:
+    """Sockets at an address. Raises OSError."""
+    found = []
+    for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        one = socket.socket(family, kind, protocol)
+        found.append(one)
+        try:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            one.bind(address)
+            one.listen(BACKLOG)
+        except OSError:
+            for each in found:
+                each.close()
+            raise
+    return found
+
+
+async def serve(sockets: Sequence[socket.socket], answer: Answer, tls: ssl.SSLContext | None) -> None:
+    """Answer whoever comes, until cancelled."""
+    listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(one)) for one in sockets]
+    room = trio.CapacityLimiter(CONNECTIONS_MAX)
+    async with trio.open_nursery() as nursery:
+        for listener in listeners:
+            nursery.start_soon(_accept, listener, answer, tls, room, nursery)
+
+
+async def _accept(
+    listener: trio.SocketListener,
+    answer: Answer,
+    tls: ssl.SSLContext | None,
+    room: trio.CapacityLimiter,
+    nursery: trio.Nursery,
+) -> None:
+    while True:
+        token = object()
+        await room.acquire_on_behalf_of(token)  # who is over the limit waits in the backlog of the socket
+        try:
+            stream = await listener.accept()
+        except OSError as error:  # no descriptors: those that are open will end
+            room.release_on_behalf_of(token)
+            log.warning("a connection could not be taken: %s", error)
+            await trio.sleep(1)
+            continue
+
+        async def run(stream: trio.SocketStream = stream, token: object = token) -> None:
+            try:
+                await _run(stream, answer, tls)
+            finally:
+                room.release_on_behalf_of(token)
+
+        nursery.start_soon(run)
+
+
+async def _run(raw: trio.SocketStream, answer: Answer, tls: ssl.SSLContext | None) -> None:
+    stream: trio.abc.Stream = raw
+    if tls is not None:
+        stream = trio.SSLStream(raw, tls, server_side=True, https_compatible=True)
+    try:
+        connection = Connection(stream)
+        while await connection.serve_one(answer):
+            pass
+    except (trio.BrokenResourceError, trio.ClosedResourceError, Disconnected, TooSlow) as error:
+        log.debug("a connection ends: %r", error)
+    except Exception:
+        log.exception("a connection ends; this is a bug in vfs")
+    finally:
+        with trio.move_on_after(1, shield=True):
+            await trio.aclose_forcefully(stream)
+
+
+class Connection:
+    """One connection. Invariant: one request at a time."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self._stream = stream
+        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_BYTES_MAX)
+        self._method = b""
+        self._received = 0
+        self._since = 0.0
+
+    async def serve_one(self, answer: Answer) -> bool:
+        """Answer the next request. Returns whether there may be another. Raises Disconnected, TooSlow."""
+        try:
+            request = await self._head()
+        except h11.RemoteProtocolError as error:
+            await self._refuse(error)
+            return False
+        if request is None:
+            return False
+        headers = [(name.decode("ascii"), value.decode("latin-1")) for name, value in request.headers]
+        self._method, self._received, self._since = request.method, 0, trio.current_time()
+        try:
+            response = await answer(Incoming(request.method.decode("ascii"), request.target, headers, self._receive))
+        except h11.RemoteProtocolError as error:
+            await self._refuse(error)
+            return False
+        keep = await self._send(response) and await self._drain()
+        if not keep or self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
+            return False
+        self._http.start_next_cycle()
+        return True
+
+    async def _head(self) -> h11.Request | None:
+        deadline = trio.current_time() + IDLE_S_MAX
+        while True:
+            event = self._http.next_event()
+            if isinstance(event, h11.Request):
+                if len(event.target) + sum(len(name) + len(value) for name, value in event.headers) > HEAD_BYTES_MAX:
+                    raise h11.RemoteProtocolError("the headers are too large", error_status_hint=431)
+                return event
+            if event is not h11.NEED_DATA:
+                return None
+            with trio.move_on_at(deadline):
+                data = await self._stream.receive_some(RECEIVE_BYTES_MAX)
+                if not self._http.trailing_data[0]:
+                    deadline = trio.current_time() + HEAD_S_MAX
+                self._http.receive_data(bytes(data))
+                continue
+            return None
+
+    async def _receive(self) -> bytes:
+        """The next piece of the body; empty at its end."""
+        while True:
+            if self._http.their_state is not h11.SEND_BODY:
+                return b""
+            event = self._http.next_event()
+            if isinstance(event, h11.Data):
+                self._received += len(event.data)
+                return bytes(event.data)
+            if event is h11.NEED_DATA:
+                await self._receive_some()
+            elif not isinstance(event, h11.EndOfMessage):
+                raise Disconnected
+
+    async def _receive_some(self) -> None:
+        if self._http.they_are_waiting_for_100_continue:
+            await self._send_all(self._http.send(h11.InformationalResponse(status_code=100, headers=[])))
+        taken = trio.current_time() - self._since
+        if taken > RATE_S and self._received < (taken - RATE_S) * RATE_BYTES_MIN:
+            raise TooSlow
+        with trio.move_on_after(RECEIVE_S_MAX) as scope:
+            data = await self._stream.receive_some(RECEIVE_BYTES_MAX)
+        if scope.cancelled_caught:
+            raise TooSlow
+        self._http.receive_data(bytes(data))
+
+    async def _send(self, response: Response) -> bool:
+        """Send an answer. Returns whether the connection is still good for another."""
+        unread = self._http.their_state is h11.SEND_BODY
+        waits = self._http.they_are_waiting_for_100_continue
+        length = response.body.length if isinstance(response.body, Stream) else len(response.body)
+        headers = list(response.headers.items())
+        if response.status not in (204, 304) and "Content-Length" not in response.headers:
+            headers.append(("Content-Length", str(length)))
+        if unread and waits:
+            headers.append(("Connection", "close"))
+        encoded = [(name.encode("ascii"), value.encode("latin-1", "replace")) for name, value in headers]
+        head = self._http.send(
+            h11.Response(status_code=response.status, headers=encoded, reason=_reason(response.status))
+        )
+        bodiless = response.status in (204, 304) or self._method == b"HEAD"
+        if bodiless or isinstance(response.body, Stream):
+            await self._send_all(head)
+        if not bodiless and isinstance(response.body, Stream):
+            async for piece in response.body.open():
+                await self._send_all(self._http.send(h11.Data(data=piece)))
+        elif not bodiless:
+            assert isinstance(response.body, bytes)
+            await self._send_all((head or b"") + (self._http.send(h11.Data(data=response.body)) or b""))
+        await self._send_all(self._http.send(h11.EndOfMessage()))
+        return True
+
+    async def _send_all(self, data: bytes | None) -> None:
+        if data:
+            with trio.move_on_after(SEND_S_MAX) as scope:
+                await self._stream.send_all(data)
+            if scope.cancelled_caught:
+                raise TooSlow
+
+    async def _drain(self) -> bool:
+        """Read what is left of a body that nobody wanted. Returns False if that is too much."""
+        start = self._received
+        while self._http.their_state is h11.SEND_BODY:
+            if self._received - start > DRAIN_BYTES_MAX or self._http.they_are_waiting_for_100_continue:
+                return False
+            try:
+                if not await self._receive():
+                    break
+            except h11.RemoteProtocolError:
+                return False
+        return True
+
+    async def _refuse(self, error: h11.RemoteProtocolError) -> None:
+        """Tell somebody who speaks no HTTP, or too much of it."""
+        if self._http.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+            return
+        status = error.error_status_hint
+        body = f"{error}\n".encode()
+        headers = [("Content-Length", str(len(body))), ("Connection", "close"), ("Content-Type", "text/plain")]
+        head = self._http.send(h11.Response(status_code=status, headers=headers, reason=_reason(status)))
+        await self._send_all((head or b"") + (self._http.send(h11.Data(data=body)) or b""))
+
+
+def _reason(status: int) -> bytes:
+    """Not optional for botocore: it looks for three words in the first line."""
+    return HTTPStatus(status).phrase.encode()

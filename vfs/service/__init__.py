@@ -1,0 +1,1 @@
+"""What a daemon does in the background, whatever its doors are. Knows trio, and no door."""
