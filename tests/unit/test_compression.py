@@ -340,7 +340,7 @@ def test_only_a_store_with_compression_has_the_format_that_others_refuse(tmp_pat
     assert "format = 3\n" in (store.path / "store.toml").read_text(), "there may be compressed blocks"
     store.close()
     Store.open(tmp_path / "store").close()
-    (store.path / "store.toml").write_text('format = 5\nengine = "lmdb-0.9"\n')
+    (store.path / "store.toml").write_text('format = 6\nengine = "lmdb-0.9"\n')
     with pytest.raises(NotAStore, match="formats 2 to 5"):
         Store.open(tmp_path / "store")
 

@@ -11,10 +11,10 @@ import pytest
 from vfs.core import Changed
 from vfs.errors import DiskFailed
 from vfs.files import Handle
-from vfs.service.collecting import Collecting
-from vfs.service.durability import Durability
 from vfs.fuse.operations import Operations
 from vfs.model import STORE_ROOT, Writer
+from vfs.service.collecting import Collecting
+from vfs.service.durability import Durability
 from vfs.store import Store
 
 
@@ -36,7 +36,7 @@ async def test_what_could_not_be_kept_does_not_stay_in_the_kernels_cache(
     dropped: list[Changed] = []
     with monkeypatch.context() as patch:
         patch.setattr(store.files, "release", refuse)
-        patch.setattr(operations._invalidation, "start", dropped.extend)
+        patch.setattr(operations.invalidation, "start", dropped.extend)
         with pytest.raises(pyfuse3.FUSEError) as failed:
             await operations.release(fh)
     assert failed.value.errno == errno.EIO

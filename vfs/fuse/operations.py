@@ -616,7 +616,7 @@ class Operations(pyfuse3.Operations):
 
     def _drop_content(self, ino: Ino) -> None:
         """Have the kernel forget what it has of a file's content."""
-        self._invalidation.start([Changed(STORE_ROOT, b"", ino, ino)])
+        self.invalidation.start([Changed(STORE_ROOT, b"", ino, ino)])
 
     # -- extended attributes ----------------------------------------------------------------------------------
 
