@@ -11,6 +11,7 @@ it harms nothing to redo a record that is not needed any more.
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, cast
@@ -28,6 +29,7 @@ PAGE_BYTES = 4096  # records begin at multiples: to write one touches no byte of
 
 _HALVES = ("0", "1")
 _MAGIC = b"vfsL"
+_KEY = struct.Struct("<Q")  # in the first page of a half
 _HEADER = struct.Struct("<4sIIQQ")  # magic, length of the table, of the bytes behind it, number, checksum
 _SEALED = struct.Struct("<4sIIQ")  # what the checksum covers, with the table and the bytes
 _ZEROS_BYTES = 1 << 20
@@ -65,7 +67,8 @@ class SyncLog:
     def __init__(self, disk: Disk) -> None:
         self._disk = disk
         self._halves: Sequence[File] = ()
-        self._used = [0, 0]  # bytes of each half
+        self._key = int.from_bytes(os.urandom(_KEY.size))  # what users wrote, and is left in a half, is no record
+        self._used = [PAGE_BYTES, PAGE_BYTES]  # bytes of each half
         self._current = 0
         self._number = 0
 
@@ -77,7 +80,7 @@ class SyncLog:
     @property
     def is_half_full(self) -> bool:
         """Whether something should be synced in its own place soon, so that there is always room."""
-        return bool(self._used[1 - self._current])
+        return self._used[1 - self._current] > PAGE_BYTES
 
     def make(self) -> Sequence[File]:
         """New files for `use`, durable and full of zeros. Slow; for any thread. Raises NoSpace, DiskFailed."""
@@ -89,6 +92,7 @@ class SyncLog:
                 halves.append(file)
                 for offset in range(0, HALF_BYTES, _ZEROS_BYTES):
                     file.write(offset, [bytes(min(_ZEROS_BYTES, HALF_BYTES - offset))])
+                file.write(0, [_KEY.pack(self._key)])
                 file.sync()
         except NoSpace:
             for file in halves:
@@ -110,28 +114,28 @@ class SyncLog:
         length = _HEADER.size + len(table) + size
         padding = -length % PAGE_BYTES
         if self._used[self._current] + length + padding > HALF_BYTES:
-            if self._used[1 - self._current] or length + padding > HALF_BYTES:
+            if self.is_half_full or PAGE_BYTES + length + padding > HALF_BYTES:
                 return None
             self._current = 1 - self._current
         self._number += 1
         sealed = _SEALED.pack(_MAGIC, len(table), size, self._number)
         record = [table, *(piece.data for piece in pieces)]
-        checksum = _checksum(sealed, record)
+        checksum = _checksum(self._key, sealed, record)
         offset = self._used[self._current]
         self._used[self._current] += length + padding
         return Entry(self._halves[self._current], offset, (sealed, checksum, *record, bytes(padding)))
 
     def settle(self) -> int | None:
         """Everything so far is about to be synced in its own place: the half that `settled` may empty then."""
-        if not self._used[1 - self._current]:
+        if not self.is_half_full:
             self._current = 1 - self._current  # what comes meanwhile goes there
         other = 1 - self._current
-        return other if self._used[other] else None
+        return other if self._used[other] > PAGE_BYTES else None
 
     def settled(self, half: int | None) -> None:
         """It was synced."""
         if half is not None:
-            self._used[half] = 0
+            self._used[half] = PAGE_BYTES
 
     def close(self) -> None:
         for file in self._halves:
@@ -173,21 +177,22 @@ def redo(disk: Disk) -> int:
 
 def _records(disk: Disk) -> Iterator[list[Piece]]:
     """Every intact record, in the order of writing; also of those that are not needed any more."""
-    found: list[tuple[int, str, int]] = []  # number, path, offset
+    found: list[tuple[int, str, int, int]] = []  # number, path, offset, key
     for path in _paths(disk):
         file = disk.open(path)
-        offset = 0
+        key = int.from_bytes(file.read(0, _KEY.size), "little")
+        offset = PAGE_BYTES
         while offset < file.size:
-            record = _read(file, offset)
+            record = _read(file, offset, key)
             if record is None:
                 offset += PAGE_BYTES
             else:
-                found.append((record.number, path, offset))
+                found.append((record.number, path, offset, key))
                 offset += record.length
         file.close()
-    for _, path, offset in sorted(found):
+    for _, path, offset, key in sorted(found):
         file = disk.open(path)
-        record = _read(file, offset)
+        record = _read(file, offset, key)
         file.close()
         assert record is not None
         yield record.pieces
@@ -201,7 +206,7 @@ class _Record(NamedTuple):
     pieces: list[Piece]
 
 
-def _read(file: File, offset: int) -> _Record | None:
+def _read(file: File, offset: int, key: int) -> _Record | None:
     """The record at *offset*, None if there is no intact one."""
     header = file.read(offset, _HEADER.size)
     if len(header) < _HEADER.size or not header.startswith(_MAGIC):
@@ -211,7 +216,7 @@ def _read(file: File, offset: int) -> _Record | None:
     if length > HALF_BYTES:
         return None
     rest = file.read(offset + _HEADER.size, table_size + size)
-    if len(rest) < table_size + size or _checksum(header[: _SEALED.size], [rest]) != header[_SEALED.size :]:
+    if len(rest) < table_size + size or _checksum(key, header[: _SEALED.size], [rest]) != header[_SEALED.size :]:
         return None
     pieces = []
     at = table_size
@@ -221,8 +226,8 @@ def _read(file: File, offset: int) -> _Record | None:
     return _Record(number, length + -length % PAGE_BYTES, pieces)
 
 
-def _checksum(sealed: bytes, rest: Sequence[Buffer]) -> bytes:
-    state = xxh3_64(sealed)
+def _checksum(key: int, sealed: bytes, rest: Sequence[Buffer]) -> bytes:
+    state = xxh3_64(sealed, seed=key)
     for buffer in rest:
         state.update(buffer)
     return state.intdigest().to_bytes(8, "little")

@@ -26,7 +26,7 @@ def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Disk:
 
 @pytest.fixture(autouse=True)
 def few_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(synclog, "HALF_BYTES", 4 * PAGE_BYTES)
+    monkeypatch.setattr(synclog, "HALF_BYTES", 5 * PAGE_BYTES)
 
 
 def made(disk: Disk) -> SyncLog:
@@ -128,7 +128,7 @@ def test_a_half_that_was_empty_when_settling_began_is_not_emptied(disk: Disk) ->
 def test_a_record_larger_than_a_half_has_no_room(disk: Disk) -> None:
     log = made(disk)
     assert not write(log, 0, bytes(synclog.HALF_BYTES))
-    assert write(log, 0, bytes(synclog.HALF_BYTES - 100))
+    assert write(log, 0, bytes(synclog.HALF_BYTES - PAGE_BYTES - 100))
 
 
 @pytest.mark.parametrize("at", [0, 5, 20, 27, 40])
@@ -140,7 +140,7 @@ def test_a_damaged_record_is_passed_over_and_those_behind_it_are_not(at: int) ->
     for number in range(3):
         assert write(log, number, b"%d" % number)
     log.close()
-    disk.flip(f"{FOLDER}/0", PAGE_BYTES + at)
+    disk.flip(f"{FOLDER}/0", 2 * PAGE_BYTES + at)
     assert redo(disk) == 2
     assert contents(disk) == b"0\x002"
 
@@ -204,8 +204,32 @@ def test_what_a_failed_sync_left_in_memory_alone_is_redone_all_the_same() -> Non
         assert contents(disk.crash(random.Random(seed))) == b"firstagain"
 
 
+def test_what_users_wrote_is_never_taken_for_a_record(disk: Disk) -> None:
+    """Of a half that is used again, pages are left that hold their bytes: one may look like a record."""
+    disk.open("folder/target", create=True).close()
+    forged = SyncLog(disk)
+    forged._halves = (disk.open(WHERE),) * 2
+    entry = forged.place([Piece("folder/target", 0, b"evil")])
+    assert entry is not None
+    log = made(disk)
+    head = log.place([Piece(WHERE, 0, bytes(2 * PAGE_BYTES))])
+    assert head is not None
+    before = sum(map(len, head.record)) - 2 * PAGE_BYTES - len(head.record[-1])
+    page = b"".join(entry.record)
+    data = (bytes(PAGE_BYTES - before) + page).ljust(2 * PAGE_BYTES, b"x")
+    log.settled(log.settle())
+    assert write(log, 0, data)
+    log.settled(log.settle())
+    assert write(log, 0, b"short")
+    log.settled(log.settle())
+    assert write(log, 0, b"short")
+    log.close()
+    redo(disk)
+    assert contents(disk, "folder/target") == b""
+
+
 def test_a_full_disk_makes_no_log() -> None:
-    disk = SimDisk(capacity=5 * PAGE_BYTES)
+    disk = SimDisk(capacity=6 * PAGE_BYTES)
     log = SyncLog(disk)
     with pytest.raises(NoSpace):
         log.make()
