@@ -10,6 +10,7 @@ from typing import Any
 from urllib.request import Request, urlopen
 
 import boto3
+import oss2
 import pytest
 from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import ClientError
@@ -85,6 +86,9 @@ def test_ranges_and_conditions(s3: Any, bucket: str) -> None:
         assert code_of(error) == code
     with pytest.raises(ClientError) as error:
         s3.put_object(Bucket=bucket, Key="f", Body=b"", IfNoneMatch="*")
+    assert code_of(error) == "PreconditionFailed"
+    with pytest.raises(ClientError) as error:
+        s3.put_object(Bucket=bucket, Key="f", Body=b"", IfNoneMatch=etag)
     assert code_of(error) == "PreconditionFailed"
     s3.put_object(Bucket=bucket, Key="f", Body=b"new", IfMatch=etag)
 
@@ -210,6 +214,36 @@ def test_multipart(s3: Any, versioned: str) -> None:
     assert (head["PartsCount"], head["ContentLength"]) == (3, MIB)
     digests = b"".join(hashlib.md5(body[at : at + 5 * MIB]).digest() for at in range(0, len(body), 5 * MIB))
     assert head["ETag"] == f'"{hashlib.md5(digests).hexdigest()}-3"'
+
+
+def test_the_checksum_of_a_whole_upload(s3: Any, bucket: str) -> None:
+    """In the headers of the completion, and not that of its XML."""
+    where = {"Bucket": bucket, "Key": "k"}
+    made = s3.create_multipart_upload(**where, ChecksumAlgorithm="CRC32", ChecksumType="FULL_OBJECT")
+    where["UploadId"] = made["UploadId"]
+    part = s3.upload_part(**where, PartNumber=1, Body=b"123456789", ChecksumAlgorithm="CRC32")
+    parts = {"Parts": [{"PartNumber": 1, "ETag": part["ETag"], "ChecksumCRC32": part["ChecksumCRC32"]}]}
+    with pytest.raises(ClientError) as error:
+        s3.complete_multipart_upload(**where, MultipartUpload=parts, ChecksumCRC32="AAAAAA==")
+    assert code_of(error) == "BadDigest"
+    done = s3.complete_multipart_upload(**where, MultipartUpload=parts, ChecksumCRC32="y/Q5Jg==")
+    assert (done["ChecksumCRC32"], done["ChecksumType"]) == ("y/Q5Jg==", "FULL_OBJECT")
+    assert s3.head_object(Bucket=bucket, Key="k", PartNumber=1, ChecksumMode="ENABLED")["ChecksumCRC32"] == "y/Q5Jg=="
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_metadata_that_is_no_ascii(served: Served, s3: Any, key: dict[str, Any], bucket: str) -> None:
+    auth = oss2.Auth(key["AccessKeyId"], key["SecretAccessKey"])
+    oss = oss2.Bucket(auth, served.url, bucket)
+    oss.put_object("k", b"", headers={"x-oss-meta-a": "ü"})
+    assert s3.head_object(Bucket=bucket, Key="k")["Metadata"] == {"a": "ü"}
+    oss.session.session.close()
+
+
+def test_pages_of_buckets(s3: Any, bucket: str) -> None:
+    s3.create_bucket(Bucket=f"{bucket}-2")
+    pages = list(s3.get_paginator("list_buckets").paginate(Prefix=bucket, PaginationConfig={"PageSize": 1}))
+    assert [found["Name"] for page in pages for found in page["Buckets"]] == [bucket, f"{bucket}-2"]
 
 
 def test_multipart_by_hand(s3: Any, bucket: str) -> None:

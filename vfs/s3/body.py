@@ -34,7 +34,8 @@ class Body:
         self._signed = signed or Signed("", S3)
         payload = self._signed.payload
         encoding = request.header("content-encoding") or ""
-        chunked = payload.in_chunks or "aws-chunked" in encoding.split(",")
+        told = request.amz("decoded-content-length") is not None  # some say so, and send it as it is
+        chunked = payload.in_chunks or (told and "aws-chunked" in encoding.split(","))
         self._chunks = ChunkReader(self._signed.chunks if payload.signed_chunks else None) if chunked else None
         self.length = _length(request, "x-amz-decoded-content-length" if chunked else "content-length")
         if chunked and self.length is None:
@@ -119,8 +120,12 @@ class Body:
                     "BadDigest", f"The {self._algorithm} you specified did not match the calculated checksum."
                 )
 
-    async def read(self) -> bytes:
-        """All of a document. Raises S3Error if it is too large."""
+    async def read(self, *, about_itself: bool = True) -> bytes:
+        """All of a document. about_itself: whether a checksum in the headers is that of the document, not of what it is
+        about. Raises S3Error if it is too large.
+        """
+        if not about_itself:
+            self._algorithm = ""
         if self.length is not None and self.length > DOCUMENT_BYTES_MAX:
             raise S3Error("MaxMessageLengthExceeded", "Your request was too big.")
         found = bytearray()

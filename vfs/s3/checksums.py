@@ -101,7 +101,7 @@ def check_value(algorithm: str, value: str) -> str:
     """Raise S3Error unless *value* can be a checksum. One of parts has their number behind a dash."""
     raw = decode_base64(value.partition("-")[0])
     if raw is None or len(raw) != _SIZES[algorithm]:
-        raise S3Error("InvalidRequest", f"Value for {header_of(algorithm)} header is invalid.")
+        raise S3Error("BadDigest", f"Value for {header_of(algorithm)} header is invalid.")
     return value
 
 

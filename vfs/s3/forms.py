@@ -132,7 +132,8 @@ async def post_object(
     if "key" not in fields:
         raise S3Error("InvalidArgument", "Bucket POST must contain a field named 'key'.")
     key = to_bytes(fields["key"].replace("${filename}", form.filename))
-    smallest, largest = check_policy(fields, text(call.name), datetime.fromtimestamp(call.now / 1e6, UTC))
+    now = datetime.fromtimestamp(call.now / 1e6, UTC)
+    smallest, largest = check_policy({**fields, "key": text(key)}, text(call.name), now)
     headers = call.dialect.to_amz(fields)
     if "tagging" in headers:
         headers["x-amz-tagging"] = _tags_of_form(headers["tagging"])

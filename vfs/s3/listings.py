@@ -12,22 +12,31 @@ from vfs.s3.dialects import OSS
 from vfs.s3.errors import S3Error
 from vfs.s3.request import to_bytes
 from vfs.s3.response import Document
+from vfs.store import BUCKETS_MAX
 
 KEYS_MAX = 1000  # of a page, whatever was asked for
 
 
 async def list_buckets(call: Call) -> Document:
     """The buckets that the caller may use."""
-    prefix = (call.request.parameter("prefix") or "").encode()
-    buckets = []
+    prefix = to_bytes(call.request.parameter("prefix") or "")
+    after = _untoken(call.request.parameter("continuation-token") or "")
+    limit = call.number("max-buckets", BUCKETS_MAX, BUCKETS_MAX)
+    truncated = False
+    buckets: list[dict[str, Any]] = []
     for _, bucket in call.store.buckets():
-        if is_allowed(call.who, bucket) and bucket.name.startswith(prefix):
+        if bucket.name > after and is_allowed(call.who, bucket) and bucket.name.startswith(prefix):
+            if len(buckets) == limit:
+                truncated = True
+                break
             item: dict[str, Any] = {"Name": text(bucket.name), "CreationDate": call.moment(bucket.created)}
             if call.dialect is OSS:
                 item |= {"Location": bucket.location or "oss", "StorageClass": "Standard"}
                 item |= {"ExtranetEndpoint": call.request.host, "IntranetEndpoint": call.request.host}
             buckets.append(item)
-    return Document("ListAllMyBucketsResult", {"Owner": call.owner(""), "Buckets": {"Bucket": buckets}})
+    content: dict[str, Any] = {"Owner": call.owner(""), "Buckets": {"Bucket": buckets}}
+    content["ContinuationToken"] = _token(str(buckets[-1]["Name"]).encode()) if truncated and buckets else None
+    return Document("ListAllMyBucketsResult", content)
 
 
 def _common(call: Call) -> tuple[bytes, bytes, int]:
@@ -99,12 +108,17 @@ async def list_objects(call: Call) -> Document:
     if second:
         content["KeyCount"] = len(page.objects) + len(page.prefixes)
         content["ContinuationToken"] = token
-        content["StartAfter"] = call.shown(after) if call.request.parameter("start-after") and not token else None
+        content["StartAfter"] = _start_after(call)
         content["NextContinuationToken"] = _token(page.next) if page.truncated else None
     else:
         content["Marker"] = call.shown(after)
         content["NextMarker"] = call.shown(page.next) if page.truncated else None
     return Document("ListBucketResult", content)
+
+
+def _start_after(call: Call) -> str | None:
+    found = call.request.parameter("start-after")
+    return None if not found else call.shown(to_bytes(found))
 
 
 def _token(after: bytes) -> str:

@@ -154,8 +154,13 @@ async def get_object(call: Call) -> Response:
         status = 206
         start, length = wanted
         headers["Content-Range"] = f"bytes {start}-{start + length - 1}/{item.size}"
-    if call.request.parameter("partNumber") is not None and item.info.parts:
+    part = call.request.parameter("partNumber")
+    if part is not None and item.info.parts:
         headers["x-amz-mp-parts-count"] = str(len(item.info.parts))
+        if call.request.amz("checksum-mode") == "ENABLED" and item.info.checksums:
+            for one in item.info.parts[int(part) - 1].checksums:
+                headers[checksums.header_of(one.algorithm)] = one.value
+            headers["x-amz-checksum-type"] = item.info.checksums[0].kind
     if call.request.method == "HEAD":
         return Response(status, headers | {"Content-Length": str(length)})
     if not length:

@@ -427,7 +427,7 @@ def _canonical4(request: Request, signed: Iterable[str], payload_hash: str, *, w
         value = request.host if name == "host" else request.header(name)
         if value is None and name != "content-length":
             raise S3Error("SignatureDoesNotMatch", f"the header {name} is signed, and not there")
-        lines.append(f"{name}:{' '.join((value or '').split())}\n")
+        lines.append(f"{name}:{_sent(' '.join((value or '').split()))}\n")
     return "\n".join(
         (
             request.method,
@@ -507,7 +507,9 @@ def _oss4_query(request: Request, query: dict[str, str], secrets: Secrets, now: 
 def _canonical_oss4(request: Request, additional: list[str], *, without: tuple[str, ...]) -> str:
     wanted = {"content-type", "content-md5", *additional}
     lines = sorted(
-        f"{name}:{value}\n" for name, value in request.headers.items() if name in wanted or name.startswith("x-oss-")
+        f"{name}:{_sent(value)}\n"
+        for name, value in request.headers.items()
+        if name in wanted or name.startswith("x-oss-")
     )
     path = "/" if request.bucket is None else f"/{_name(request.bucket)}/{_name(request.key)}"
     return "\n".join(
@@ -581,7 +583,7 @@ def _query2(scheme: Scheme2) -> Callable[[Request, dict[str, str], Secrets, date
 def _verify2(scheme: Scheme2, request: Request, access_key: str, date: str, signature: str, secrets: Secrets) -> None:
     prefix = scheme.dialect.prefix
     headers = "".join(
-        sorted(f"{name}:{value.strip()}\n" for name, value in request.headers.items() if name.startswith(prefix))
+        sorted(f"{name}:{_sent(value)}\n" for name, value in request.headers.items() if name.startswith(prefix))
     )
     content = (request.header("content-md5") or "", request.header("content-type") or "")
     start = "\n".join((request.method, *content, date, headers))
@@ -650,7 +652,9 @@ def _verify_oss2(
 ) -> None:
     more = sorted(name for name in additional.lower().split(";") if name)
     headers = sorted(
-        f"{name}:{value}\n" for name, value in request.headers.items() if name in more or name.startswith("x-oss-")
+        f"{name}:{_sent(value)}\n"
+        for name, value in request.headers.items()
+        if name in more or name.startswith("x-oss-")
     )
     path = "/" if request.bucket is None else f"/{_name(request.bucket)}/{_name(request.key)}"
     query = _canonical_query(request, ("x-oss-signature",), bare=True)
@@ -710,6 +714,14 @@ def _fields(text: str, separator: str, equals: str) -> dict[str, str]:
         name, _, value = part.strip().partition(equals)
         found[name] = value.strip()
     return found
+
+
+def _sent(value: str) -> str:
+    """A header as the client had it: what came was taken for Latin-1 (RFC 9110). Some send UTF-8, and some Latin-1."""
+    try:
+        return value.encode("latin-1").decode("utf-8")
+    except UnicodeError:
+        return value
 
 
 def _name(raw: bytes | None) -> str:
