@@ -517,7 +517,8 @@ class Tree:
     ) -> Inode:
         """chmod, chown, utimensat (times in ns): no version, they belong to the key. ctime becomes now.
 
-        Nothing given: somebody is about to write who may not keep a file's set-id bits; they go, as with a chown.
+        Nothing given: somebody is about to write who may not keep set-id bits; they go, as
+        with a chown, of anything but a directory.
         """
         inode = self._catalog.inode(ino)
         if mode is not None:
@@ -526,7 +527,7 @@ class Tree:
         if chown:
             inode.uid = inode.uid if uid is None else uid
             inode.gid = inode.gid if gid is None else gid
-        if mode is None and inode.is_file and (chown or (atime is None and mtime is None)):
+        if mode is None and not inode.is_dir and (chown or (atime is None and mtime is None)):
             inode.mode &= ~(stat.S_ISUID | (stat.S_ISGID if inode.mode & stat.S_IXGRP else 0))
         inode.atime = inode.atime if atime is None else atime
         if mtime is not None:

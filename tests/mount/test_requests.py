@@ -174,3 +174,12 @@ def test_the_kernel_reads_far_ahead(bucket: Path) -> None:
     if os.getuid() != 0 or not os.access(setting, os.W_OK):
         pytest.skip("only root sets it, where /sys is writable")
     assert setting.read_text() == "1024\n"
+
+
+def test_set_id_bits_go_with_a_chown_of_a_fifo(bucket: Path) -> None:
+    fifo = bucket / "fifo"
+    os.mkfifo(fifo)
+    os.chown(fifo, OWNER, OWNER)
+    fifo.chmod(0o6755)
+    os.chown(fifo, OWNER, OWNER + 1)
+    assert stat.S_IMODE(fifo.stat().st_mode) == 0o755
