@@ -18,7 +18,7 @@ from vfs.catalog import Catalog
 from vfs.errors import DiskFailed, Exists
 from vfs.events import Change, Event
 from vfs.journal import Journal
-from vfs.model import NO_INFO, Bucket, Ino, Inode, KeyId, Kind, ObjectInfo, Seq, State, Version, Writer
+from vfs.model import NO_INFO, STORE_ROOT, Bucket, Ino, Inode, KeyId, Kind, ObjectInfo, Seq, State, Version, Writer
 from vfs.names import directory_key, show
 
 log = logging.getLogger("vfs.core")
@@ -299,6 +299,15 @@ class Core:
             changes.append(events.DirectoryTouched(where.parent, now, 1))
             appeared.append(Changed(where.parent, name, None, ino))
         return appeared
+
+    def drop_bucket(self, name: bytes, ino: Ino) -> None:
+        """Remove a bucket, of which nothing is to be kept. Raises NoSpace, DiskFailed."""
+        changes: list[Change] = [
+            events.EntryGone(STORE_ROOT, directory_key(name)),
+            events.BucketGone(ino),
+            events.DirectoryTouched(STORE_ROOT, self.clock(), -1),
+        ]
+        self.commit("delete bucket", changes)
 
     def check_free(self, parent: Ino, name: bytes) -> None:
         """Raise Exists if the live name is taken, by a file or a directory."""

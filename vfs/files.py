@@ -22,6 +22,11 @@ log = logging.getLogger("vfs.files")
 SETID = stat.S_ISUID | stat.S_ISGID
 
 
+def setid_bits(mode: int) -> int:
+    """The set-id bits of a mode, which a change by others takes away: S_ISGID without S_IXGRP is none (chmod(2))."""
+    return SETID if mode & stat.S_IXGRP else stat.S_ISUID
+
+
 class OpenFile:
     """An inode with at least one handle. Invariants: `dirty` means that `copy` has what no draft has; `flushed` that
     there is a draft which some close has promised. Changes are counted: `changes` were made since it was opened, those
@@ -168,10 +173,9 @@ class Files:
         if writer.uid == 0:
             return
         mode = self._core.catalog.peek(ino).mode
-        bits = SETID if mode & stat.S_IXGRP else stat.S_ISUID
-        if mode & bits:
+        if mode & setid_bits(mode):
             inode = self._core.catalog.inode(ino)
-            inode.mode &= ~bits
+            inode.mode &= ~setid_bits(mode)
             self._core.commit("chmod", [events.InodeSet(ino, inode)])
 
     def set_mtime(self, ino: Ino, mtime: int) -> None:

@@ -308,18 +308,14 @@ class Objects:
         """The directory of a key, made or brought back if it does not live; and the names that appear."""
         place, missing = self._standing(bucket, directories)
         appeared = self._core.revive(changes, place, writer, implicit=True)
-        now = self._core.clock()
         for directory in missing:
-            name = directory_key(directory)
-            key = self._core.key_for(changes, place, name)
-            ino = Ino(self._core.new_id())
-            inode = self._new_inode(bucket, DIRECTORY_MODE, key, now)
+            name, ino, inode = self._new_directory(changes, bucket, place, directory)
             inode.nlink = 2
             inode.implicit = True
-            inode.seq = self._core.add_version(changes, key, name, ino, inode, writer)
+            inode.seq = self._core.add_version(changes, inode.key, name, ino, inode, writer)
             changes.append(events.InodeSet(ino, inode))
             changes.append(events.EntrySet(place, name, ino))
-            changes.append(events.DirectoryTouched(place, now, 1))
+            changes.append(events.DirectoryTouched(place, inode.mtime, 1))
             appeared.append(Changed(place, directory, None, ino))
             place = ino
         return place, appeared
@@ -329,18 +325,20 @@ class Objects:
         removed.
         """
         place, missing = self._standing(bucket, directories)
-        now = self._core.clock()
         for directory in missing:
-            name = directory_key(directory)
-            key = self._core.key_for(changes, place, name)
-            ino = Ino(self._core.new_id())
-            inode = self._new_inode(bucket, DIRECTORY_MODE, key, now)
+            _, ino, inode = self._new_directory(changes, bucket, place, directory)
             inode.nlink = 0
             gone = version_of(Kind.NO_DIRECTORY, False, ino, inode, writer)
-            changes.append(events.VersionAdded(key, self._core.next_seq(), gone, bucket))
+            changes.append(events.VersionAdded(inode.key, self._core.next_seq(), gone, bucket))
             changes.append(events.InodeSet(ino, inode))
             place = ino
         return place
+
+    def _new_directory(self, changes: Changes, bucket: Ino, place: Ino, directory: bytes) -> tuple[bytes, Ino, Inode]:
+        """The sort name, number and inode of a directory that has never been in *place*; its key is made."""
+        name = directory_key(directory)
+        key = self._core.key_for(changes, place, name)
+        return name, Ino(self._core.new_id()), self._new_inode(bucket, DIRECTORY_MODE, key, self._core.clock())
 
     def _new_inode(self, bucket: Ino, mode: int, key: KeyId, now: int) -> Inode:
         """What is made belongs to whom the bucket's directory belongs to."""
@@ -688,14 +686,7 @@ class Objects:
             directories.append(live.ino)
         for directory in reversed(directories):
             self._remove_directory(directory, self._catalog.inode(directory), NOBODY)
-        self._core.commit(
-            "delete bucket",
-            [
-                events.EntryGone(STORE_ROOT, directory_key(name)),
-                events.BucketGone(ino),
-                events.DirectoryTouched(STORE_ROOT, self._core.clock(), -1),
-            ],
-        )
+        self._core.drop_bucket(name, ino)
         return ino
 
 

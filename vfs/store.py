@@ -39,7 +39,6 @@ from vfs.errors import (
     TooManyBuckets,
     VfsError,
 )
-from vfs.events import Change
 from vfs.files import Files
 from vfs.history import History
 from vfs.journal import Journal, Position, Record
@@ -485,12 +484,7 @@ class Store:
         versions = core.catalog.bucket(ino).versions
         if versions:
             raise BucketNotEmpty(f"bucket {show(name)} has history: {versions} versions and delete markers")
-        changes: list[Change] = [
-            events.EntryGone(STORE_ROOT, directory_key(name)),
-            events.BucketGone(ino),
-            events.DirectoryTouched(STORE_ROOT, core.clock(), -1),
-        ]
-        core.commit("delete bucket", changes)
+        core.drop_bucket(name, ino)
         return ino
 
     def set_versioning(self, ino: Ino, state: State) -> None:

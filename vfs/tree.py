@@ -29,7 +29,7 @@ from vfs.errors import (
     TooManyLinks,
 )
 from vfs.events import Change
-from vfs.files import Files
+from vfs.files import Files, setid_bits
 from vfs.model import EMPTY, STORE_ROOT, Draft, Ino, Inode, KeyId, Kind, Writer
 from vfs.names import NAME_BYTES_MAX, check_name, directory_key, is_shown, show
 
@@ -528,7 +528,7 @@ class Tree:
             inode.uid = inode.uid if uid is None else uid
             inode.gid = inode.gid if gid is None else gid
         if mode is None and not inode.is_dir and (chown or (atime is None and mtime is None)):
-            inode.mode &= ~(stat.S_ISUID | (stat.S_ISGID if inode.mode & stat.S_IXGRP else 0))
+            inode.mode &= ~setid_bits(inode.mode)
         inode.atime = inode.atime if atime is None else atime
         if mtime is not None:
             inode.mtime = mtime
