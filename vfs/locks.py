@@ -14,11 +14,17 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from vfs.errors import Locked
-from vfs.model import LockMode, ObjectInfo, ObjectLock, Retention, Seq
+from vfs.errors import InvalidState, Locked
+from vfs.model import LockMode, ObjectInfo, ObjectLock, Retention, Seq, State
 from vfs.names import format_version_id
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def check_bucket(state: State, lock: ObjectLock | None) -> None:
+    """Raise InvalidState if a bucket of that state cannot have object lock."""
+    if lock is not None and state is not State.ENABLED:
+        raise InvalidState("a bucket with object lock is Enabled, and stays so")
 
 
 def check_purge(info: ObjectInfo | None, now: int, *, bypass: bool = False) -> None:

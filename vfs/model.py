@@ -167,6 +167,7 @@ class ObjectInfo(Struct, array_like=True, frozen=True, gc=False):
     legal_hold: bool = False
     owner: str = ""  # an owner id of the door's keys; empty: the bucket's
     acl: str = ""  # a canned ACL; empty: private
+    upload: str = ""  # the id of the multipart upload that made it, if one did
 
 
 NO_INFO = ObjectInfo()

@@ -9,7 +9,7 @@ that is also a prefix...) is hidden there (vfs.names).
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -56,7 +56,7 @@ LEAVES_PER_SLICE_MAX = 1024  # shared by `append` in one go, about 2 ms
 COPIED_BYTES_PER_SLICE_MAX = 1 << 20  # copied by `append` in one go
 DIRECTORY_MODE = stat.S_IFDIR | 0o755
 FILE_MODE = stat.S_IFREG | 0o644
-CONFIGURABLE = frozenset(("owner", "lock", "lifecycle", "tags", "mfa_device", "mfa_delete", "location", "acl"))
+CONFIGURABLE = frozenset(("state", "owner", "lock", "lifecycle", "tags", "mfa_device", "mfa_delete", "acl"))
 
 # `Objects.list` has taken the name of their type
 Changes = list[Change]
@@ -229,6 +229,15 @@ class Objects:
             raise NoSuchVersion(f"no version {version_id} of {show(key)}")
         newest = listing.newest_of(self._catalog, chain, name)
         return self._object(bucket, Item(key, found, newest is not None and newest.seq == found.seq))
+
+    def versions(self, bucket: Ino, key: bytes) -> Iterator[Object]:
+        """The versions and delete markers of a key, newest first. Nothing may be changed meanwhile."""
+        chain, name = self._chain(bucket, key)
+        newest = listing.newest_of(self._catalog, chain, name)
+        for one in listing.versions_of(self._catalog, chain):
+            if listing.is_object(one.version):
+                is_current = newest is not None and newest.seq == one.seq
+                yield self._object(bucket, Item(key, one, is_current))
 
     def list(
         self, bucket: Ino, *, prefix: bytes = b"", delimiter: bytes = b"", after: bytes = b"", limit: int = 1000
@@ -652,10 +661,9 @@ class Objects:
     # -- buckets ----------------------------------------------------------------------------------------------
 
     def configure(self, bucket: Ino, **changes: object) -> None:
-        """Change settings of a bucket: owner, lock, lifecycle, tags, mfa_device, mfa_delete, location, acl.
-
-        (The state: `Store.set_versioning`.) Raises InvalidState: object lock in a bucket that is not Enabled, or taken
-        away.
+        """Change settings of a bucket, in one event: owner, lock, lifecycle, tags, mfa_device, mfa_delete, acl; and the
+        state, which goes from Unversioned to Suspended by way of Enabled. Raises InvalidState: a state that does not
+        follow, object lock in a bucket that is not Enabled, or taken away.
         """
         unknown = changes.keys() - CONFIGURABLE
         if unknown:
@@ -664,8 +672,9 @@ class Objects:
         new: Bucket = msgspec.structs.replace(old, **changes)
         if new.lock is None and old.lock is not None:
             raise InvalidState("object lock cannot be taken away from a bucket")
-        if new.lock is not None and new.state is not State.ENABLED:
-            raise InvalidState("object lock needs a bucket with versioning Enabled")
+        if new.state is not old.state:
+            rules.change_state(State.ENABLED if old.state is State.UNVERSIONED else old.state, new.state)
+        locks.check_bucket(new.state, new.lock)
         self.allow()
         self._core.commit("configure", [events.BucketSet(bucket, new)])
 

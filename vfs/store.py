@@ -20,7 +20,7 @@ from typing import NamedTuple, Self
 
 import msgspec
 
-from vfs import events, rules, settings, snapshot, synclog
+from vfs import events, locks, rules, settings, snapshot, synclog
 from vfs.blocks import Blocks, End
 from vfs.catalog import DAMAGE, FILE, FORMAT, FORMAT_COMPRESSED, FORMAT_LOGGED, FORMAT_OBJECTS, Catalog
 from vfs.core import Clock, Core
@@ -30,7 +30,6 @@ from vfs.errors import (
     BucketNotEmpty,
     Corrupt,
     DiskFailed,
-    InvalidState,
     NoSpace,
     NoSuchBucket,
     NoSuchKey,
@@ -42,7 +41,7 @@ from vfs.errors import (
 from vfs.files import Files
 from vfs.history import History
 from vfs.journal import Journal, Position, Record
-from vfs.model import STORE_ROOT, Bucket, Compression, Ino, Inode, KeyId, State
+from vfs.model import STORE_ROOT, Bucket, Compression, Ino, Inode, KeyId, ObjectLock, State
 from vfs.names import check_bucket_name, directory_key, show
 from vfs.objects import Objects
 from vfs.settings import Settings
@@ -429,8 +428,22 @@ class Store:
 
     # -- buckets ----------------------------------------------------------------------------------------------
 
-    def create_bucket(self, name: bytes, *, uid: int, gid: int, mode: int = 0o755, state: State | None = None) -> Ino:
-        """Make a bucket, in the store's default state unless told. Raises InvalidName, BucketExists, NoSpace."""
+    def create_bucket(
+        self,
+        name: bytes,
+        *,
+        uid: int,
+        gid: int,
+        mode: int = 0o755,
+        state: State | None = None,
+        unversioned: list[bytes] | None = None,
+        owner: str = "",
+        location: str = "",
+        lock: ObjectLock | None = None,
+    ) -> Ino:
+        """Make a bucket, in the store's default state unless told; the others from `unversioned` on are as in Bucket.
+        Raises InvalidName, BucketExists, TooManyBuckets, InvalidState (a lock needs Enabled), NoSpace.
+        """
         check_bucket_name(name)
         core = self._core
         if core.catalog.count("buckets") >= BUCKETS_MAX:
@@ -439,9 +452,22 @@ class Store:
             raise BucketExists(f"bucket {show(name)} exists")
         if state is None:
             state = State[self.settings.new_buckets.upper()]
-        bucket = Bucket(name, state, core.next_seq(), compression=Compression[self.settings.compression.upper()])
+        locks.check_bucket(state, lock)
+        compression = Compression[self.settings.compression.upper()]
+        bucket = Bucket(
+            name,
+            state,
+            core.next_seq(),
+            unversioned,
+            compression=compression,
+            owner=owner,
+            location=location,
+            lock=lock,
+        )
         if bucket.compression is not Compression.OFF:
             self._allow_compression()
+        if owner or location or lock is not None:
+            self._allow_objects()
         now = core.clock()
         ino = Ino(core.new_id())
         inode = Inode(stat.S_IFDIR | stat.S_IMODE(mode), 2, uid, gid, 0, now, now, now, now, ino, KeyId(0))
@@ -491,8 +517,7 @@ class Store:
         """Change a bucket's versioning state. Raises InvalidState."""
         bucket = self._core.catalog.bucket(ino)
         wanted = rules.change_state(bucket.state, state)
-        if bucket.lock is not None and wanted is not State.ENABLED:
-            raise InvalidState("a bucket with object lock keeps versions")
+        locks.check_bucket(wanted, bucket.lock)
         if wanted is not bucket.state:
             changed = msgspec.structs.replace(bucket, state=wanted)
             self._core.commit("set versioning", [events.BucketSet(ino, changed)])

@@ -16,9 +16,10 @@ from vfs.events import Change
 from vfs.listing import Listing
 from vfs.model import Checksum, Content, Ino, ObjectInfo, ObjectPart, Part, Seq, Upload, Writer
 from vfs.names import show, split_key
-from vfs.objects import Added, Condition, Objects
+from vfs.objects import Added, Condition, Object, Objects
 
 PARTS_MAX = 10_000  # S3's: numbers from 1
+COMPLETED_LOOKED_MAX = 1000  # versions looked at for the one that an upload made
 UPLOADS_MAX = 10_000  # under way in a bucket
 
 _ID = re.compile(r"[0-9a-f]{30}\Z")
@@ -143,11 +144,18 @@ class Uploads:
                 raise InvalidPart("a part was uploaded again meanwhile")
             numbered = zip(parts, chosen, strict=True)
             told = tuple(ObjectPart(which, part.content.size, part.checksums) for (which, _), part in numbered)
-            info = msgspec.structs.replace(upload.info, etag=etag, checksums=checksums, parts=told)
+            info = msgspec.structs.replace(upload.info, etag=etag, checksums=checksums, parts=told, upload=upload_id)
             gone: list[Change] = [events.UploadGone(bucket, number)]
             return self._objects.put(bucket, key, content, info, writer, condition=condition, also=gone)
         finally:
             self._objects.end_content(copy)
+
+    def completed(self, bucket: Ino, key: bytes, upload_id: str) -> Object | None:
+        """The version that an upload has made, if it is among the newest: for a client whose answer got lost, and who
+        completes it again.
+        """
+        newest = islice(self._objects.versions(bucket, key), COMPLETED_LOOKED_MAX)
+        return next((item for item in newest if item.info.upload == upload_id), None) if upload_id else None
 
     def _choose(self, upload: int, wanted: list[tuple[int, str]]) -> list[Part]:
         """The parts by their numbers and ETags. Raises InvalidPart."""

@@ -166,6 +166,11 @@ def test_versions(s3: Any, versioned: str) -> None:
     s3.delete_object(Bucket=versioned, Key="k", VersionId=ids[2])  # permanent deletes are idempotent
 
 
+def test_every_name_has_versions(s3: Any, versioned: str) -> None:
+    ids = {s3.put_object(Bucket=versioned, Key=key, Body=b"x")["VersionId"] for key in ("f~", "f~", ".f.swp")}
+    assert len(ids) == 3
+
+
 def test_suspended(s3: Any, versioned: str) -> None:
     kept = s3.put_object(Bucket=versioned, Key="k", Body=b"kept")["VersionId"]
     s3.put_bucket_versioning(Bucket=versioned, VersioningConfiguration={"Status": "Suspended"})
@@ -274,6 +279,12 @@ def test_multipart_by_hand(s3: Any, bucket: str) -> None:
             s3.complete_multipart_upload(**where, MultipartUpload={"Parts": wrong})
         assert code_of(error) == code
     done = s3.complete_multipart_upload(**where, MultipartUpload={"Parts": parts})
+    again = s3.complete_multipart_upload(**where, MultipartUpload={"Parts": parts})
+    told = ("ETag", "Key", "ChecksumCRC32C", "ChecksumType")
+    assert [again[word] for word in told] == [done[word] for word in told], "who lost the answer asks again"
+    with pytest.raises(ClientError) as error:
+        s3.complete_multipart_upload(**where, MultipartUpload={"Parts": parts[:1]})
+    assert code_of(error) == "NoSuchUpload"
     got = s3.get_object(Bucket=bucket, Key="k")
     assert (got["ETag"], got["Metadata"]) == (done["ETag"], {"a": "b"})
     assert got["Body"].read() == b"a" * (5 * MIB) + b"s" * (5 * MIB) + b"c"

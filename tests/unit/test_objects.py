@@ -20,6 +20,7 @@ from vfs.errors import (
     Locked,
     NameTooLong,
     NoLock,
+    NoSuchBucket,
     NoSuchKey,
     NoSuchUpload,
     NotPermitted,
@@ -247,6 +248,39 @@ def test_a_locked_bucket_stays_enabled_and_locked(store: Store, bucket: Ino) -> 
         store.objects.configure(bucket, lock=None)
 
 
+def test_a_bucket_is_made_with_its_owner_and_lock_or_not_at_all(store: Store) -> None:
+    before = store.figures()["Events"]
+    made = store.create_bucket(
+        b"locked", uid=0, gid=0, state=State.ENABLED, owner="o", lock=ObjectLock(), unversioned=[]
+    )
+    assert store.figures()["Events"] == before + 1, "a crash leaves no bucket that nobody owns"
+    found = store.bucket(made)
+    assert (found.owner, found.lock, found.unversioned) == ("o", ObjectLock(), [])
+    with pytest.raises(InvalidState):
+        store.create_bucket(b"other", uid=0, gid=0, state=State.UNVERSIONED, lock=ObjectLock())
+    with pytest.raises(NoSuchBucket):
+        store.find_bucket(b"other")
+
+
+def test_state_and_mfa_delete_change_together(store: Store) -> None:
+    plain = store.create_bucket(b"plain", uid=0, gid=0, state=State.UNVERSIONED)
+    before = store.figures()["Events"]
+    store.objects.configure(plain, state=State.SUSPENDED, mfa_device="d", mfa_delete=True)
+    assert store.figures()["Events"] == before + 1
+    assert (store.bucket(plain).state, store.bucket(plain).mfa_delete) == (State.SUSPENDED, True)
+    with pytest.raises(InvalidState):
+        store.objects.configure(plain, state=State.UNVERSIONED)
+
+
+def test_a_bucket_without_a_list_keeps_every_version_of_every_name(store: Store) -> None:
+    exact = store.create_bucket(b"exact", uid=0, gid=0, state=State.ENABLED, unversioned=[])
+    assert [put(store, exact, b"f~").version_id is None for _ in range(2)] == [False, False]
+    assert len(store.objects.list_versions(exact).objects) == 2
+    usual = store.create_bucket(b"usual", uid=0, gid=0, state=State.ENABLED)
+    assert [put(store, usual, b"f~").version_id for _ in range(2)] == [None, None]
+    assert len(store.objects.list_versions(usual).objects) == 1
+
+
 def test_a_default_retention_holds_for_what_a_mount_writes(store: Store, bucket: Ino) -> None:
     store.objects.configure(bucket, lock=ObjectLock(LockMode.COMPLIANCE, days=1))
     save(store, bucket, b"f~", b"one")  # a name that has no history elsewhere
@@ -331,6 +365,11 @@ def test_parts_are_put_together(store: Store, bucket: Ino, sizes: list[int]) -> 
     with pytest.raises(NoSuchUpload):
         store.uploads.find(bucket, b"d/k", made)
     assert store.core.catalog.count("parts") == 0
+    again = store.uploads.completed(bucket, b"d/k", made)
+    assert again == item, "for who asks again"
+    assert store.uploads.completed(bucket, b"d/k", "") is None
+    store.objects.purge(bucket, b"d/k", added.version_id or "", S3)
+    assert store.uploads.completed(bucket, b"d/k", made) is None
 
 
 def test_parts_that_are_not_there(store: Store, bucket: Ino) -> None:

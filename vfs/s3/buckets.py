@@ -34,9 +34,17 @@ async def create_bucket(call: Call) -> Response:
     except InvalidName as error:
         raise S3Error("InvalidBucketName", str(error)) from None
     root = call.store.core.catalog.inode(STORE_ROOT)
-    state = State.ENABLED if locked else State.UNVERSIONED
     try:
-        ino = call.store.create_bucket(call.name, uid=root.uid, gid=root.gid, state=state)
+        ino = call.store.create_bucket(
+            call.name,
+            uid=root.uid,
+            gid=root.gid,
+            state=State.ENABLED if locked else State.UNVERSIONED,
+            unversioned=[],  # clients rely on a version id for every key
+            owner=call.who.owner_id,
+            location=location,
+            lock=ObjectLock() if locked else None,
+        )
     except BucketExists:
         bucket = call.store.bucket(call.store.find_bucket(call.name))
         if bucket.owner != call.who.owner_id:
@@ -46,8 +54,6 @@ async def create_bucket(call: Call) -> Response:
         raise S3Error(
             "BucketAlreadyOwnedByYou", "Your previous request to create the named bucket succeeded."
         ) from None
-    lock = ObjectLock() if locked else None
-    call.store.objects.configure(ino, owner=call.who.owner_id, location=location, lock=lock)
     call.changed.append(Changed(STORE_ROOT, call.name, None, ino))
     return Response(200, {"Location": f"/{text(call.name)}"})
 
@@ -100,8 +106,9 @@ async def get_versioning(call: Call) -> Document:
 
 async def put_versioning(call: Call) -> Response:
     """PutBucketVersioning. With MFA delete, before or after, it takes the code of the device."""
+    raw = await call.body.read()
     ino, bucket = call.find(call.name, write=True)
-    root = xml.parse(await call.body.read(), "VersioningConfiguration")
+    root = xml.parse(raw, "VersioningConfiguration")
     status, mfa = xml.text(root, "Status"), xml.text(root, "MfaDelete")
     if status not in ("Enabled", "Suspended"):
         raise S3Error("IllegalVersioningConfigurationException", "the status is Enabled or Suspended")
@@ -112,6 +119,7 @@ async def put_versioning(call: Call) -> Response:
             "InvalidBucketState",
             "An Object Lock configuration is present on this bucket, so the versioning state cannot be changed.",
         )
+    changes: dict[str, Any] = {"state": State[status.upper()]}
     wanted = mfa == "Enabled" if mfa else bucket.mfa_delete
     if bucket.mfa_delete or wanted:
         given = (call.request.amz("mfa") or "").rpartition(" ")[0]
@@ -120,10 +128,8 @@ async def put_versioning(call: Call) -> Response:
         device = call.keys.device(serial)
         if device is None or device.owner != call.who.owner:
             raise S3Error("AccessDenied", "the device is another owner's")
-        call.store.objects.configure(ino, mfa_device=serial, mfa_delete=wanted)
-    if bucket.state is State.UNVERSIONED and status == "Suspended":
-        call.store.set_versioning(ino, State.ENABLED)  # S3 has a way there; here it leads by Enabled
-    call.store.set_versioning(ino, State[status.upper()])
+        changes |= {"mfa_device": serial, "mfa_delete": wanted}
+    call.store.objects.configure(ino, **changes)
     return Response(200)
 
 
@@ -140,8 +146,9 @@ async def get_tags(call: Call) -> Document:
 
 async def put_tags(call: Call) -> Response:
     """PutBucketTagging."""
+    raw = await call.body.read()
     ino, _ = call.find(call.name, write=True)
-    call.store.objects.configure(ino, tags=read_tags(await call.body.read(), TAGS_MAX))
+    call.store.objects.configure(ino, tags=read_tags(raw, TAGS_MAX))
     return Response(200 if call.dialect is OSS else 204)
 
 

@@ -69,9 +69,19 @@ class Call:
         self.check_right(bucket, write=write)
         return ino, bucket
 
+    def check_still(self, ino: Ino) -> Bucket:
+        """After an await: the bucket that was found is still there, and the caller may still write to it. What follows
+        must be done without another await. Returns it as it is now. Raises NoSuchBucket, AccessDenied.
+        """
+        found, bucket = self.find(self.name, write=True)
+        if found != ino:
+            raise S3Error("NoSuchBucket", "The specified bucket was deleted", fields={"BucketName": show(self.name)})
+        return bucket
+
     def check_right(self, bucket: Bucket, *, write: bool) -> None:
         """Raise AccessDenied unless the caller may read, or write to, a bucket."""
-        if not is_allowed(self.who, bucket) or (write and not self.who.write):
+        revoked = self.keys.find(self.who.id) != self.who  # or changed, while the body came in
+        if revoked or not is_allowed(self.who, bucket) or (write and not self.who.write):
             raise S3Error("AccessDenied", "Access Denied")
 
     def require_mfa(self, bucket: Bucket, serial: str) -> None:

@@ -22,7 +22,7 @@ from vfs.s3.buckets import read_tags
 from vfs.s3.call import Call, text
 from vfs.s3.checksums import Digests
 from vfs.s3.errors import S3Error
-from vfs.s3.objects import added_headers, new_content
+from vfs.s3.objects import headers_of_new, new_content
 from vfs.s3.request import to_bytes
 from vfs.s3.response import Document, Response
 
@@ -146,9 +146,11 @@ async def post_object(
         if size < smallest:
             raise S3Error("EntityTooSmall", "Your proposed upload is smaller than the minimum allowed size")
         info = msgspec.structs.replace(info, etag=digests.digest("MD5").hex())
-        added = call.store.objects.put(ino, key, copy.seal(), info, call.writer)
+        content = copy.seal()
+        call.check_still(ino)
+        added = call.store.objects.put(ino, key, content, info, call.writer)
     call.changed += added.changed
-    return _answer(call, form, key, added_headers(added))
+    return _answer(call, form, key, headers_of_new(added.info, added.version_id))
 
 
 async def _store(

@@ -32,8 +32,9 @@ _KNOWN = [
 
 async def put_lifecycle(call: Call) -> Response:
     """PutBucketLifecycleConfiguration: in place of all rules."""
+    raw = await call.body.read()
     ino, _ = call.find(call.name, write=True)
-    call.store.objects.configure(ino, lifecycle=read_rules(await call.body.read()))
+    call.store.objects.configure(ino, lifecycle=read_rules(raw))
     return Response(200)
 
 

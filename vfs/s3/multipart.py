@@ -6,14 +6,15 @@ from itertools import pairwise
 from typing import Any
 from urllib.parse import quote
 
-from vfs.model import Checksum, Content, Part, Upload
+from vfs.errors import NoSuchUpload
+from vfs.model import Checksum, Content, ObjectInfo, Part, Upload
 from vfs.s3 import checksums, metadata, xml
 from vfs.s3.call import Call, quoted, text
 from vfs.s3.errors import S3Error
 from vfs.s3.objects import (
-    added_headers,
     digests_of,
     find_source,
+    headers_of_new,
     in_slices,
     new_content,
     parse_range,
@@ -29,6 +30,7 @@ PAGE_MAX = 1000  # parts or uploads of a page
 
 async def create(call: Call) -> Document:
     """CreateMultipartUpload."""
+    await call.body.read()
     ino, _ = call.find(call.name, write=True)
     info = metadata.info_from(call.request.headers, call.dialect, call.who.owner_id)
     algorithm, kind = call.request.amz("checksum-algorithm") or "", call.request.amz("checksum-type") or ""
@@ -37,7 +39,6 @@ async def create(call: Call) -> Document:
         kind = checksums.kind_for(algorithm, kind.upper())
     elif kind:
         raise S3Error("InvalidRequest", "x-amz-checksum-type needs x-amz-checksum-algorithm")
-    await call.body.read()
     found = call.store.uploads.create(ino, call.key, info, checksum_algorithm=algorithm, checksum_kind=kind)
     headers = {"x-amz-checksum-algorithm": algorithm, "x-amz-checksum-type": kind} if algorithm else {}
     content = {
@@ -74,6 +75,7 @@ async def put_part(call: Call) -> Response:
                 f"Checksum Type mismatch occurred, expected checksum Type: {upload.checksum_algorithm.lower()}, "
                 f"actual checksum Type: {summed[0].algorithm.lower()}",
             )
+        call.check_still(ino)
         part = call.store.uploads.put_part(ino, call.key, _upload_id(call), number, content, call.body.etag, summed)
     headers = {"ETag": quoted(part.etag)}
     return Response(200, headers | {checksums.header_of(one.algorithm): one.value for one in part.checksums})
@@ -106,6 +108,7 @@ async def copy_part(call: Call) -> Document:
                 await in_slices(call.store.objects.append(copy, source.content, offset=start, length=length))
                 content = copy.seal()
             etag = digests.digest("MD5").hex()
+            call.check_still(ino)
             part = call.store.uploads.put_part(ino, call.key, _upload_id(call), number, content, etag, summed)
     finally:
         call.store.objects.end_content(read)
@@ -119,19 +122,17 @@ def _elements(found: tuple[Checksum, ...]) -> dict[str, str]:
 
 async def complete(call: Call) -> Document:
     """CompleteMultipartUpload."""
+    raw = await call.body.read(about_itself=False)
     ino, _ = call.find(call.name, write=True)
-    root = xml.parse(await call.body.read(about_itself=False), "CompleteMultipartUpload")
+    named = _named_parts(xml.parse(raw, "CompleteMultipartUpload"))
     upload_id = _upload_id(call)
-    upload = call.store.uploads.find(ino, call.key, upload_id)
-    named = [
-        (xml.number(part, "PartNumber") or 0, xml.text(part, "ETag").strip('"'), part) for part in root.findall("Part")
-    ]
-    if not named:
-        raise S3Error("MalformedXML", "an upload is completed with its parts")
-    if any(later[0] <= earlier[0] for earlier, later in pairwise(named)):
-        raise S3Error(
-            "InvalidPartOrder", "The list of parts was not in ascending order. Parts must be ordered by part number."
-        )
+    try:
+        upload = call.store.uploads.find(ino, call.key, upload_id)
+    except NoSuchUpload:
+        before = call.store.uploads.completed(ino, call.key, upload_id)
+        if before is None or before.etag != checksums.etag_of_parts([etag for _, etag, _ in named]):
+            raise
+        return _completed(call, before.info, None if before.version.null else before.version_id)
     there = dict(call.store.uploads.parts(ino, call.key, upload_id, limit=PARTS_MAX).parts)
     parts = [_named_part(there, number, etag, about) for number, etag, about in named]
     for part in parts[:-1]:
@@ -151,17 +152,34 @@ async def complete(call: Call) -> Document:
         )
     )
     call.changed += added.changed
+    return _completed(call, added.info, added.version_id)
+
+
+def _named_parts(root: xml.Element) -> list[tuple[int, str, xml.Element]]:
+    """The parts that a completion names: number, ETag, and what else it says of each. Raises S3Error."""
+    named = [
+        (xml.number(part, "PartNumber") or 0, xml.text(part, "ETag").strip('"'), part) for part in root.findall("Part")
+    ]
+    if not named:
+        raise S3Error("MalformedXML", "an upload is completed with its parts")
+    if any(later[0] <= earlier[0] for earlier, later in pairwise(named)):
+        raise S3Error(
+            "InvalidPartOrder", "The list of parts was not in ascending order. Parts must be ordered by part number."
+        )
+    return named
+
+
+def _completed(call: Call, info: ObjectInfo, version_id: str | None) -> Document:
     content: dict[str, Any] = {
         "Location": f"http://{call.request.host}/{text(call.name)}/{quote(call.key)}",
         "Bucket": text(call.name),
         "Key": call.shown(call.key),
-        "ETag": quoted(added.info.etag),
-        **_elements(summed),
-        "ChecksumType": summed[0].kind if summed else None,
+        "ETag": quoted(info.etag),
+        **_elements(info.checksums),
+        "ChecksumType": info.checksums[0].kind if info.checksums else None,
         "EncodingType": "url" if call.encodes else None,
     }
-    headers = added_headers(added)
-    return Document("CompleteMultipartUploadResult", content, headers)
+    return Document("CompleteMultipartUploadResult", content, headers_of_new(info, version_id))
 
 
 def _named_part(there: dict[int, Part], number: int, etag: str, about: xml.Element) -> Part:

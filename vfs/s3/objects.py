@@ -14,7 +14,7 @@ import trio
 from vfs.content import WorkingCopy
 from vfs.errors import ConditionFailed, NoSuchKey, VfsError
 from vfs.model import Bucket, Checksum, Content, Ino, ObjectInfo
-from vfs.objects import Added, Deleted, Object
+from vfs.objects import Deleted, Object
 from vfs.s3 import checksums, metadata, xml
 from vfs.s3.body import THREAD_BYTES_LEAST
 from vfs.s3.call import Call, http_date, quoted
@@ -74,6 +74,7 @@ async def put_object(call: Call) -> Response:
         content = await store_body(call, copy)
         summed = () if call.body.checksum is None else (call.body.checksum,)
         info = msgspec.structs.replace(info, etag=call.body.etag, checksums=summed)
+        call.check_still(ino)
         try:
             added = call.store.objects.put(ino, call.key, content, info, call.writer, condition=condition)
         except ConditionFailed:
@@ -81,15 +82,15 @@ async def put_object(call: Call) -> Response:
                 raise S3Error("FileAlreadyExists", "The object you specified already exists") from None
             raise
     call.changed += added.changed
-    return Response(200, added_headers(added))
+    return Response(200, headers_of_new(added.info, added.version_id))
 
 
-def added_headers(added: Added) -> dict[str, str]:
+def headers_of_new(info: ObjectInfo, version_id: str | None) -> dict[str, str]:
     """What the answer to a put tells of the new version."""
-    found = {"ETag": quoted(added.info.etag)}
-    if added.version_id is not None:
-        found["x-amz-version-id"] = added.version_id
-    for checksum in added.info.checksums:
+    found = {"ETag": quoted(info.etag)}
+    if version_id is not None:
+        found["x-amz-version-id"] = version_id
+    for checksum in info.checksums:
         found[checksums.header_of(checksum.algorithm)] = checksum.value
         found["x-amz-checksum-type"] = checksum.kind
     return found
@@ -318,11 +319,10 @@ def source_headers(source: Object, bucket: Bucket) -> dict[str, str]:
 
 async def copy_object(call: Call) -> Document:
     """CopyObject: copies no content."""
+    await call.body.read()
     ino, _ = call.find(call.name, write=True)
     source, source_bucket = find_source(call)
     info = _info_of_copy(call, source, same=source.bucket == ino and source.key == call.key)
-    if call.body.length:
-        await call.body.read()
     copy = call.store.objects.read(source)  # it stays, though it be purged meanwhile
     try:
         algorithm = call.request.amz("checksum-algorithm")
@@ -330,12 +330,13 @@ async def copy_object(call: Call) -> Document:
             name = checksums.check_algorithm(algorithm)
             digests = await digests_of(copy, 0, source.size, [name])
             info = msgspec.structs.replace(info, checksums=(Checksum(name, digests.base64(name)),))
+            call.check_still(ino)
         condition = metadata.condition_from(call.request.headers)
         added = call.store.objects.put(ino, call.key, source.content, info, call.writer, condition=condition)
     finally:
         call.store.objects.end_content(copy)
     call.changed += added.changed
-    headers = added_headers(added) | source_headers(source, source_bucket)
+    headers = headers_of_new(added.info, added.version_id) | source_headers(source, source_bucket)
     content = {"LastModified": call.moment(added.seq), "ETag": quoted(info.etag), **_checksum_elements(info.checksums)}
     return Document("CopyObjectResult", content, headers)
 
@@ -424,8 +425,9 @@ async def delete_object(call: Call) -> Response:
 
 async def delete_objects(call: Call) -> Document:
     """DeleteObjects: refusals go under Errors, the rest under Deleted."""
+    raw = await call.body.read()
     ino, bucket = call.find(call.name, write=True)
-    root = xml.parse(await call.body.read(), "Delete")
+    root = xml.parse(raw, "Delete")
     wanted = root.findall("Object")
     if not 0 < len(wanted) <= DELETES_MAX:
         raise S3Error("MalformedXML", f"a request names 1 to {DELETES_MAX} objects")
@@ -440,6 +442,7 @@ async def delete_objects(call: Call) -> Document:
         try:
             if not key:
                 raise S3Error("MalformedXML", "an object to delete has a key")
+            bucket = call.check_still(ino)
             done = _delete(call, ino, bucket, key, version_id, _condition_of(item))
         except (S3Error, VfsError) as error:
             failure = error if isinstance(error, S3Error) else translated(error)

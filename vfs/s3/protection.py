@@ -70,8 +70,9 @@ async def get_lock(call: Call) -> Document:
 
 async def put_lock(call: Call) -> Response:
     """PutObjectLockConfiguration."""
+    raw = await call.body.read()
     ino, bucket = call.find(call.name, write=True)
-    root = xml.parse(await call.body.read(), "ObjectLockConfiguration")
+    root = xml.parse(raw, "ObjectLockConfiguration")
     if bucket.state is not State.ENABLED:
         raise S3Error(
             "InvalidBucketState", "Versioning must be 'Enabled' on the bucket to apply a Object Lock configuration"
