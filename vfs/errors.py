@@ -45,6 +45,10 @@ class InvalidState(VfsError):
     """A change of the versioning state that the state machine does not have."""
 
 
+class InvalidRule(VfsError):
+    """A rule of a lifecycle that says nothing, or what cannot be."""
+
+
 class Exists(VfsError):
     """The name is taken."""
 

@@ -1,99 +1,121 @@
-"""Carrying lifecycles out: a walk over each bucket that has rules, in bounded steps, between which anything may happen.
+"""What lifecycles have to do: a walk over each bucket that has rules, in bounded steps, between which anything may
+happen; and doing it. vfs.lifecycle decides, and locks after it.
 
-vfs.lifecycle decides, and locks after it (`Objects.purge`). Each action is a line in the log.
+A step is planned first and carried out later, when it has been written to the log (vfs.audit). What has changed
+meanwhile is left alone: the next walk looks at it again.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
 from vfs import lifecycle, listing
 from vfs.core import Changed
-from vfs.errors import Locked
+from vfs.errors import DiskFailed, Locked, NoSpace, NoSuchKey, NoSuchUpload, VfsError
 from vfs.lifecycle import Entry, Expire
-from vfs.listing import Known, One
-from vfs.model import NO_INFO, Bucket, Ino, Kind, Writer
-from vfs.names import format_version_id, show
+from vfs.listing import One
+from vfs.model import NO_INFO, Ino, Kind, LifecycleRule, Seq, Writer
+from vfs.names import format_version_id, show, split_key
 from vfs.store import Store
 
 log = logging.getLogger("vfs.lifecycle")
 
 KEYS_PER_STEP_MAX = 100  # looked at in one go
-VERSIONS_PER_KEY_MAX = 1000  # looked at, the newest of a key; older ones expire when they are among them
+VERSIONS_PER_STEP_MAX = 100  # of them in one go; a step may have twice as many
 
 WRITER = Writer(0, 0, "lifecycle")
 
+Rules = tuple[LifecycleRule, ...]
 
-class Done(NamedTuple):
-    """One action that was carried out, or would be. what: "expire", "purge", "abort"; version_id: of a purge."""
 
+class Due(NamedTuple):
+    """One action that is due by a rule. what: "expire" (a current version), "purge" (a version or delete marker),
+    "abort" (an upload). id: of the version or upload. size: bytes. rules: all of the bucket, when this was decided.
+    """
+
+    ino: Ino
     bucket: bytes
     key: bytes
     what: str
     rule: str
-    version_id: str
-    changed: list[Changed]
+    id: str
+    size: int
+    rules: Rules
 
 
-def run(store: Store, *, day_s: float = lifecycle.DAY_S, dry: bool = False) -> Iterator[list[Done]]:
-    """Do what the rules of all buckets say, a step for each `next`, which gives what it did. dry: change nothing.
-
-    Raises NoSpace, DiskFailed.
-    """
+def plan(store: Store, *, day_s: float = lifecycle.DAY_S, only: Ino | None = None) -> Iterator[list[Due]]:
+    """What is due now, a step for each `next`. Changes nothing. only: of that bucket."""
     for ino, bucket in store.buckets():
-        if bucket.lifecycle:
-            yield from _run_bucket(store, ino, bucket, day_s=day_s, dry=dry)
+        if bucket.lifecycle and only in (None, ino):
+            yield from _plan_bucket(store, ino, day_s)
 
 
-def _run_bucket(store: Store, ino: Ino, bucket: Bucket, *, day_s: float, dry: bool) -> Iterator[list[Done]]:
+def _plan_bucket(store: Store, ino: Ino, day_s: float) -> Iterator[list[Due]]:
+    """The keys by name, those of a step together; of a key with many versions a part in each step."""
     start: bytes | None = b""
+    due: list[Due] = []
+    looked = 0
     while start is not None and store.is_bucket(ino):
         walk = listing.walk_known(store.core.catalog, ino, start)
         behind = (known for known in walk if known.key >= start)  # not the directories on the way
         some = list(islice(behind, KEYS_PER_STEP_MAX))
-        done = [
-            action
-            for known in some
-            if not known.name.endswith(b"/")
-            for action in _expire(store, ino, bucket, known, day_s=day_s, dry=dry)
-        ]
+        for known in some:
+            if known.name.endswith(b"/"):
+                continue
+            for seen, found in _plan_key(store, ino, known.key, day_s):
+                due += found
+                looked += seen
+                if looked >= VERSIONS_PER_STEP_MAX:
+                    yield due
+                    due, looked = [], 0
         start = some[-1].key + b"\0" if len(some) == KEYS_PER_STEP_MAX else None
         if some and start is not None and some[-1].name.endswith(b"/"):
             start = some[-1].key  # whose key may also be that of an object, which comes next
-        yield done
-    if store.is_bucket(ino):
-        yield _abort(store, ino, bucket, day_s=day_s, dry=dry)
+        yield due
+        due, looked = [], 0
+    yield _plan_uploads(store, ino, day_s)
 
 
-def _expire(store: Store, ino: Ino, bucket: Bucket, known: Known, *, day_s: float, dry: bool) -> list[Done]:
+def _plan_key(store: Store, ino: Ino, key: bytes, day_s: float) -> Iterator[tuple[int, list[Due]]]:
+    """What is due of a key: newest versions first, so many at a time as a step may have; how many were looked at."""
     catalog = store.core.catalog
-    newest = listing.newest_of(catalog, known.chain, known.name)
-    versions = (one for one in listing.versions_of(catalog, known.chain) if listing.is_object(one.version))
-    chain = list(islice(versions, VERSIONS_PER_KEY_MAX))
-    if not chain or newest is None or chain[0].seq != newest.seq:
-        return []  # something else than an object lives there
-    now = store.core.clock() // 1000
-    entries = [_entry(store, one) for one in chain]
-    done = []
-    for action in lifecycle.actions(bucket.lifecycle, known.key, entries, now, day_s):
-        if isinstance(action, Expire):
-            changed = [] if dry else store.objects.delete(ino, known.key, WRITER).changed
-            done.append(Done(bucket.name, known.key, "expire", action.rule, "", changed))
-        else:
-            one = chain[action.at]
-            version_id = format_version_id(one.seq, null=one.version.null)
-            try:
-                store.objects.check_purge(one.key_id, one.seq)
-                changed = [] if dry else store.objects.purge(ino, known.key, version_id, WRITER).changed
-            except Locked as error:
-                log.debug("%s/%s %s stays: %s", show(bucket.name), show(known.key), version_id, error)
-                continue
-            done.append(Done(bucket.name, known.key, "purge", action.rule, version_id, changed))
-    _tell(done, dry=dry)
-    return done
+    directories, name = split_key(key)
+    before, count = listing.ALL, 0
+    newer: Seq | None = None
+    while store.is_bucket(ino):
+        rules = catalog.bucket(ino).lifecycle
+        chain = listing.chain_of(catalog, ino, directories, name)  # anew: what was done may have moved it
+        versions = listing.versions_of(catalog, chain, before)
+        some = list(islice((one for one in versions if listing.is_object(one.version)), VERSIONS_PER_STEP_MAX))
+        newest = listing.newest_of(catalog, chain, name)
+        if not some or newest is None or (newer is None and some[0].seq != newest.seq):
+            return  # nothing is left, or something else than an object lives there
+        entries = [_entry(store, one) for one in some]
+        now = store.core.clock() // 1000
+        found = []
+        for action in lifecycle.actions(rules, key, entries, now, day_s, before=count, newer=newer):
+            one = some[0 if isinstance(action, Expire) else action.at]
+            what = "expire" if isinstance(action, Expire) else "purge"
+            if what == "expire" or not _is_locked(store, one):
+                version_id = format_version_id(one.seq, null=one.version.null)
+                size = one.version.content.size
+                found.append(Due(ino, catalog.bucket(ino).name, key, what, action.rule, version_id, size, rules))
+        yield len(some), found
+        if len(some) < VERSIONS_PER_STEP_MAX:
+            return
+        before, newer = some[-1].seq, some[-1].seq
+        count += len(some)
+
+
+def _is_locked(store: Store, one: One) -> bool:
+    try:
+        store.objects.check_purge(one.key_id, one.seq)
+    except Locked:
+        return True
+    return False
 
 
 def _entry(store: Store, one: One) -> Entry:
@@ -101,21 +123,46 @@ def _entry(store: Store, one: One) -> Entry:
     return Entry(one.seq, one.version.kind is Kind.MARKER, one.version.content.size, info.tags)
 
 
-def _abort(store: Store, ino: Ino, bucket: Bucket, *, day_s: float, dry: bool) -> list[Done]:
-    """Give up the uploads that are due (there are at most UPLOADS_MAX of a bucket)."""
-    done = []
+def _plan_uploads(store: Store, ino: Ino, day_s: float) -> list[Due]:
+    """The uploads that are to be given up (there are at most UPLOADS_MAX of a bucket)."""
+    if not store.is_bucket(ino):
+        return []
+    bucket = store.bucket(ino)
     now = store.core.clock() // 1000
+    due = []
     for named in store.uploads.every(ino):
         rule = lifecycle.aborts(bucket.lifecycle, named.upload, now, day_s)
         if rule is not None:
-            if not dry:
-                store.uploads.abort(ino, named.upload.key, named.id)
-            done.append(Done(bucket.name, named.upload.key, "abort", rule, "", []))
-    _tell(done, dry=dry)
-    return done
+            due.append(Due(ino, bucket.name, named.upload.key, "abort", rule, named.id, 0, bucket.lifecycle))
+    return due
 
 
-def _tell(done: list[Done], *, dry: bool) -> None:
-    for action in done:
-        where = f"{show(action.bucket)}/{show(action.key)} {action.version_id}".rstrip()
-        log.log(logging.DEBUG if dry else logging.INFO, "lifecycle: %s %s (rule %r)", action.what, where, action.rule)
+def carry_out(store: Store, due: Sequence[Due]) -> list[Changed]:
+    """Do what is due, unless the rules have changed, or what it is about. Returns what changed, for other doors. What
+    cannot be done is logged and left for the next time. Raises NoSpace, DiskFailed.
+    """
+    changed: list[Changed] = []
+    for action in due:
+        if not store.is_bucket(action.ino) or store.bucket(action.ino).lifecycle != action.rules:
+            continue
+        try:
+            changed += _carry_out(store, action)
+        except (NoSuchKey, NoSuchUpload, Locked):
+            continue  # somebody was faster
+        except (NoSpace, DiskFailed):
+            raise
+        except VfsError as error:
+            log.warning("%s/%s %s stays: %s", show(action.bucket), show(action.key), action.id, error)
+    return changed
+
+
+def _carry_out(store: Store, action: Due) -> list[Changed]:
+    ino, key = action.ino, action.key
+    if action.what == "abort":
+        store.uploads.abort(ino, key, action.id)
+        return []
+    if action.what == "purge":
+        return store.objects.purge(ino, key, action.id, WRITER).changed
+    if store.objects.current(ino, key).version_id != action.id:
+        return []
+    return store.objects.delete(ino, key, WRITER).changed

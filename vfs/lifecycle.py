@@ -5,7 +5,8 @@
     Expiration Date                the current version              from that midnight on
     ExpiredObjectDeleteMarker      a delete marker                  it is all that is left of its key
     NoncurrentVersionExpiration    noncurrent versions, markers     so many days after the next newer one was made,
-                                                                    beyond the newest so many (NewerNoncurrentVersions)
+                                                                    beyond the newest so many (NewerNoncurrentVersions;
+                                                                    without days, whatever their age)
     AbortIncompleteMultipartUpload uploads                          so many days after they began
 
 A day is over at the first midnight UTC after it: what was made at 10:00 with Days = 1 expires at 0:00 of the day after
@@ -19,9 +20,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from vfs.errors import InvalidRule
 from vfs.model import Filter, LifecycleRule, Seq, Upload
 
 DAY_S = 86_400
+DAY_US = DAY_S * 1_000_000
+RULES_MAX = 1000
+ID_CHARS_MAX = 255
+DAYS_MAX = 36_500
 
 
 class Entry(NamedTuple):
@@ -46,12 +52,38 @@ class Purge(NamedTuple):
     at: int
 
 
+def check(rules: Sequence[LifecycleRule]) -> None:
+    """Raise InvalidRule unless a bucket may have these rules."""
+    if len(rules) > RULES_MAX:
+        raise InvalidRule(f"a lifecycle has at most {RULES_MAX} rules")
+    if len({rule.id for rule in rules}) != len(rules):
+        raise InvalidRule("Rule ID must be unique. Found same ID for more than one rule")
+    for rule in rules:
+        _check_rule(rule)
+
+
+def _check_rule(rule: LifecycleRule) -> None:
+    if not 0 < len(rule.id) <= ID_CHARS_MAX:
+        raise InvalidRule(f"the ID of a rule has 1 to {ID_CHARS_MAX} characters")
+    for days in (rule.expire_days, rule.noncurrent_days, rule.abort_days):
+        if days is not None and not 0 < days <= DAYS_MAX:
+            raise InvalidRule(f"days are a positive integer, at most {DAYS_MAX}")
+    if rule.noncurrent_newer < 0:
+        raise InvalidRule("NewerNoncurrentVersions is a positive integer")
+    if rule.expire_date is not None and rule.expire_date % DAY_US:
+        raise InvalidRule("'Date' must be at midnight GMT")
+    if sum((rule.expire_days is not None, rule.expire_date is not None, rule.expire_marker)) > 1:
+        raise InvalidRule("an expiration has days, a date, or ExpiredObjectDeleteMarker")
+    says = (rule.expire_days, rule.expire_date, rule.noncurrent_days, rule.abort_days)
+    if all(word is None for word in says) and not rule.expire_marker and not rule.noncurrent_newer:
+        raise InvalidRule(f"the rule {rule.id} does nothing")
+
+
 def due(days: int, since: int, day_s: float = DAY_S) -> int:
     """The moment at which *days* after *since* are over."""
     if day_s != DAY_S:
         return since + int(days * day_s * 1_000_000)
-    day_us = DAY_S * 1_000_000
-    return -(-(since + days * day_us) // day_us) * day_us
+    return -(-(since + days * DAY_US) // DAY_US) * DAY_US
 
 
 def matches(rule: Filter, key: bytes, size: int, tags: dict[str, str]) -> bool:
@@ -64,19 +96,32 @@ def matches(rule: Filter, key: bytes, size: int, tags: dict[str, str]) -> bool:
 
 
 def actions(
-    rules: Sequence[LifecycleRule], key: bytes, chain: Sequence[Entry], now: int, day_s: float = DAY_S
+    rules: Sequence[LifecycleRule],
+    key: bytes,
+    chain: Sequence[Entry],
+    now: int,
+    day_s: float = DAY_S,
+    *,
+    before: int = 0,
+    newer: Seq | None = None,
 ) -> list[Expire | Purge]:
     """What is due for a key whose versions are *chain*, newest first, the first one being current. The last ones first,
     so that places stay what they are while it is carried out.
+
+    Of a long chain a piece may be given at a time: *before* versions are newer than the piece, the last of them made at
+    *newer*. The first piece has all of a chain that has one version.
     """
     found: list[Expire | Purge] = []
     applying = [rule for rule in rules if rule.enabled and key.startswith(rule.filter.prefix)]
-    for at in range(len(chain) - 1, 0, -1):
+    for at in range(len(chain) - 1, -1, -1):
+        since = chain[at - 1].made if at else newer
+        if since is None:
+            continue  # the current one
         for rule in applying:
-            if _noncurrent_is_due(rule, key, chain, at, now, day_s):
+            if _noncurrent_is_due(rule, key, chain[at], before + at, since, now, day_s):
                 found.append(Purge(rule.id, at))
                 break
-    if chain:
+    if chain and newer is None:
         for rule in applying:
             action = _of_current(rule, key, chain, now, day_s)
             if action is not None:
@@ -86,15 +131,14 @@ def actions(
 
 
 def _noncurrent_is_due(
-    rule: LifecycleRule, key: bytes, chain: Sequence[Entry], at: int, now: int, day_s: float
+    rule: LifecycleRule, key: bytes, entry: Entry, newer: int, since: int, now: int, day_s: float
 ) -> bool:
     """Noncurrent since the next newer one was made; and not among the newest noncurrent ones that are kept."""
-    entry = chain[at]
-    if rule.noncurrent_days is None or at <= rule.noncurrent_newer:
+    if (rule.noncurrent_days is None and not rule.noncurrent_newer) or newer <= rule.noncurrent_newer:
         return False
     if not matches(rule.filter, key, entry.size, entry.tags):
         return False
-    return due(rule.noncurrent_days, chain[at - 1].made, day_s) <= now
+    return rule.noncurrent_days is None or due(rule.noncurrent_days, since, day_s) <= now
 
 
 def _of_current(

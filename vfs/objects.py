@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from vfs import events, listing, locks, rules
+from vfs import events, lifecycle, listing, locks, rules
 from vfs.blocks import BLOCK_BYTES
 from vfs.content import WorkingCopy, etag
 from vfs.core import Changed, Core, version_of
@@ -663,7 +663,7 @@ class Objects:
     def configure(self, bucket: Ino, **changes: object) -> None:
         """Change settings of a bucket, in one event: owner, lock, lifecycle, tags, mfa_device, mfa_delete, acl; and the
         state, which goes from Unversioned to Suspended by way of Enabled. Raises InvalidState: a state that does not
-        follow, object lock in a bucket that is not Enabled, or taken away.
+        follow, object lock in a bucket that is not Enabled, or taken away; InvalidRule.
         """
         unknown = changes.keys() - CONFIGURABLE
         if unknown:
@@ -675,6 +675,7 @@ class Objects:
         if new.state is not old.state:
             rules.change_state(State.ENABLED if old.state is State.UNVERSIONED else old.state, new.state)
         locks.check_bucket(new.state, new.lock)
+        lifecycle.check(new.lifecycle)
         self.allow()
         self._core.commit("configure", [events.BucketSet(bucket, new)])
 

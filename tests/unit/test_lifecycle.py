@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from vfs import expiring
+from vfs import audit, expiring
+from vfs.errors import InvalidRule, NoSpace
 from vfs.lifecycle import Entry, Expire, Purge, aborts, actions, due, expires, matches
 from vfs.model import (
     Filter,
@@ -32,6 +33,9 @@ S3 = Writer(0, 0, "s3")
 
 def rule(**fields: object) -> LifecycleRule:
     return LifecycleRule("r", **{"enabled": True, **fields})  # type: ignore[arg-type]
+
+
+MARKERS = LifecycleRule("markers", True, expire_marker=True)
 
 
 def entry(made: int, marker: bool = False, size: int = 10, **tags: str) -> Entry:
@@ -95,6 +99,40 @@ def test_what_is_due(rules: list[LifecycleRule], chain: list[Entry], days: int, 
     assert actions(rules, b"k", chain, NOON + days * DAY) == wanted
 
 
+@pytest.mark.parametrize("cut", range(1, 8))
+def test_a_long_chain_in_pieces_is_the_same(cut: int) -> None:
+    chain = [entry(NOON + (20 - at) * DAY, size=at) for at in range(8)]
+    rules = [rule(noncurrent_days=7, noncurrent_newer=2), rule(noncurrent_newer=1, filter=Filter(size_below=4))]
+    now = NOON + 25 * DAY
+    whole = [action.at for action in actions(rules, b"k", chain, now) if isinstance(action, Purge)]
+    assert whole == [7, 6, 5, 4, 3, 2], "three and two by the second rule"
+    first = actions(rules, b"k", chain[:cut], now)
+    rest = actions(rules, b"k", chain[cut:], now, before=cut, newer=chain[cut - 1].made)
+    found = [cut + action.at for action in rest if isinstance(action, Purge)]
+    found += [action.at for action in first if isinstance(action, Purge)]
+    assert found == whole
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"expire_days": 0},
+        {"noncurrent_days": -1},
+        {"abort_days": 40_000},
+        {"expire_date": NOON},
+        {"expire_days": 1, "expire_marker": True},
+        {"noncurrent_newer": -1, "expire_days": 1},
+        {},
+    ],
+)
+def test_rules_that_cannot_be(store: Store, bucket: Ino, wrong: dict[str, object]) -> None:
+    with pytest.raises(InvalidRule):
+        store.objects.configure(bucket, lifecycle=(rule(**wrong),))
+    with pytest.raises(InvalidRule):
+        store.objects.configure(bucket, lifecycle=(rule(expire_days=1), rule(expire_days=2)))
+    assert store.bucket(bucket).lifecycle == ()
+
+
 def test_uploads() -> None:
     upload = Upload(b"a/b", Seq(NOON), ObjectInfo())
     one = rule(abort_days=1, filter=Filter(b"a"))
@@ -144,7 +182,12 @@ def put(store: Store, bucket: Ino, key: bytes, **info: object) -> Object:
 
 
 def run(store: Store, *, dry: bool = False) -> list[tuple[str, bytes]]:
-    return [(done.what, done.key) for step in expiring.run(store, dry=dry) for done in step]
+    done = []
+    for step in expiring.plan(store):
+        done += [(action.what, action.key) for action in step]
+        if not dry:
+            expiring.carry_out(store, step)
+    return done
 
 
 def test_everything_is_carried_out_and_nothing_else(
@@ -168,7 +211,7 @@ def test_everything_is_carried_out_and_nothing_else(
 
 def test_what_expires_leaves_a_marker_which_goes_when_it_is_alone(store: Store, bucket: Ino, clock: Clock) -> None:
     put(store, bucket, b"d/k")
-    store.objects.configure(bucket, lifecycle=(rule(expire_days=1, noncurrent_days=1, expire_marker=True),))
+    store.objects.configure(bucket, lifecycle=(rule(expire_days=1, noncurrent_days=1), MARKERS))
     clock.now += 3 * DAY * 1000
     assert run(store) == [("expire", b"d/k")]
     clock.now += 3 * DAY * 1000
@@ -176,6 +219,58 @@ def test_what_expires_leaves_a_marker_which_goes_when_it_is_alone(store: Store, 
     assert run(store) == [("purge", b"d/k")]
     assert store.objects.list_versions(bucket).objects == []
     assert list(store.tree.entries(bucket)) == []
+
+
+def test_all_versions_of_a_key_are_looked_at(
+    store: Store, bucket: Ino, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(expiring, "VERSIONS_PER_STEP_MAX", 10)
+    ids = [put(store, bucket, b"d/k").version_id for _ in range(57)]
+    locked = store.objects.version(bucket, b"d/k", ids[3])
+    store.objects.configure(bucket, lock=ObjectLock())
+    store.objects.set_legal_hold(locked, True)
+    store.objects.configure(bucket, lifecycle=(rule(noncurrent_days=1, noncurrent_newer=31),))
+    clock.now += 3 * DAY * 1000
+    steps = [step for step in expiring.plan(store) if step]
+    assert [action.id for step in steps for action in reversed(step)] == [*ids[24:3:-1], *ids[2::-1]]
+    assert max(map(len, steps)) <= 20
+    for step in steps:
+        expiring.carry_out(store, step)
+    left = [item.version_id for item in store.objects.list_versions(bucket).objects]
+    assert left == [*ids[:24:-1], ids[3]]
+
+
+def test_a_deleted_key_whose_history_is_in_two_directories(store: Store, bucket: Ino, clock: Clock) -> None:
+    for _ in range(2):
+        put(store, bucket, b"d/k")
+        store.objects.delete(bucket, b"d/k", S3)
+        store.tree.mkdir(bucket, b"d", 0o755, 0, S3)
+        store.tree.rmdir(bucket, b"d", S3)
+    store.objects.configure(bucket, lifecycle=(rule(noncurrent_days=1), MARKERS))
+    clock.now += 3 * DAY * 1000
+    while run(store):
+        pass
+    assert store.objects.list_versions(bucket).objects == []
+
+
+def test_what_was_decided_is_left_alone_if_it_does_not_hold_any_more(store: Store, bucket: Ino, clock: Clock) -> None:
+    put(store, bucket, b"k")
+    put(store, bucket, b"k")
+    store.uploads.create(bucket, b"up", ObjectInfo())
+    rules = (rule(noncurrent_days=1, expire_days=2, abort_days=1),)
+    store.objects.configure(bucket, lifecycle=rules)
+    clock.now += 3 * DAY * 1000
+    due = [action for step in expiring.plan(store) for action in step]
+    assert [action.what for action in due] == ["purge", "expire", "abort"]
+    store.objects.configure(bucket, lifecycle=())
+    expiring.carry_out(store, due)
+    assert len(store.objects.list_versions(bucket).objects) == 2, "the rules are gone"
+    assert len(store.uploads.every(bucket)) == 1
+    store.objects.configure(bucket, lifecycle=rules)
+    newest = put(store, bucket, b"k")
+    expiring.carry_out(store, due)
+    assert store.objects.current(bucket, b"k") == newest, "it is another one that is current"
+    expiring.carry_out(store, due)  # once more: nothing is left of it
 
 
 def test_what_is_locked_stays(store: Store, bucket: Ino, clock: Clock) -> None:
@@ -190,3 +285,29 @@ def test_what_is_locked_stays(store: Store, bucket: Ino, clock: Clock) -> None:
     assert run(store) == [("purge", b"k")]
     store.objects.set_legal_hold(held, False)
     assert run(store) == [("purge", b"k")]
+
+
+def test_the_log_is_kept_within_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audit, "FILE_BYTES_MAX", 1000)
+    assert list(audit.read(tmp_path)) == []
+    for number in range(100):
+        audit.append(tmp_path, [{"N": number, "Half": half} for half in range(2)])
+    numbers = [line["N"] for line in audit.read(tmp_path)]
+    assert numbers == sorted(numbers)
+    assert numbers[-2:] == [99, 99]
+    assert 1000 < sum(path.stat().st_size for path in tmp_path.iterdir()) < 2100
+    assert all(path.stat().st_mode & 0o777 == 0o600 for path in tmp_path.iterdir())
+
+
+def test_a_torn_line_of_the_log_harms_no_other(tmp_path: Path) -> None:
+    audit.append(tmp_path, [{"N": 1}])
+    with (tmp_path / audit.FILE).open("ab") as file:
+        file.write(b'{"N": 2')
+    audit.append(tmp_path, [{"N": 3}])
+    assert [line["N"] for line in audit.read(tmp_path)] == [1, 3]
+
+
+def test_a_log_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / audit.FILE).symlink_to("/dev/full")
+    with pytest.raises(NoSpace):
+        audit.append(tmp_path, [{"N": 1}])

@@ -15,6 +15,7 @@ from vfs.fuse.operations import Operations
 from vfs.model import STORE_ROOT, Writer
 from vfs.service.collecting import Collecting
 from vfs.service.durability import Durability
+from vfs.service.lifecycles import Lifecycles
 from vfs.store import Store
 
 
@@ -23,7 +24,7 @@ async def test_what_could_not_be_kept_does_not_stay_in_the_kernels_cache(
 ) -> None:
     store = Store.open(tmp_path / "store")
     durability = Durability(store)
-    operations = Operations(store, durability, Collecting(store, durability, {}), STORE_ROOT, {})
+    operations = Operations(store, durability, Collecting(store, durability, {}), Lifecycles(store), STORE_ROOT, {})
     writer = Writer(0, 1, "test")
     bucket = store.create_bucket(b"bucket", uid=0, gid=0, mode=0o755)
     ino, _ = store.tree.create(bucket, b"file", 0o644, 0, writer)

@@ -15,6 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vfs import errors
+from vfs.errors import InvalidRule
+from vfs.lifecycle import check
 from vfs.model import Filter
 from vfs.s3 import checksums, keys, xml
 from vfs.s3.dialects import OBS, OSS, S3
@@ -223,12 +225,16 @@ def test_a_lifecycle() -> None:
         ("<Status>Enabled</Status><Expiration><Days>x</Days></Expiration>", "MalformedXML"),
         ("<Status>Enabled</Status><Transition><Days>1</Days></Transition>", "NotImplemented"),
         ("<Status>Enabled</Status>", "InvalidRequest"),
+        ("<Status>Enabled</Status><Expiration/>", "MalformedXML"),
+        ("<Status>Enabled</Status><Expiration><Date>2030-01-01T01:00:00Z</Date></Expiration>", "InvalidArgument"),
+        (f"<ID>{'x' * 256}</ID><Status>Enabled</Status><Expiration><Days>1</Days></Expiration>", "InvalidArgument"),
     ],
 )
 def test_lifecycles_that_are_refused(rule: str, code: str) -> None:
-    with pytest.raises(S3Error) as error:
-        read_rules(f"<LifecycleConfiguration><Rule>{rule}</Rule></LifecycleConfiguration>".encode())
-    assert error.value.code == code
+    with pytest.raises((S3Error, InvalidRule)) as error:
+        check(read_rules(f"<LifecycleConfiguration><Rule>{rule}</Rule></LifecycleConfiguration>".encode()))
+    found = error.value
+    assert (found if isinstance(found, S3Error) else translated(found)).code == code
 
 
 NOW = datetime(2026, 11, 20, tzinfo=UTC)

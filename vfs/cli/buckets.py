@@ -1,4 +1,4 @@
-"""`vfs bucket`, `vfs versioning`: buckets, as the directories at the root of a mount."""
+"""`vfs bucket`, `vfs versioning`, `vfs lock`: buckets, as the directories at the root of a mount."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _row(facts: dict[str, Any]) -> list[Cell]:
     ]
 
 
-def _existing(path: str) -> dict[str, Any]:
+def existing(path: str) -> dict[str, Any]:
     """What there is to know of the bucket at a path. Raises Failure."""
     real = os.path.realpath(path)
     mount = mount_of(real)
@@ -117,14 +117,14 @@ def create(path: str) -> None:
         raise Failure(f"{path} exists") from None
     except OSError as error:
         raise Failure(f"{path}: {error.strerror}") from error
-    output.write(f"made bucket {path}, versioning {_existing(path)['Versioning']}")
+    output.write(f"made bucket {path}, versioning {existing(path)['Versioning']}")
 
 
 @bucket.command("delete", short_help="Remove an empty bucket.")
 @click.argument("path")
 def delete(path: str) -> None:
     """Remove the bucket at PATH, which must have neither files nor history."""
-    facts = _existing(path)
+    facts = existing(path)
     try:
         os.rmdir(facts["Path"])
     except OSError as error:
@@ -141,7 +141,7 @@ def delete(path: str) -> None:
 @click.option("--json", "as_json", is_flag=True, help="An object.")
 def show(path: str, as_json: bool) -> None:
     """Show what there is to know of the bucket at PATH. Unversioned: names whose old versions are not kept."""
-    facts = _existing(path)
+    facts = existing(path)
     if as_json:
         output.write_json(facts)
         return
@@ -158,13 +158,13 @@ def compress(path: str, how: str | None) -> None:
     """Show whether the bucket at PATH has new content compressed, or change it: [zstd|off]. What is stored stays as it
     is, and so do files that are open until they are opened again.
     """
-    facts = _existing(path)
+    facts = existing(path)
     if how is not None:
         try:
             os.setxattr(facts["Path"], COMPRESSION, how.encode())
         except OSError as error:
             raise Failure(f"{path}: {error.strerror}") from error
-        facts = _existing(path)
+        facts = existing(path)
     output.write(facts["Compression"])
 
 
@@ -175,7 +175,7 @@ def versioning(path: str, state: str | None) -> None:
     """Show whether the bucket at BUCKETPATH keeps versions, or change it: [enabled|suspended]. Suspended: what is there
     stays, and new content of a file replaces the one before.
     """
-    facts = _existing(path)
+    facts = existing(path)
     if state is not None:
         try:
             os.setxattr(facts["Path"], VERSIONING, state.title().encode())
@@ -184,7 +184,7 @@ def versioning(path: str, state: str | None) -> None:
                 message = f"{path} is {facts['Versioning']}, which cannot become {state.title()}"
                 raise Failure(message) from error
             raise Failure(f"{path}: {error.strerror}") from error
-        facts = _existing(path)
+        facts = existing(path)
     output.write(facts["Versioning"])
 
 
@@ -198,7 +198,7 @@ def lock(path: str, rule: str | None, days: int | None, years: int | None) -> No
     [on|governance|compliance]. With a mode and a time, each new version is locked for that long, also from
     who wrote it; in mode compliance nobody can take that back.
     """
-    facts = _existing(path)
+    facts = existing(path)
     if (rule in (None, "on")) != (days is None and years is None) or (days and years):
         raise Failure("governance and compliance take --days or --years, and nothing else does", WRONG)
     if rule is not None:

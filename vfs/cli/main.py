@@ -26,6 +26,7 @@ COMMANDS = {
     "purge": ("versions", "Remove versions of a file for good."),
     "bucket": ("buckets", "List, make, remove and show buckets."),
     "lock": ("buckets", "Show or begin object lock in a bucket."),
+    "lifecycle": ("lifecycles", "What becomes of old versions, by rules."),
     "versioning": ("buckets", "Show or change the versioning of a bucket."),
     "s3": ("serving", "Access keys of the S3 endpoint."),
     "status": ("stores", "Show what is mounted."),

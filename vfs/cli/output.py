@@ -64,6 +64,11 @@ def write(text: str) -> None:
     click.echo(printable(text))
 
 
+def write_note(text: str) -> None:
+    """A line about the output, on stderr: not for the program at the other end of a pipe."""
+    click.echo(printable(text), err=True)
+
+
 def write_coloured(cells: Iterable[Cell]) -> None:
     """A line of output in several colours."""
     wanted = on_terminal()

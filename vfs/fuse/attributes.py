@@ -10,7 +10,16 @@ from pyfuse3 import RequestContext
 
 from vfs.content import etag
 from vfs.core import Changed, unversioned_patterns
-from vfs.errors import CrossBucket, InvalidName, InvalidState, Locked, NoSuchAttribute, NoSuchKey, NotPermitted
+from vfs.errors import (
+    CrossBucket,
+    InvalidName,
+    InvalidRule,
+    InvalidState,
+    Locked,
+    NoSuchAttribute,
+    NoSuchKey,
+    NotPermitted,
+)
 from vfs.fuse import callers
 from vfs.fuse.callers import Caller
 from vfs.fuse.nodes import Node, is_past, split
@@ -22,6 +31,7 @@ from vfs.model import (
     Inode,
     KeyId,
     Kind,
+    LifecycleRule,
     LockMode,
     ObjectLock,
     Seq,
@@ -30,6 +40,7 @@ from vfs.model import (
     Writer,
 )
 from vfs.names import format_version_id, show
+from vfs.service.lifecycles import Lifecycles
 from vfs.store import Store, shown_size
 
 PREFIX = b"user.vfs."
@@ -40,10 +51,11 @@ SEQ_DIGITS_MAX = 17  # of the number of a version: until the year 5138
 class Attributes:
     """What the attributes say and do. *facts*: of the mount, for its status."""
 
-    def __init__(self, store: Store, past: PastTree, facts: dict[str, object]) -> None:
+    def __init__(self, store: Store, past: PastTree, lifecycles: Lifecycles, facts: dict[str, object]) -> None:
         self._store = store
         self._tree = store.tree
         self._past = past
+        self._lifecycles = lifecycles
         self._facts = facts
 
     def tell(self, ino: int, word: bytes, caller: Caller) -> bytes:
@@ -53,7 +65,7 @@ class Attributes:
         if not is_past(ino):
             inode = self._tree.inode(Ino(ino))
             if inode.is_dir:
-                return self._tell_of_directory(Ino(ino), word)
+                return self._tell_of_directory(Ino(ino), word, caller)
             seq, version = inode.seq, self._store.core.catalog.version(inode.key, inode.seq)
         elif split(ino)[0] is Node.VERSION:
             self._past.check_readable(ino, caller)
@@ -81,7 +93,7 @@ class Attributes:
             return str(error).encode()
         raise NoSuchAttribute("the version is not locked")
 
-    def _tell_of_directory(self, ino: Ino, word: bytes) -> bytes:
+    def _tell_of_directory(self, ino: Ino, word: bytes, caller: Caller) -> bytes:
         if word == b"status":
             return msgspec.json.encode(self._facts | self._store.figures())
         if word == b"gc":
@@ -95,6 +107,13 @@ class Attributes:
                     return bucket.compression.name.lower().encode()
                 case b"lock":
                     return _lock_text(bucket.lock).encode()
+                case b"lifecycle":
+                    return msgspec.json.encode(bucket.lifecycle)
+                case b"expiring":
+                    self._check_owner(ino, caller)  # it names keys
+                    preview = self._lifecycles.preview(ino)
+                    if preview is not None:
+                        return msgspec.json.encode(preview)
                 case b"bucket":
                     return msgspec.json.encode(
                         {
@@ -138,6 +157,22 @@ class Attributes:
         else:
             raise InvalidState("a lock is on, or governance or compliance with a number of days or years")
         self._store.objects.configure(ino, lock=lock)
+
+    def set_lifecycle(self, ino: Ino, value: bytes, caller: Caller) -> None:
+        """``user.vfs.lifecycle`` = rules, as it tells them, by the bucket's owner. Raises NotPermitted, InvalidRule."""
+        self._check_owner(ino, caller)
+        try:
+            rules = msgspec.json.decode(value, type=tuple[LifecycleRule, ...])
+        except msgspec.DecodeError as error:
+            raise InvalidRule(f"the rules cannot be understood: {error}") from None
+        self._store.objects.configure(ino, lifecycle=rules)
+
+    def preview_lifecycle(self, ino: Ino, caller: Caller) -> None:
+        """``user.vfs.expiring`` = anything, by the bucket's owner: see what is due, which it then tells. Raises
+        NotPermitted, LimitReached.
+        """
+        self._check_owner(ino, caller)
+        self._lifecycles.ask(ino)
 
     def _check_owner(self, ino: Ino, caller: Caller) -> None:
         if not self._store.is_bucket(ino):

@@ -10,6 +10,7 @@ import signal
 import subprocess
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -111,8 +112,9 @@ def serve(
         durability = Durability(opened)
         scrubbing = Scrubbing(opened, facts)
         collecting = Collecting(opened, durability, facts)
-        operations = Operations(opened, durability, collecting, root, facts)
-        tasks: list[Task] = [durability.run, scrubbing.run, collecting.run, Lifecycles(opened, operations.settle).run]
+        lifecycles = Lifecycles(opened)
+        operations = Operations(opened, durability, collecting, lifecycles, root, facts)
+        tasks: list[Task] = [durability.run, scrubbing.run, collecting.run, partial(lifecycles.run, operations.settle)]
         tasks += [] if door is None else [door(opened, operations.settle)]
         opened.tell_mountpoint(os.path.realpath(mountpoint))
         channel = _mount(operations, mountpoint, source, options)

@@ -15,6 +15,7 @@ ERRNO: dict[type[errors.VfsError], int] = {
     errors.InvalidName: errno.EINVAL,
     errors.NameTooLong: errno.ENAMETOOLONG,
     errors.InvalidState: errno.EINVAL,
+    errors.InvalidRule: errno.EINVAL,
     errors.Exists: errno.EEXIST,
     errors.NotADirectory: errno.ENOTDIR,
     errors.IsADirectory: errno.EISDIR,

@@ -49,6 +49,7 @@ from vfs.model import NOBODY, STORE_ROOT, Ino, Inode, KeyId, Kind
 from vfs.names import NAME_BYTES_MAX, SNAPSHOTS, VERSIONS, format_version_id, show
 from vfs.service.collecting import Collecting
 from vfs.service.durability import Durability
+from vfs.service.lifecycles import Lifecycles
 from vfs.store import Store
 from vfs.tree import Gone
 
@@ -221,7 +222,13 @@ class Operations(pyfuse3.Operations):
     enable_acl = False  # set by the daemon for a mount with -o acl
 
     def __init__(
-        self, store: Store, durability: Durability, collecting: Collecting, root: Ino, facts: dict[str, object]
+        self,
+        store: Store,
+        durability: Durability,
+        collecting: Collecting,
+        lifecycles: Lifecycles,
+        root: Ino,
+        facts: dict[str, object],
     ) -> None:
         super().__init__()
         self.store = store
@@ -233,7 +240,7 @@ class Operations(pyfuse3.Operations):
         self._files = store.files
         self._past = PastTree(store)
         self._callers = callers.Callers()
-        self._attributes = Attributes(store, self._past, facts)
+        self._attributes = Attributes(store, self._past, lifecycles, facts)
         self.invalidation = Invalidation(root)
         self._root = root
         self._handles: dict[int, Handle | OpenDirectory | OpenVersion | OpenLog] = {}
@@ -690,6 +697,10 @@ class Operations(pyfuse3.Operations):
             self._attributes.set_compression(real, value, Caller(ctx))
         elif name == PREFIX + b"lock":
             self._attributes.set_lock(real, value, Caller(ctx))
+        elif name == PREFIX + b"lifecycle":
+            self._attributes.set_lifecycle(real, value, Caller(ctx))
+        elif name == PREFIX + b"expiring":
+            self._attributes.preview_lifecycle(real, Caller(ctx))
         elif name == PREFIX + b"restore":
             return self._attributes.restore(real, value, ctx, self._callers.writer(ctx))
         elif name in (PREFIX + b"gc", PREFIX + b"trace"):

@@ -10,6 +10,7 @@ import signal
 import socket
 import ssl
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -99,11 +100,11 @@ def serve(store: Path, address: Address, *, on_ready: Callable[[], None]) -> Non
             if "close" in (opened.settings.durability, opened.settings.s3_durability):
                 await durability.sync()
 
-        tasks = [
+        tasks: list[Task] = [
             durability.run,
             Scrubbing(opened, facts).run,
             Collecting(opened, durability, facts).run,
-            Lifecycles(opened, settle).run,
+            partial(Lifecycles(opened).run, settle),
             door_at(address)(opened, settle),
         ]
         trio.run(_main, tasks, on_ready)

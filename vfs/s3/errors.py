@@ -85,6 +85,7 @@ CODE: dict[type[errors.VfsError], str] = {
     errors.InvalidName: "InvalidArgument",
     errors.NameTooLong: "KeyTooLongError",
     errors.InvalidState: "InvalidBucketState",
+    errors.InvalidRule: "InvalidArgument",
     errors.Exists: "InvalidRequest",
     errors.NotADirectory: "InvalidRequest",
     errors.IsADirectory: "InvalidRequest",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from typing import Any
 
 from vfs.model import Filter, LifecycleRule
@@ -12,22 +13,9 @@ from vfs.s3.errors import S3Error
 from vfs.s3.metadata import parse_moment
 from vfs.s3.response import Document, Response
 
-RULES_MAX = 1000
-ID_CHARS_MAX = 255
-DAY_US = 86_400_000_000
-
 _FORMS = ("Prefix", "Tag", "ObjectSizeGreaterThan", "ObjectSizeLessThan", "And")
-_KNOWN = [
-    "ID",
-    "Status",
-    "Prefix",
-    "Filter",
-    "Expiration",
-    "NoncurrentVersionExpiration",
-    "AbortIncompleteMultipartUpload",
-    "AbortMultipartUpload",
-    "Tag",
-]
+_ACTIONS = ("Expiration", "NoncurrentVersionExpiration", "AbortIncompleteMultipartUpload", "AbortMultipartUpload")
+_KNOWN = ("ID", "Status", "Prefix", "Filter", "Tag", *_ACTIONS)
 
 
 async def put_lifecycle(call: Call) -> Response:
@@ -43,7 +31,7 @@ async def get_lifecycle(call: Call) -> Document:
     _, bucket = call.find(call.name, write=False)
     if not bucket.lifecycle:
         raise S3Error("NoSuchLifecycleConfiguration", "The lifecycle configuration does not exist")
-    return Document("LifecycleConfiguration", {"Rule": [_element(call, rule) for rule in bucket.lifecycle]})
+    return Document("LifecycleConfiguration", {"Rule": [element_of(rule, call.moment) for rule in bucket.lifecycle]})
 
 
 async def delete_lifecycle(call: Call) -> Response:
@@ -54,13 +42,17 @@ async def delete_lifecycle(call: Call) -> Response:
 
 
 def read_rules(raw: bytes) -> tuple[LifecycleRule, ...]:
-    """The rules of a body. Raises S3Error: MalformedXML, InvalidArgument, NotImplemented (transitions)."""
-    root = xml.parse(raw, "LifecycleConfiguration")
+    """The rules of a body, as it says them: whether they can be is `vfs.lifecycle.check`. Raises S3Error: MalformedXML,
+    NotImplemented (transitions).
+    """
+    return rules_of(xml.parse(raw, "LifecycleConfiguration"))
+
+
+def rules_of(root: xml.Element) -> tuple[LifecycleRule, ...]:
+    """The rules of a document. Raises S3Error."""
     rules = tuple(_rule(element) for element in root.findall("Rule"))
-    if not 0 < len(rules) <= RULES_MAX:
-        raise S3Error("MalformedXML", f"a lifecycle has 1 to {RULES_MAX} rules")
-    if len({rule.id for rule in rules}) != len(rules):
-        raise S3Error("InvalidArgument", "Rule ID must be unique. Found same ID for more than one rule")
+    if not rules:
+        raise S3Error("MalformedXML", "a lifecycle has rules")
     return rules
 
 
@@ -73,12 +65,10 @@ def _rule(element: xml.Element) -> LifecycleRule:
     if status not in ("Enabled", "Disabled"):
         raise S3Error("MalformedXML", "the status of a rule is Enabled or Disabled")
     name = xml.text(element, "ID") or secrets.token_hex(16)
-    if len(name) > ID_CHARS_MAX:
-        raise S3Error("InvalidArgument", "ID length should not exceed allowed limit of 255")
     found, form = _filter(element)
     days, date, marker = _expiration(element.find("Expiration"))
     noncurrent = element.find("NoncurrentVersionExpiration")
-    noncurrent_days = None if noncurrent is None else _days(noncurrent, "NoncurrentDays")
+    noncurrent_days = None if noncurrent is None else xml.number(noncurrent, "NoncurrentDays")
     newer = 0 if noncurrent is None else xml.number(noncurrent, "NewerNoncurrentVersions", 0) or 0
     if noncurrent is not None and noncurrent_days is None and not newer:
         raise S3Error("MalformedXML", "NoncurrentVersionExpiration has NoncurrentDays")
@@ -86,26 +76,19 @@ def _rule(element: xml.Element) -> LifecycleRule:
     aborts = element.find("AbortMultipartUpload") if aborts is None else aborts  # OSS's word
     abort_days = None
     if aborts is not None:
-        abort_days = _days(aborts, "DaysAfterInitiation")
-        abort_days = _days(aborts, "Days") if abort_days is None else abort_days  # OSS's word
-    if days is None and date is None and not marker and noncurrent is None and abort_days is None:
-        raise S3Error(
-            "InvalidRequest" if element.find("Expiration") is None else "MalformedXML", "a rule does something"
-        )
+        abort_days = xml.number(aborts, "DaysAfterInitiation")
+        abort_days = xml.number(aborts, "Days") if abort_days is None else abort_days  # OSS's word
+    if element.find("Expiration") is not None and days is None and date is None and not marker:
+        raise S3Error("MalformedXML", "an expiration has days, a date, or ExpiredObjectDeleteMarker")
+    if not any(element.find(name) is not None for name in _ACTIONS):
+        raise S3Error("InvalidRequest", "At least one action needs to be specified in a rule")
     return LifecycleRule(name, status == "Enabled", found, form, days, date, marker, noncurrent_days, newer, abort_days)
-
-
-def _days(element: xml.Element, name: str) -> int | None:
-    found = xml.number(element, name)
-    if found is not None and found <= 0:
-        raise S3Error("InvalidArgument", f"'{name}' must be a positive integer")
-    return found
 
 
 def _expiration(element: xml.Element | None) -> tuple[int | None, int | None, bool]:
     if element is None:
         return None, None, False
-    days, marker = _days(element, "Days"), xml.text(element, "ExpiredObjectDeleteMarker").lower() == "true"
+    days, marker = xml.number(element, "Days"), xml.text(element, "ExpiredObjectDeleteMarker").lower() == "true"
     raw = xml.text(element, "Date") or xml.text(element, "CreatedBeforeDate")
     date = None
     if raw:
@@ -113,8 +96,6 @@ def _expiration(element: xml.Element | None) -> tuple[int | None, int | None, bo
             date = parse_moment(raw if "T" in raw else f"{raw}T00:00:00Z")
         except S3Error:
             raise S3Error("MalformedXML", "the date looks like 2026-11-20T00:00:00Z") from None
-        if date % DAY_US:
-            raise S3Error("InvalidArgument", "'Date' must be at midnight GMT")
     if sum((days is not None, date is not None, marker)) > 1:
         raise S3Error("MalformedXML", "an expiration has days, a date, or ExpiredObjectDeleteMarker")
     return days, date, marker
@@ -149,7 +130,8 @@ def _tags(element: xml.Element) -> dict[str, str]:
     return dict(pairs)
 
 
-def _element(call: Call, rule: LifecycleRule) -> dict[str, Any]:
+def element_of(rule: LifecycleRule, moment: Callable[[int], str]) -> dict[str, Any]:
+    """A rule as an element, with its children. moment: how a date is written."""
     found: dict[str, Any] = {"ID": rule.id}
     about = {
         "Prefix": text(rule.filter.prefix) if rule.filter.prefix or rule.form == "Prefix" else None,
@@ -168,7 +150,7 @@ def _element(call: Call, rule: LifecycleRule) -> dict[str, Any]:
     if rule.expire_days is not None or rule.expire_date is not None or rule.expire_marker:
         found["Expiration"] = {
             "Days": rule.expire_days,
-            "Date": None if rule.expire_date is None else call.moment(rule.expire_date),
+            "Date": None if rule.expire_date is None else moment(rule.expire_date),
             "ExpiredObjectDeleteMarker": True if rule.expire_marker else None,
         }
     if rule.noncurrent_days is not None or rule.noncurrent_newer:

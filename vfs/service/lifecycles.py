@@ -1,15 +1,23 @@
-"""The task that carries lifecycles out (vfs.expiring), with rests, and lets other doors see what went."""
+"""The task that carries lifecycles out (vfs.expiring), with rests, and lets other doors see what went; and previews."""
 
 from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
 
+import msgspec
 import trio
 
-from vfs import expiring
+from vfs import audit, expiring
 from vfs.catalog import UNREADABLE
-from vfs.errors import DiskFailed, NoSpace
+from vfs.errors import DiskFailed, LimitReached, NoSpace
+from vfs.expiring import Due
+from vfs.model import Ino
+from vfs.names import show
 from vfs.service.process import Settle
 from vfs.store import Store
 
@@ -17,43 +25,121 @@ log = logging.getLogger("vfs.lifecycle")
 
 REST = 4  # times that it rests as long as a step took
 REST_S_LEAST = 0.002
+PREVIEWS_MAX = 16  # kept, the last ones
+PREVIEW_BYTES_MAX = 32 << 10  # of the actions that are told one by one; all are counted
 
 
 class Lifecycles:
-    """The lifecycles of one store's buckets."""
+    """The lifecycles of one store's buckets. Invariant: one preview is made at a time."""
 
-    def __init__(self, store: Store, settle: Settle) -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
-        self._settle = settle
+        self._wanted, self._asked = trio.open_memory_channel[Ino](1)
+        self._previews: dict[Ino, dict[str, Any]] = {}
 
-    async def run(self) -> None:
-        """Look every `lifecycle_interval` seconds, for ever. A fault of its own is logged and ends it."""
-        interval = self._store.settings.lifecycle_interval
-        if not interval:
-            return
+    async def run(self, settle: Settle) -> None:
+        """Look every `lifecycle_interval` seconds, and make previews, for ever. A fault of its own is logged and ends
+        it. settle: called after each step that changed something.
+        """
         try:
-            while True:
-                await trio.sleep(interval)
-                if any(bucket.lifecycle for _, bucket in self._store.buckets()):
-                    await self._pass()
-        except DiskFailed:
-            return  # logged; the store is read-only from here on
-        except UNREADABLE as error:
-            log.error("lifecycles end: the catalog is damaged (%r); unmount, and run `vfs rebuild`", error)
-        except Exception:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._run_previews)
+                if self._store.settings.lifecycle_interval:
+                    nursery.start_soon(self._run_passes, self._store.settings.lifecycle_interval, settle)
+        except* DiskFailed as error:
+            log.error("lifecycles end: %s", error.exceptions[0])
+        except* UNREADABLE as error:
+            log.error(
+                "lifecycles end: the catalog is damaged (%r); unmount, and run `vfs rebuild`", error.exceptions[0]
+            )
+        except* Exception:
             log.exception("lifecycles end; this is a bug in vfs")
 
-    async def _pass(self) -> None:
-        steps = expiring.run(self._store, day_s=self._store.settings.lifecycle_day)
+    async def _run_passes(self, interval: float, settle: Settle) -> None:
         while True:
-            began = time.monotonic()
-            try:
-                done = next(steps, None)
-            except NoSpace as error:
-                log.warning("lifecycles go on later: %s", error)
-                return
-            if done is None:
-                return
-            if done:
-                await self._settle([change for action in done for change in action.changed])
-            await trio.sleep(max(REST * (time.monotonic() - began), REST_S_LEAST))
+            await trio.sleep(interval)
+            if any(bucket.lifecycle for _, bucket in self._store.buckets()):
+                await self._pass(settle)
+
+    async def _pass(self, settle: Settle) -> None:
+        counts: Counter[str] = Counter()
+        steps = expiring.plan(self._store, day_s=self._store.settings.lifecycle_day)
+        try:
+            while (due := await _next(steps)) is not None:
+                await trio.to_thread.run_sync(audit.append, self._store.path, [_line(action) for action in due])
+                began = time.monotonic()
+                changed = expiring.carry_out(self._store, due)
+                await _rest(began)
+                counts.update(action.what for action in due)
+                await settle(changed)
+        except NoSpace as error:
+            log.warning("lifecycles go on later: %s", error)
+        if counts:
+            log.info("lifecycles: %s", ", ".join(f"{counts[what]} {what}" for what in sorted(counts)))
+
+    # -- previews ---------------------------------------------------------------------------------------------
+
+    def ask(self, bucket: Ino) -> None:
+        """Begin a preview soon: what is due in a bucket now. Its end is told by `preview`. Raises LimitReached if
+        others wait for theirs.
+        """
+        try:
+            self._wanted.send_nowait(bucket)
+        except trio.WouldBlock:
+            raise LimitReached("other previews are being made; try again") from None
+        self._tell(bucket, {"Running": True})
+
+    def _tell(self, bucket: Ino, found: dict[str, Any]) -> None:
+        self._previews.pop(bucket, None)
+        self._previews[bucket] = found
+        while len(self._previews) > PREVIEWS_MAX:
+            del self._previews[next(iter(self._previews))]
+
+    def preview(self, bucket: Ino) -> dict[str, Any] | None:
+        """What the last preview of a bucket has found so far."""
+        return self._previews.get(bucket)
+
+    async def _run_previews(self) -> None:
+        async for bucket in self._asked:
+            counts: Counter[str] = Counter()
+            size = room = 0
+            first: list[dict[str, Any]] = []
+            steps = expiring.plan(self._store, day_s=self._store.settings.lifecycle_day, only=bucket)
+            while (due := await _next(steps)) is not None:
+                counts.update(action.what for action in due)
+                size += sum(action.size for action in due if action.what == "purge")
+                for line in map(_line, due):
+                    room += len(msgspec.json.encode(line))
+                    if room <= PREVIEW_BYTES_MAX:
+                        first.append(line)
+            kinds = {"Expire": counts["expire"], "Purge": counts["purge"], "Abort": counts["abort"]}
+            self._tell(bucket, {"Running": False, **kinds, "PurgeBytes": size, "First": first})
+
+
+async def _next(steps: Iterator[list[Due]]) -> list[Due] | None:
+    """The next step that has something to do; None at the end."""
+    while True:
+        began = time.monotonic()
+        due = next(steps, None)
+        if due is None:
+            return None
+        await _rest(began)
+        if due:
+            return due
+
+
+async def _rest(began: float) -> None:
+    await trio.sleep(max(REST * (time.monotonic() - began), REST_S_LEAST))
+
+
+def _line(action: Due) -> dict[str, Any]:
+    """An action as the log tells it."""
+    return {
+        "Time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "Action": action.what,
+        "Bucket": show(action.bucket),
+        "Key": show(action.key),
+        "Id": action.id,
+        "Bytes": action.size,
+        "Rule": action.rule,
+    }
