@@ -7,6 +7,7 @@ import io
 import socket
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import boto3
@@ -391,6 +392,17 @@ def test_signature_version_2(served: Served, key: dict[str, Any], bucket: str) -
     s3.put_object(Bucket=bucket, Key="a b/ü", Body=b"hello", Metadata={"x": "y"})
     assert s3.get_object(Bucket=bucket, Key="a b/ü", ResponseContentType="a/b")["ContentType"] == "a/b"
     assert s3.list_object_versions(Bucket=bucket)["Versions"][0]["VersionId"] == "null"
+    s3.close()
+
+
+@pytest.mark.parametrize("more", ["legal-hold", "retention", "attributes"])
+def test_another_operation_of_a_presigned_request(served: Served, key: dict[str, Any], bucket: str, more: str) -> None:
+    s3 = client(served.url, key, signature_version="s3")
+    url = s3.generate_presigned_url("put_object", Params={"Bucket": bucket, "Key": "k"})
+    with pytest.raises(HTTPError) as error, urlopen(Request(f"{url}&{more}", data=b"x", method="PUT"), timeout=60):
+        pass
+    assert error.value.code == 403
+    error.value.close()
     s3.close()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dates
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,7 +16,8 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
 from vfs.s3.chunks import ChunkReader
-from vfs.s3.dialects import OBS, OSS, S3
+from vfs.s3.dialects import OBS, OSS, S3, Dialect
+from vfs.s3.door import ROUTES
 from vfs.s3.errors import S3Error
 from vfs.s3.request import Request, parse
 from vfs.s3.signatures import AWS4, ChunkSigner, Credential, Payload, authenticate, dialect_of
@@ -133,6 +135,38 @@ def test_replays_past_their_time(scheme: str) -> None:
         with pytest.raises(S3Error) as error:
             authenticate(request, secrets, now() + later)
         assert error.value.code == ("AccessDenied" if presigned else "RequestTimeTooSkewed")
+
+
+OPERATIONS = sorted({word for _, _, words in ROUTES for word in words.split()} - {"copy"})
+
+
+@pytest.mark.parametrize("scheme", [scheme for scheme in SIGNERS if scheme not in ("SigV4", "SigV4 presigned")])
+@pytest.mark.parametrize("word", OPERATIONS)
+def test_nobody_makes_another_operation_of_a_signed_request(scheme: str, word: str) -> None:
+    request = SIGNERS[scheme]()
+    if word in dict(request.query):
+        return
+    appended = request._replace(query=(*request.query, (word, "")))
+    with suppress(S3Error):
+        signed = authenticate(appended, secrets, now())
+        assert signed is not None
+        assert not signed.covers(word), "so the door refuses it"
+
+
+@pytest.mark.parametrize("dialect", [OSS, OBS])
+def test_headers_that_a_dialect_does_not_sign_say_nothing(dialect: Dialect) -> None:
+    found = dialect.to_amz({"x-amz-copy-source": "b/secret", dialect.prefix + "meta-a": "b", "range": "bytes=0-1"})
+    assert "x-amz-copy-source" not in found
+    assert (found["x-amz-meta-a"], found["range"]) == ("b", "bytes=0-1")
+
+
+def test_headers_may_be_in_the_query_of_a_presigned_request() -> None:
+    request = AWSRequest("PUT", URL, params={"x-amz-tagging": "a=b", "x-amz-acl": "private"})
+    aws.S3SigV4QueryAuth(Credentials(KEY, SECRET), "s3", "eu-west-1", 60).add_auth(request)
+    target = request.url.removeprefix("http://127.0.0.1:9000")
+    signed = authenticate(parse("PUT", target.encode(), [("host", "127.0.0.1:9000")]), secrets, now())
+    assert signed is not None
+    assert dict(signed.headers) == {"x-amz-tagging": "a=b", "x-amz-acl": "private"}
 
 
 def test_every_header_of_amazon_must_be_signed() -> None:

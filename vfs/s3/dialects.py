@@ -31,10 +31,10 @@ class Dialect(NamedTuple):
     content_type: str = "binary/octet-stream"
 
     def to_amz(self, headers: Mapping[str, str]) -> dict[str, str]:
-        """Headers of a request in the words of S3. Its own come before those that it has from S3."""
+        """Headers of a request in the words of S3. Those that S3 has for them are left out: nobody signed them."""
         if self.prefix == AMZ:
             return dict(headers)
-        found = dict(headers)
+        found = {name: value for name, value in headers.items() if not name.startswith(AMZ)}
         for name, value in headers.items():
             if name in self.incoming:
                 found[self.incoming[name]] = value

@@ -184,7 +184,7 @@ class Door:
                 return await self._post(request, dialect, incoming)
             raise S3Error("AccessDenied", "Access Denied")
         call = self._call(request, dialect, signed, incoming)
-        route = self._route(call.request)
+        route = self._route(call.request, signed)
         if route.writes and not call.who.write:
             raise S3Error("AccessDenied", "Access Denied")
         return await self._finish(call, await route.handler(call), writes=route.writes)
@@ -200,14 +200,21 @@ class Door:
         who = self._keys.find(signed.access_key)
         if who is None:  # revoked in this moment
             raise S3Error("InvalidAccessKeyId", "The AWS Access Key Id you provided does not exist in our records.")
-        translated_request = request._replace(headers=dialect.to_amz(request.headers))
+        headers = {**signed.headers, **dialect.to_amz(request.headers)}
+        translated_request = request._replace(headers=headers)
         body = Body(incoming.receive, translated_request, signed)
         now = self._store.core.clock() // 1000
         return Call(self._store, self._keys, self._store.settings, translated_request, dialect, who, body, now)
 
-    def _route(self, request: Request) -> Route:
+    def _route(self, request: Request, signed: Signed) -> Route:
+        """What a request is about. Raises S3Error, also where the signature does not say so: who was given a signed
+        request must not make another one of it.
+        """
         level = Level.SERVICE if request.bucket is None else Level.BUCKET if request.key is None else Level.OBJECT
         names = sorted({name for name, _ in request.query} & _SUBRESOURCES)
+        for name in names:
+            if not signed.covers(name):
+                raise S3Error("AccessDenied", f"this version of signatures does not cover the parameter {name}")
         if level is Level.OBJECT and "uploadId" in names:
             names = ["uploadId"]
         if len(names) > 1:

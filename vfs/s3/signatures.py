@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from enum import Enum
+from types import MappingProxyType
 from typing import NamedTuple
 from urllib.parse import quote, unquote_to_bytes
 
@@ -29,7 +30,21 @@ from vfs.s3.request import Request, to_bytes
 SKEW_S_MAX = 900  # between the clocks of a client and this machine
 EXPIRES_S_MAX = 604_800  # of a presigned request: a week
 
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
+_PRESIGNED4 = frozenset(
+    f"x-amz-{word}"
+    for word in (
+        "algorithm",
+        "credential",
+        "date",
+        "expires",
+        "signedheaders",
+        "signature",
+        "security-token",
+        "content-sha256",
+    )
+)
 _NOBODYS_SECRET = "a key that nobody has"
 _HEX_SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 
@@ -258,13 +273,17 @@ class ChunkSigner(NamedTuple):
 
 
 class Signed(NamedTuple):
-    """A request whose signature is right. sha256: what the body must have, with `Payload.SHA256`."""
+    """A request whose signature is right. sha256: what the body must have, with `Payload.SHA256`. covers: whether a
+    parameter of the query is signed. headers: those that a presigned request has in its query.
+    """
 
     access_key: str
     dialect: Dialect
     payload: Payload = Payload.UNSIGNED
     sha256: str = ""
     chunks: ChunkSigner | None = None
+    covers: Callable[[str], bool] = lambda _: True
+    headers: Mapping[str, str] = NO_HEADERS
 
 
 Secrets = Callable[[str], str | None]  # the secret of an access key; None if nobody has that key
@@ -404,7 +423,9 @@ def _aws4_query(request: Request, query: dict[str, str], secrets: Secrets, now: 
     payload_hash = query.get("X-Amz-Content-Sha256") or request.amz("content-sha256") or Payload.UNSIGNED.value
     text4 = _canonical4(request, signed, payload_hash, without=("X-Amz-Signature",))
     chunks = _verify4(AWS4, credential, query["X-Amz-Date"], text4, query["X-Amz-Signature"], secrets)
-    return _signed4(credential.access_key, payload_hash, chunks)
+    found = _signed4(credential.access_key, payload_hash, chunks)
+    hoisted = {name.lower(): value for name, value in request.query if name.lower().startswith(AMZ)}
+    return found._replace(headers={name: hoisted[name] for name in hoisted if name not in _PRESIGNED4})
 
 
 def _signed4(access_key: str, payload_hash: str, chunks: ChunkSigner) -> Signed:
@@ -558,8 +579,8 @@ def _header2(scheme: Scheme2) -> Callable[[Request, str, Secrets, datetime], Sig
             raise S3Error("AccessDenied", "a signed request needs the header Date")
         _check_skew(_any_date(date), now)
         signed_date = date if scheme is OSS1 else ("" if own is not None else date)
-        _verify2(scheme, request, access_key, signed_date, signature, secrets)
-        return Signed(access_key, scheme.dialect)
+        kind = _verify2(scheme, request, access_key, signed_date, signature, secrets)
+        return Signed(access_key, scheme.dialect, covers=kind.is_subresource)
 
     return verify
 
@@ -574,27 +595,32 @@ def _query2(scheme: Scheme2) -> Callable[[Request, dict[str, str], Secrets, date
             raise S3Error("AccessDenied", "Expires is a number of seconds since 1970")
         if now.timestamp() > int(expires):
             raise S3Error("AccessDenied", "Request has expired")
-        _verify2(scheme, request, access_key, expires, signature, secrets)
-        return Signed(access_key, scheme.dialect)
+        kind = _verify2(scheme, request, access_key, expires, signature, secrets)
+        return Signed(access_key, scheme.dialect, covers=kind.is_subresource)
 
     return verify
 
 
-def _verify2(scheme: Scheme2, request: Request, access_key: str, date: str, signature: str, secrets: Secrets) -> None:
+def _verify2(
+    scheme: Scheme2, request: Request, access_key: str, date: str, signature: str, secrets: Secrets
+) -> Scheme2:
+    """Returns the scheme whose list of subresources was signed."""
     prefix = scheme.dialect.prefix
     headers = "".join(
         sorted(f"{name}:{_sent(value)}\n" for name, value in request.headers.items() if name.startswith(prefix))
     )
     content = (request.header("content-md5") or "", request.header("content-type") or "")
     start = "\n".join((request.method, *content, date, headers))
-    texts = [start + resource for resource in _resources2(scheme, request)]
+    resources = _resources2(scheme, request)
+    texts = [start + resource for resource in resources]
     secret = secrets(access_key)
     key = (secret or _NOBODYS_SECRET).encode()
     wanted = [_base64(hmac.new(key, to_bytes(text), hashlib.sha1).digest()) for text in texts]
     _compare(secret, wanted, signature, texts[0])
+    return resources[texts[wanted.index(signature)].removeprefix(start)]
 
 
-def _resources2(scheme: Scheme2, request: Request) -> list[str]:
+def _resources2(scheme: Scheme2, request: Request) -> dict[str, Scheme2]:
     """How clients write what a request is about: with the path as sent, or decoded; OBS's SDK has a list of
     subresources of its own, also when it signs as for S3.
     """
@@ -609,13 +635,13 @@ def _resources2(scheme: Scheme2, request: Request) -> list[str]:
             paths.append(f"/{name}")
         if not request.host_style and request.domain:
             paths.append(f"/{request.domain}{path}")  # a client that takes the host's name for the bucket's (CNAME)
-    schemes = [scheme, OBS2] if scheme is AWS2 else [scheme]
-    queries = []
+    schemes = [OBS2, scheme] if scheme is AWS2 else [scheme]
+    resources: dict[str, Scheme2] = {}
     for kind in schemes:
         found = sorted((name, value) for name, value in request.query if kind.is_subresource(name))
         text = "&".join(f"{name}={value}" if value else name for name, value in found)
-        queries.append(f"?{text}" if text else "")
-    return list(dict.fromkeys(path + query for query in queries for path in paths))
+        resources |= {path + (f"?{text}" if text else ""): kind for path in paths}
+    return resources
 
 
 def _oss2_header(request: Request, text: str, secrets: Secrets, now: datetime) -> Signed:
