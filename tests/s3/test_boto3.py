@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import socket
 from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -351,6 +353,32 @@ def test_lifecycle(s3: Any, bucket: str) -> None:
     s3.put_bucket_lifecycle_configuration(Bucket=bucket, LifecycleConfiguration={"Rules": rules})
     assert s3.get_bucket_lifecycle_configuration(Bucket=bucket)["Rules"] == rules
     s3.delete_bucket_lifecycle(Bucket=bucket)
+
+
+def test_when_an_object_expires(s3: Any, bucket: str) -> None:
+    rules = [{"ID": 'a "rule" ü', "Status": "Enabled", "Filter": {"Prefix": "a/"}, "Expiration": {"Days": 2}}]
+    s3.put_bucket_lifecycle_configuration(Bucket=bucket, LifecycleConfiguration={"Rules": rules})
+    put = s3.put_object(Bucket=bucket, Key="a/k", Body=b"x")
+    found = re.fullmatch(r'expiry-date="([^"]*)", rule-id="(.*)"', put["Expiration"])
+    assert found is not None
+    left = parsedate_to_datetime(found[1]) - datetime.now(UTC)
+    assert timedelta(days=2) < left <= timedelta(days=3)
+    assert found[2] == "a %22rule%22 %C3%BC"
+    assert s3.head_object(Bucket=bucket, Key="a/k")["Expiration"] == put["Expiration"]
+    assert "Expiration" not in s3.put_object(Bucket=bucket, Key="b", Body=b"x")
+
+
+def test_what_no_header_can_say(served: Served, s3: Any, bucket: str) -> None:
+    import requests
+
+    s3.put_object(Bucket=bucket, Key="k", Body=b"x")
+    with pytest.raises(ClientError) as error:
+        s3.get_object(Bucket=bucket, Key="k", ResponseContentType="a\r\nSet-Cookie: b")
+    assert code_of(error) == "InvalidArgument"
+    form = s3.generate_presigned_post(bucket, "k", Conditions=[["starts-with", "$x-amz-meta-a", ""]])
+    fields = {**form["fields"], "x-amz-meta-a": "b\r\nSet-Cookie: c"}
+    answer = requests.post(f"{served.url}/{bucket}", data=fields, files={"file": b"x"}, timeout=60)
+    assert (answer.status_code, "InvalidArgument" in answer.text) == (400, True)
 
 
 def test_what_there_is_not(s3: Any, bucket: str) -> None:

@@ -198,13 +198,13 @@ def check_policy(fields: Mapping[str, str], bucket: str, now: datetime) -> tuple
     """See that a form keeps to its policy. Returns the range of sizes of its file. Raises S3Error."""
     try:
         policy = json.loads(base64.b64decode(fields.get("policy", ""), validate=True))
-        expires = datetime.fromisoformat(policy["expiration"])
+        expires = datetime.fromtimestamp(metadata.parse_moment(policy["expiration"]) / 1e6, UTC)
         conditions = policy["conditions"]
         if not isinstance(conditions, list):
             raise TypeError
-    except (binascii.Error, ValueError, TypeError, KeyError, RecursionError) as error:
+    except (binascii.Error, ValueError, TypeError, KeyError, AttributeError, RecursionError, S3Error) as error:
         raise S3Error("InvalidPolicyDocument", "Invalid Policy: it has an expiration and conditions") from error
-    if now > (expires if expires.tzinfo else expires.replace(tzinfo=UTC)):
+    if now > expires:
         raise S3Error("AccessDenied", "Invalid according to Policy: Policy expired.")
     values = {**fields, "bucket": bucket}
     smallest, largest = 0, None

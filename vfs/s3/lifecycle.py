@@ -111,7 +111,7 @@ def _filter(element: xml.Element) -> tuple[Filter, str]:
     forms = [child.tag for child in found]
     if not forms:
         return Filter(), "Filter"
-    if len(forms) > 1 or forms[0] not in _FORMS:
+    if not set(forms) <= set(_FORMS) or ("And" in forms and len(forms) > 1):
         raise S3Error("MalformedXML", "a filter has one of " + ", ".join(_FORMS))
     inner = found[0] if forms[0] == "And" else found
     return (
@@ -121,7 +121,7 @@ def _filter(element: xml.Element) -> tuple[Filter, str]:
             xml.number(inner, "ObjectSizeGreaterThan"),
             xml.number(inner, "ObjectSizeLessThan"),
         ),
-        forms[0],
+        forms[0] if len(forms) == 1 else "And",  # which some clients leave out
     )
 
 

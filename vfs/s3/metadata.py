@@ -51,7 +51,9 @@ _CLASSES = frozenset(
 )
 _ACLS = ("private", "bucket-owner-full-control", "default")
 _ENCRYPTION = re.compile(r"x-amz-server-side-encryption|x-amz-copy-source-server-side-encryption")
-_DURATION = re.compile(r"(\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d+)?)(Z|[+-]\d\d:?\d\d)?\Z")
+_MOMENT = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?)(Z|[+-]\d\d:?\d\d)?\Z")
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
+_CONTROL = re.compile(r"[\0-\x08\x0a-\x1f\x7f]")
 _TAG = re.compile(r"[\w \t+\-=.:/@]*\Z")
 
 
@@ -72,10 +74,18 @@ def info_from(headers: Mapping[str, str], dialect: Dialect, owner: str) -> Objec
     metadata = {name.removeprefix(META): value for name, value in headers.items() if name.startswith(META)}
     if sum(len(name) + len(value) for name, value in metadata.items()) > METADATA_BYTES_MAX:
         raise S3Error("MetadataTooLarge", "Your metadata headers exceed the maximum allowed metadata size")
+    for name, value in (*kept.items(), *metadata.items()):
+        check_header(name, value)
     tags = parse_tags(headers.get("x-amz-tagging", ""))
     retention = _retention(headers)
     hold = _legal_hold(headers.get("x-amz-object-lock-legal-hold"))
     return ObjectInfo(headers=kept, metadata=metadata, tags=tags, retention=retention, legal_hold=hold, owner=owner)
+
+
+def check_header(name: str, value: str) -> None:
+    """Raise S3Error for what no header can say: it may come from a form, or from a query."""
+    if not _TOKEN.match(name) or _CONTROL.search(value):
+        raise S3Error("InvalidArgument", "the name or the value of a header has characters that it cannot have")
 
 
 def check_unsupported(headers: Mapping[str, str]) -> None:
@@ -94,7 +104,7 @@ def parse_tags(text: str) -> dict[str, str]:
     if not text:
         return {}
     try:
-        pairs = parse_qsl(text, keep_blank_values=True, strict_parsing=True, max_num_fields=TAGS_MAX + 1)
+        pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=TAGS_MAX + 1)
     except ValueError:
         raise S3Error("InvalidArgument", "the header x-amz-tagging is a query: key=value&key=value") from None
     return check_tags(pairs)
@@ -117,7 +127,7 @@ def check_tags(pairs: list[tuple[str, str]], most: int = TAGS_MAX) -> dict[str, 
 
 def parse_moment(text: str) -> Seq:
     """An ISO 8601 moment, µs since 1970. Raises S3Error."""
-    found = _DURATION.match(text.strip())
+    found = _MOMENT.match(text.strip())
     try:
         moment = datetime.fromisoformat(text.strip()) if found else None
     except ValueError:

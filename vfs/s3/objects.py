@@ -6,13 +6,15 @@ import re
 from collections.abc import AsyncIterator, Generator
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple, TypeVar
-from urllib.parse import unquote_to_bytes
+from urllib.parse import quote, unquote_to_bytes
 
 import msgspec
 import trio
 
+from vfs import lifecycle
 from vfs.content import WorkingCopy
 from vfs.errors import ConditionFailed, NoSuchKey, VfsError
+from vfs.lifecycle import Entry
 from vfs.model import Bucket, Checksum, Content, Ino, ObjectInfo
 from vfs.objects import Deleted, Object
 from vfs.s3 import checksums, metadata, xml
@@ -74,7 +76,7 @@ async def put_object(call: Call) -> Response:
         content = await store_body(call, copy)
         summed = () if call.body.checksum is None else (call.body.checksum,)
         info = msgspec.structs.replace(info, etag=call.body.etag, checksums=summed)
-        call.check_still(ino)
+        bucket = call.check_still(ino)
         try:
             added = call.store.objects.put(ino, call.key, content, info, call.writer, condition=condition)
         except ConditionFailed:
@@ -82,7 +84,8 @@ async def put_object(call: Call) -> Response:
                 raise S3Error("FileAlreadyExists", "The object you specified already exists") from None
             raise
     call.changed += added.changed
-    return Response(200, headers_of_new(added.info, added.version_id))
+    entry = Entry(added.seq, False, content.size, added.info.tags)
+    return Response(200, headers_of_new(added.info, added.version_id) | expiration(call, bucket, entry))
 
 
 def headers_of_new(info: ObjectInfo, version_id: str | None) -> dict[str, str]:
@@ -94,6 +97,14 @@ def headers_of_new(info: ObjectInfo, version_id: str | None) -> dict[str, str]:
         found[checksums.header_of(checksum.algorithm)] = checksum.value
         found["x-amz-checksum-type"] = checksum.kind
     return found
+
+
+def expiration(call: Call, bucket: Bucket, entry: Entry) -> dict[str, str]:
+    """When a current version expires, and by which rule of the bucket."""
+    found = lifecycle.expires(bucket.lifecycle, call.key, entry, call.settings.lifecycle_day)
+    if found is None:
+        return {}
+    return {"x-amz-expiration": f'expiry-date="{http_date(found[0])}", rule-id="{quote(found[1], safe=" ")}"'}
 
 
 # -- get --------------------------------------------------------------------------------------------------------------
@@ -144,10 +155,13 @@ async def get_object(call: Call) -> Response:
     wanted = _wanted(call, item)
     headers = metadata.headers_of(item, with_checksum=call.request.amz("checksum-mode") == "ENABLED" and wanted is None)
     headers |= version_headers(call, bucket, item)
+    if item.is_current:
+        headers |= expiration(call, bucket, Entry(item.seq, False, item.size, item.info.tags))
     check_conditions(call.request.headers, item, headers)
     for name in _OVERRIDES:
         value = call.request.parameter(f"response-{name.lower()}")
         if value is not None:
+            metadata.check_header(name, value)
             headers[name] = value.encode("utf-8", "surrogateescape").decode("latin-1")
     status = 200
     start, length = 0, item.size

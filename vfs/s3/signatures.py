@@ -715,7 +715,9 @@ def authenticate_form(fields: Mapping[str, str], secrets: Secrets) -> Signed | N
             secret = secrets(access_key)
             key = (secret or _NOBODYS_SECRET).encode()
             wanted = _base64(hmac.new(key, to_bytes(policy), hashlib.sha1).digest())
-            _compare(secret, [wanted], fields.get("signature", ""), policy)
+            if "signature" not in fields:
+                raise S3Error("InvalidArgument", "Bucket POST must contain a field named 'signature'.")
+            _compare(secret, [wanted], fields["signature"], policy)
             return Signed(access_key, scheme.dialect)
     raise S3Error("InvalidArgument", "the form has a policy, and no signature")
 
