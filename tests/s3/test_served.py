@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from http.client import HTTPConnection
+from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -116,6 +116,22 @@ def test_who_speaks_no_s3(served: Served, raw: bytes, status: bytes) -> None:
     with socket.create_connection(("127.0.0.1", served.port), timeout=60) as connection:
         connection.sendall(raw)
         assert connection.recv(65536).split()[1] == status
+
+
+@pytest.mark.parametrize("body", [b"", b"hello"])
+def test_who_asks_is_told_to_continue(served: Served, s3: Any, bucket: str, body: bytes) -> None:
+    url = urlsplit(s3.generate_presigned_url("put_object", Params={"Bucket": bucket, "Key": "k"}))
+    head = f"PUT {url.path}?{url.query} HTTP/1.1\r\nHost: {url.netloc}\r\nContent-Length: {len(body)}\r\n"
+    with socket.create_connection(("127.0.0.1", served.port), timeout=60) as connection:
+        for _ in range(2):
+            connection.sendall(f"{head}Expect: 100-continue\r\n\r\n".encode())
+            told = b"HTTP/1.1 100 Continue\r\n\r\n"
+            assert connection.recv(len(told), socket.MSG_WAITALL) == told
+            connection.sendall(body)
+            answer = HTTPResponse(connection)
+            answer.begin()
+            assert answer.status == 200
+            answer.close()
 
 
 def test_memory_does_not_grow_with_an_object(served: Served, s3: Any, bucket: str) -> None:

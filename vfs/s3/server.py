@@ -176,6 +176,11 @@ class Connection:
 
     async def _receive(self) -> bytes:
         """The next piece of the body; empty at its end."""
+        if self._http.they_are_waiting_for_100_continue:
+            # Also for an empty body: botocore takes the next answer of a connection for the one that came without it.
+            await self._send_all(
+                self._http.send(h11.InformationalResponse(status_code=100, headers=[], reason=_reason(100)))
+            )
         while True:
             if self._http.their_state is not h11.SEND_BODY:
                 return b""
@@ -189,8 +194,6 @@ class Connection:
                 raise Disconnected
 
     async def _receive_some(self) -> None:
-        if self._http.they_are_waiting_for_100_continue:
-            await self._send_all(self._http.send(h11.InformationalResponse(status_code=100, headers=[])))
         taken = trio.current_time() - self._since
         if taken > RATE_S and self._received < (taken - RATE_S) * RATE_BYTES_MIN:
             raise TooSlow
