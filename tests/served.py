@@ -19,7 +19,7 @@ from tests.mounted import REPO, TIMEOUT_S, run, wait_until
 from vfs.s3.keys import TOTP_STEP_S, totp
 
 _UNEXPECTED = re.compile(r"\b(WARNING|ERROR|CRITICAL)\b")
-_LISTENS = re.compile(r"S3 on (http://\S+)")
+_LISTENS = re.compile(r"S3 on (https?://\S+)")
 
 
 class Served:
