@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import random
 import socket
@@ -40,6 +41,7 @@ def both(tmp_path: Path) -> Iterator[tuple[Path, Any]]:
 @pytest.mark.fuse
 def test_mount_and_endpoint_agree(both: tuple[Path, Any]) -> None:
     root, s3 = both
+    assert json.loads(os.getxattr(root, "user.vfs.status"))["S3"] == [s3.meta.endpoint_url]
     (root / "docs").mkdir()
     file = root / "docs" / "dir" / "f"
     file.parent.mkdir()
