@@ -7,14 +7,17 @@ import logging
 import random
 import re
 import socket
+import subprocess
+import sys
 import time
 from collections import Counter
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
-from tests.mounted import wait_until
+from tests.mounted import REPO, wait_until
 from tests.s3.shapes import BUCKETS, Shapes
 from tests.served import Served, client
 
@@ -119,6 +122,17 @@ def test_bytes_of_any_kind(served: Served, s3: Any, bucket: str) -> None:
         assert not [status for status in found if status >= b"500" and status != b"501"], (request, answer)
     assert min(statuses[status] for status in (b"200", b"206", b"204", b"400", b"403")) > BYTES / 100, statuses
     wait_until(lambda: served.descriptors <= before, "connections are closed")
+
+
+def test_the_seeds_of_the_fuzzer(tmp_path: Path) -> None:
+    """What fuzz.py begins with: each gets in, and most of it is right."""
+    code = "import sys; from tests.s3.fuzz import *; target = Target(Path(sys.argv[1]))\n"
+    code += "for seed in seeds(): print(target.one(seed).split()[1].decode())"
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, cwd=REPO, check=False)
+    assert done.returncode == 0, done.stderr
+    statuses = Counter(done.stdout.split())
+    assert statuses["403"] == statuses["405"] == statuses["501"] == 0, statuses
+    assert statuses["200"] + statuses["204"] > 30, statuses
 
 
 @pytest.mark.slow
