@@ -30,7 +30,8 @@ from vfs.s3.dialects import S3
 from vfs.s3.door import Door
 from vfs.s3.errors import S3Error
 from vfs.s3.request import Request
-from vfs.s3.signatures import Payload, Secrets, Signed, authenticate, dialect_of
+from vfs.s3.signatures import authenticate, dialect_of
+from vfs.s3.signed import Payload, Secrets, Signed
 from vfs.store import Store
 
 TARGETS = {

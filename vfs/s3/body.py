@@ -14,7 +14,7 @@ from vfs.s3.chunks import ChunkReader
 from vfs.s3.dialects import S3
 from vfs.s3.errors import S3Error
 from vfs.s3.request import Request
-from vfs.s3.signatures import Payload, Signed, decode_base64
+from vfs.s3.signed import Payload, Signed, decode_base64
 
 OBJECT_BYTES_MAX = 50 << 40  # S3's
 DOCUMENT_BYTES_MAX = 4 << 20  # of a body of XML: 10,000 parts with SHA-256

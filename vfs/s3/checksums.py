@@ -15,7 +15,7 @@ from awscrt import checksums as crt
 
 from vfs.model import Checksum
 from vfs.s3.errors import S3Error
-from vfs.s3.signatures import decode_base64
+from vfs.s3.signed import decode_base64
 
 FULL, COMPOSITE = "FULL_OBJECT", "COMPOSITE"
 

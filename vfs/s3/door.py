@@ -20,7 +20,8 @@ from vfs.s3.keys import Keys
 from vfs.s3.request import Request, parse
 from vfs.s3.response import Document, Response, failed
 from vfs.s3.server import Disconnected, Incoming, TooSlow
-from vfs.s3.signatures import Signed, authenticate, authenticate_form, dialect_of
+from vfs.s3.signatures import authenticate, authenticate_form, dialect_of
+from vfs.s3.signed import Signed
 from vfs.service.process import Settle
 from vfs.store import Store
 
