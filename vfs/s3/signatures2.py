@@ -238,6 +238,8 @@ OBS2 = Scheme2(OBS, ("AccessKeyId", "Signature"))
 
 
 def header2(scheme: Scheme2) -> Callable[[Request, str, Secrets, datetime], Signed]:
+    """Verifies the header Authorization of a scheme."""
+
     def verify(request: Request, text: str, secrets: Secrets, now: datetime) -> Signed:
         access_key, colon, signature = text.partition(":")
         if not (access_key and colon and signature):
@@ -255,6 +257,8 @@ def header2(scheme: Scheme2) -> Callable[[Request, str, Secrets, datetime], Sign
 
 
 def query2(scheme: Scheme2) -> Callable[[Request, dict[str, str], Secrets, datetime], Signed]:
+    """Verifies what was presigned by a scheme."""
+
     def verify(request: Request, query: dict[str, str], secrets: Secrets, now: datetime) -> Signed:
         access_key, signature, expires = (query.get(name) for name in (*scheme.parameters, "Expires"))
         if not (access_key and signature and expires):
@@ -314,6 +318,7 @@ def _resources2(scheme: Scheme2, request: Request) -> dict[str, Scheme2]:
 
 
 def oss2_header(request: Request, text: str, secrets: Secrets, now: datetime) -> Signed:
+    """Authorization: OSS2."""
     fields = fields_of(text, ",", ":")
     if not fields.keys() >= {"AccessKeyId", "Signature"}:
         raise S3Error("InvalidArgument", "the header Authorization needs AccessKeyId and Signature")

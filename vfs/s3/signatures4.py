@@ -86,6 +86,7 @@ class Credential(NamedTuple):
 
 
 def credential_of(text: str, scheme: Scheme4, code: str) -> Credential:
+    """The credential of a request. Raises S3Error with *code*."""
     parts = text.rsplit("/", 4)
     if len(parts) != 5 or not re.fullmatch(r"\d{8}", parts[1]):
         raise S3Error(code, "the credential is <access key>/<yyyymmdd>/<region>/<service>/<request>")
@@ -97,6 +98,7 @@ def credential_of(text: str, scheme: Scheme4, code: str) -> Credential:
 
 
 def aws4_header(request: Request, text: str, secrets: Secrets, now: datetime) -> Signed:
+    """Authorization: AWS4-HMAC-SHA256."""
     malformed = "AuthorizationHeaderMalformed"
     fields = fields_of(text, ",", "=")
     if not fields.keys() >= {"Credential", "SignedHeaders", "Signature"}:
@@ -119,6 +121,7 @@ def aws4_header(request: Request, text: str, secrets: Secrets, now: datetime) ->
 
 
 def aws4_query(request: Request, query: dict[str, str], secrets: Secrets, now: datetime) -> Signed:
+    """Presigned by version 4 of S3."""
     wrong = "AuthorizationQueryParametersError"
     names = ("X-Amz-Credential", "X-Amz-Date", "X-Amz-Expires", "X-Amz-SignedHeaders", "X-Amz-Signature")
     missing = [name for name in names if name not in query]
@@ -195,6 +198,7 @@ def _verify4(
 
 
 def oss4_header(request: Request, text: str, secrets: Secrets, now: datetime) -> Signed:
+    """Authorization: OSS4-HMAC-SHA256."""
     malformed = "AuthorizationHeaderMalformed"
     fields = fields_of(text, ",", "=")
     if not fields.keys() >= {"Credential", "Signature"}:
@@ -212,6 +216,7 @@ def oss4_header(request: Request, text: str, secrets: Secrets, now: datetime) ->
 
 
 def oss4_query(request: Request, query: dict[str, str], secrets: Secrets, now: datetime) -> Signed:
+    """Presigned by version 4 of OSS."""
     wrong = "AuthorizationQueryParametersError"
     names = ("x-oss-credential", "x-oss-date", "x-oss-expires", "x-oss-signature")
     missing = [name for name in names if name not in query]

@@ -95,6 +95,7 @@ def compare(secret: str | None, wanted: list[str], signature: str, text: str) ->
 
 
 def fields_of(text: str, separator: str, equals: str) -> dict[str, str]:
+    """``a=b,c=d`` as names and values."""
     found = {}
     for part in text.split(separator):
         name, _, value = part.strip().partition(equals)
@@ -111,10 +112,12 @@ def sent(value: str) -> str:
 
 
 def text_of(raw: bytes | None) -> str:
+    """A bucket or key, with surrogates for what is no UTF-8."""
     return (raw or b"").decode("utf-8", "surrogateescape")
 
 
 def encode_base64(digest: bytes) -> str:
+    """A digest as signatures have it."""
     return base64.b64encode(digest).decode()
 
 
@@ -129,6 +132,7 @@ def canonical_query(request: Request, without: tuple[str, ...], *, bare: bool = 
 
 
 def http_date(text: str | None) -> datetime:
+    """A date of HTTP (RFC 9110). Raises S3Error."""
     try:
         found = parsedate_to_datetime(text or "")
     except (ValueError, TypeError, IndexError, OverflowError):
@@ -137,6 +141,7 @@ def http_date(text: str | None) -> datetime:
 
 
 def moment_of(text: str | None, code: str) -> datetime:
+    """``20261120T151617Z``. Raises S3Error with *code*."""
     try:
         return datetime.strptime(text or "", "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
     except ValueError:
@@ -144,12 +149,14 @@ def moment_of(text: str | None, code: str) -> datetime:
 
 
 def any_date(text: str) -> datetime:
+    """A date in either of the forms that clients send. Raises S3Error."""
     if re.fullmatch(r"\d{8}T\d{6}Z", text):
         return moment_of(text, "AccessDenied")
     return http_date(text)
 
 
 def check_skew(when: datetime, now: datetime) -> None:
+    """Raise RequestTimeTooSkewed if the two clocks differ too much."""
     if abs((now - when).total_seconds()) > SKEW_S_MAX:
         raise S3Error(
             "RequestTimeTooSkewed",
@@ -163,6 +170,7 @@ def check_skew(when: datetime, now: datetime) -> None:
 
 
 def check_expires(text: str, when: datetime, now: datetime, code: str) -> None:
+    """Raise S3Error unless a request presigned at *when* for so many seconds is valid now."""
     if not re.fullmatch(r"\d{1,7}", text) or not 1 <= int(text) <= EXPIRES_S_MAX:
         raise S3Error(code, f"a presigned request is valid for 1 to {EXPIRES_S_MAX} seconds")
     if now > when + timedelta(seconds=int(text)):
