@@ -283,7 +283,7 @@ def test_the_id_of_a_harmed_version_is_named(open_store: Store) -> None:
 def test_a_missing_segment_of_blocks_is_found(path: Path) -> None:
     (path / "blocks/00000001").unlink()
     problems = problems_of(path)
-    assert kinds(problems) == {Kind.BLOCK, Kind.VERSION}
+    assert kinds(problems) == {Kind.BLOCK, Kind.VERSION, Kind.PART}
     assert any("docs/report" in problem.where for problem in problems)
 
 
@@ -382,6 +382,92 @@ def test_a_limit_that_is_reached_is_no_damage(path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("vfs.check.folding.RealFile", refuse)
     with pytest.raises(LimitReached, match=r"ulimit -n"):
         problems_of(path)
+
+
+def put_part(store: Store, bucket: Ino, key: bytes, upload_id: str, number: int, data: bytes) -> None:
+    body = store.objects.begin_content(bucket)
+    body.write(0, data)
+    store.uploads.put_part(bucket, key, upload_id, number, body.seal(), "e")
+    store.objects.end_content(body)
+
+
+def damage_leaf_of(path: Path, data: bytes) -> str:
+    """Flip a byte of the last block of a content; the block's id."""
+    segment = path / "blocks/00000001"
+    at = segment.read_bytes().index(data[-(len(data) % BLOCK_BYTES) :])
+    flip(segment, at)
+    return next(block.hex() for block, row in all_blocks(path).items() if row.place.offset == at)
+
+
+def test_a_damaged_part_of_an_upload_is_named(open_store: Store) -> None:
+    """In whichever bucket it is, and whatever its key looks like; those of other uploads and numbers are not."""
+    for name in (b"aaa", b"media", b"zzz"):
+        bucket = open_store.create_bucket(name, uid=0, gid=0, state=State.UNVERSIONED)
+        upload = open_store.uploads.create(bucket, b"sound", ObjectInfo())
+        put_part(open_store, bucket, b"sound", upload, 1, b"of %s, intact" % name)
+    media = open_store.find_bucket(b"media")
+    key = b"film\n\xff/reel"
+    uploads = [open_store.uploads.create(media, key, ObjectInfo()) for _ in range(3)]
+    for number in (1, 2, 10_000):
+        put_part(open_store, media, key, uploads[1], number, BIG + b"%d" % number)
+    put_part(open_store, media, key, uploads[0], 2, b"another's")
+    open_store.close()
+    block = damage_leaf_of(open_store.path, BIG + b"2")
+    problems = problems_of(open_store.path)
+    assert [(problem.kind, problem.where) for problem in problems] == [
+        (Kind.BLOCK, f"block {block}"),
+        (Kind.PART, f"media/film\\n\\xff/reel upload {uploads[1]} part 2"),
+    ]
+    part = problems[1]
+    assert part.message == f"needs 1 damaged block: {block}"
+    assert (part.bucket, part.key, part.upload_id, part.part_number) == (
+        "media",
+        "film\\n\\xff/reel",
+        uploads[1],
+        2,
+    )
+    assert (part.path, part.version_id) == ("", "")
+
+
+def test_a_block_of_a_part_and_of_a_version_harms_both(open_store: Store) -> None:
+    """And the parts of several uploads, each with every number that needs it."""
+    docs = open_store.create_bucket(b"docs", uid=0, gid=0)
+    seq = write(open_store, docs, b"file", BIG)
+    uploads = [open_store.uploads.create(docs, b"file", ObjectInfo()) for _ in range(2)]
+    for upload in uploads:
+        for number in (3, 7):
+            put_part(open_store, docs, b"file", upload, number, BIG)
+    open_store.close()
+    damage_leaf_of(open_store.path, BIG)
+    harmed = [problem for problem in problems_of(open_store.path) if problem.kind is not Kind.BLOCK]
+    assert [problem.where for problem in harmed] == [
+        f"docs/file version {format_version_id(seq)}",
+        *(f"docs/file upload {upload} part {number}" for upload in uploads for number in (3, 7)),
+    ]
+
+
+def test_a_part_that_was_replaced_or_given_up_is_not_named(open_store: Store) -> None:
+    docs = open_store.create_bucket(b"docs", uid=0, gid=0)
+    replaced, aborted = (open_store.uploads.create(docs, b"file", ObjectInfo()) for _ in range(2))
+    for upload in (replaced, aborted):
+        put_part(open_store, docs, b"file", upload, 1, BIG)
+    put_part(open_store, docs, b"file", replaced, 1, b"again")
+    open_store.uploads.abort(docs, b"file", aborted)
+    open_store.close()
+    damage_leaf_of(open_store.path, BIG)
+    (problem,) = problems_of(open_store.path)
+    assert problem.harmless
+
+
+def test_a_damaged_part_without_an_upload_is_named_by_its_numbers(open_store: Store) -> None:
+    docs = open_store.create_bucket(b"docs", uid=0, gid=0)
+    upload = open_store.uploads.create(docs, b"file", ObjectInfo())
+    put_part(open_store, docs, b"file", upload, 5, BIG)
+    open_store.close()
+    damage_leaf_of(open_store.path, BIG)
+    edit(open_store.path, "uploads", lambda transaction, cursor: cursor.first() and cursor.delete())
+    (part,) = [problem for problem in problems_of(open_store.path) if problem.kind is Kind.PART]
+    assert part.where == f"part 5 of upload {int(upload[:16], 16)}"
 
 
 # --- damaged journal

@@ -23,7 +23,7 @@ from vfs.cli.main import COMMANDS, cli, run
 from vfs.cli.mounts import Mount
 from vfs.cli.output import Cell, Column, Failure
 from vfs.errors import StoreInUse
-from vfs.model import Writer
+from vfs.model import ObjectInfo, Writer
 from vfs.names import format_version_id
 from vfs.store import Store
 
@@ -334,6 +334,28 @@ def test_damaged_content_is_given_up_by_name_only(vfs: Run, tmp_path: Path) -> N
     code, out, _ = vfs("check", "--json", tmp_path / "store")
     (found,) = [problem for problem in json.loads(out)["Problems"] if problem["Kind"] == "version"]
     assert (found["Path"], found["VersionId"]) == ("docs/a file", version_id)
+
+
+def test_a_damaged_part_of_an_upload_is_named(vfs: Run, tmp_path: Path) -> None:
+    opened = Store.open(tmp_path / "store")
+    bucket = opened.create_bucket(b"docs", uid=0, gid=0)
+    upload = opened.uploads.create(bucket, b"a/film", ObjectInfo())
+    body = opened.objects.begin_content(bucket)
+    body.write(0, b"some content")
+    opened.uploads.put_part(bucket, b"a/film", upload, 7, body.seal(), "etag")
+    opened.objects.end_content(body)
+    opened.close()
+    segment = tmp_path / "store/blocks/00000001"
+    segment.write_bytes(segment.read_bytes().replace(b"some content", b"some Content"))
+    code, out, _ = vfs("check", tmp_path / "store")
+    assert code == 1
+    assert f"\npart: docs/a/film upload {upload} part 7: needs 1 damaged block: " in out
+    assert "AbortMultipartUpload" in out
+    assert "vfs purge" not in out
+    _, out, _ = vfs("check", "--json", tmp_path / "store")
+    (found,) = [problem for problem in json.loads(out)["Problems"] if problem["Kind"] == "part"]
+    assert (found["Bucket"], found["Key"], found["UploadId"], found["PartNumber"]) == ("docs", "a/film", upload, 7)
+    assert set(found) == {"Kind", "Where", "Message", "Harmless", "Bucket", "Key", "UploadId", "PartNumber"}
 
 
 def test_a_store_that_cannot_be_written_is_refused_before_anything_is_made(

@@ -22,6 +22,7 @@ class Kind(StrEnum):
     BLOCK = "block"  # stored bytes are damaged or lost
     HEADER = "header"  # a block is intact, and what tells a scan so is not: repair writes it again
     VERSION = "version"  # a version that cannot be read because of that
+    PART = "part"  # the same of a part of a multipart upload under way
     REFERENCES = "references"  # a block's count of references is wrong
 
 
@@ -30,7 +31,8 @@ class Problem:
     """One fault. where: the thing, in words that name it. harmless: nothing that anybody can read is affected.
 
     block: the id of the block that it is about, in hex. path and version_id: the version, if it is one that
-    `vfs purge` can name. Empty where there is none.
+    `vfs purge` can name. bucket, key, upload_id, part_number: the part, as an S3 client names it. Empty, or None, where
+    there is none.
     """
 
     kind: Kind
@@ -40,6 +42,10 @@ class Problem:
     block: str = ""
     path: str = ""
     version_id: str = ""
+    bucket: str = ""
+    key: str = ""
+    upload_id: str = ""
+    part_number: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +87,12 @@ class Findings:
         """Report a version that cannot be read."""
         where = f"{path} version {version_id}"
         self._pass_on(Problem(Kind.VERSION, where, message, path=path, version_id=version_id))
+
+    def add_part(self, bucket: str, key: str, upload_id: str, number: int, message: str) -> None:
+        """Report a part of an upload under way that cannot be read."""
+        where = f"{bucket}/{key} upload {upload_id} part {number}"
+        part = Problem(Kind.PART, where, message, bucket=bucket, key=key, upload_id=upload_id, part_number=number)
+        self._pass_on(part)
 
     def _pass_on(self, problem: Problem) -> None:
         if problem.harmless:

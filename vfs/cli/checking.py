@@ -167,10 +167,15 @@ def _advice(store: str, seen: Seen, *, repaired: bool) -> Iterator[str]:
                 yield f"  vfs purge {shlex.quote(f'MOUNTPOINT/{path}')} {ids}"
         if kinds[Kind.VERSION] > len(seen.lost):
             yield f"  … and so on, for {kinds[Kind.VERSION] - len(seen.lost)} versions more"
+    if kinds[Kind.PART]:
+        yield "The parts of uploads named above cannot be put together to an object. Who uploads them can send them"
+        yield "again, under the same numbers, or give the upload up (AbortMultipartUpload)."
 
 
 def _title(fields: dict[str, Any]) -> dict[str, Any]:
-    return {"".join(map(str.title, name.split("_"))): value for name, value in fields.items() if value != ""}
+    return {
+        "".join(map(str.title, name.split("_"))): value for name, value in fields.items() if value not in ("", None)
+    }
 
 
 def _write_problem(problem: Problem) -> None:
