@@ -20,11 +20,13 @@ from vfs import gc
 from vfs.blocks import BLOCK_BYTES
 from vfs.catalog import TABLES, BlockRow, Catalog
 from vfs.check import Figures, Kind, Problem, check, mend_headers, rebuild, rebuilding
-from vfs.errors import Corrupt, LimitReached, NoSuchKey, NotAStore, StoreInUse
+from vfs.disk import RealFile
+from vfs.errors import Corrupt, DiskFailed, LimitReached, NoSuchKey, NotAStore, StoreInUse
 from vfs.journal import START
 from vfs.model import BlockId, Ino, ObjectInfo, Seq, State, Writer
 from vfs.names import format_version_id
 from vfs.store import Store
+from vfs.synclog import PAGE_BYTES
 
 WRITER = Writer(0, 1, "test")
 SEGMENT = "journal/0000000000000001"
@@ -524,6 +526,125 @@ def test_versions_behind_damage_are_named(open_store: Store) -> None:
     assert not [name for name, _ in named if name == "docs/old" and _ != format_version_id(behind[0])]
 
 
+# --- an unreadable sync log
+
+
+@pytest.fixture
+def logged(tmp_path: Path, small_sync_log: None) -> Path:
+    """A store after a power loss: what was synced last, version "new" of a file, is in the sync log only."""
+    store = Store.open(tmp_path / "store")
+    docs = store.create_bucket(b"docs", uid=0, gid=0)
+    write(store, docs, b"file", b"old")
+    store.sync()
+    ends = store.core.journal.end, store.core.blocks.end
+    write(store, docs, b"file", b"new")
+    store.sync()
+    store.abandon()
+    os.truncate(tmp_path / "store" / SEGMENT, ends[0].offset)
+    os.truncate(tmp_path / "store/blocks/00000001", ends[1].offset)
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def spoil(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, int], None]:
+    """Make a byte of a file unreadable."""
+    bad: list[tuple[Path, int]] = []
+    read = RealFile.read
+
+    def refuse(file: RealFile, offset: int, length: int) -> bytes:
+        if any(file._path == path and offset <= at < offset + length for path, at in bad):
+            raise DiskFailed(f"cannot read {file._path} at {offset}: {os.strerror(errno.EIO)}")
+        return read(file, offset, length)
+
+    monkeypatch.setattr(RealFile, "read", refuse)
+    return lambda path, at: bad.append((path, at))
+
+
+def file_in(path: Path) -> bytes:
+    store = Store.open(path)
+    ino, _ = store.tree.lookup(store.find_bucket(b"docs"), b"file")
+    handle = store.files.open(ino, WRITER)
+    data = store.files.read(handle, 0, 100)
+    store.files.release(handle)
+    store.close()
+    return data
+
+
+def test_what_only_the_sync_log_has_is_checked(logged: Path) -> None:
+    assert figures_of(logged).block_bytes == len(b"old" + b"new")
+    assert file_in(logged) == b"new"
+
+
+def test_a_sync_log_that_cannot_be_read_is_named_and_refused(logged: Path, spoil: Callable[[Path, int], None]) -> None:
+    spoil(logged / "synclog/0", PAGE_BYTES + 100)
+    before = contents_of(logged)
+    problems: list[Problem] = []
+    figures = check(logged, problems.append, lambda what, done, total: None)
+    (problem,) = problems
+    assert (problem.kind, problem.where) == (Kind.SYNCLOG, f"synclog/0 at byte {PAGE_BYTES}")
+    assert "Input/output error" in problem.message
+    assert "in the last seconds" in problem.message
+    assert not figures.opens
+    for run in (Store.open, again, lambda path: mend_headers(path, ["00" * 32])):
+        with pytest.raises(Corrupt, match=r"synclog/0 .*`vfs rebuild --cut`"):
+            run(logged)
+    assert contents_of(logged) == before
+
+
+def test_a_sync_log_that_can_be_read_again_has_lost_nothing(
+    logged: Path, spoil: Callable[[Path, int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context():
+        spoil(logged / "synclog/0", PAGE_BYTES + 100)
+        with pytest.raises(Corrupt):
+            Store.open(logged)
+        monkeypatch.undo()
+    assert file_in(logged) == b"new"
+
+
+def test_cut_does_without_a_sync_log_that_cannot_be_read(logged: Path, spoil: Callable[[Path, int], None]) -> None:
+    log = contents_of(logged)["synclog/0"]
+    spoil(logged / "synclog/0", PAGE_BYTES + 100)
+    done = again(logged, cut=True)
+    assert done.cut is None
+    assert done.log is not None
+    assert (done.log / "0").read_bytes() == log
+    assert done.last_event > 0
+    assert problems_of(logged) == []
+    assert file_in(logged) == b"old"
+
+
+def test_cut_keeps_what_can_be_read_of_a_sync_log(logged: Path, spoil: Callable[[Path, int], None]) -> None:
+    """Of two records the second cannot be read."""
+    store = Store.open(logged)
+    docs = store.find_bucket(b"docs")
+    write(store, docs, b"file", b"older")
+    store.sync()
+    for data in (b"kept", b"lost"):
+        end = store.core.journal.end.offset
+        write(store, docs, b"file", data)
+        store.sync()
+    store.abandon()
+    spoil(logged / "synclog/0", 2 * PAGE_BYTES)
+    os.truncate(logged / SEGMENT, end - 100)  # in the midst of what the first record has
+    again(logged, cut=True)
+    assert file_in(logged) == b"kept"
+
+
+def test_a_place_of_a_sync_log_where_nothing_is_needed_is_a_note(
+    logged: Path, spoil: Callable[[Path, int], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The store opens with everything, and says so."""
+    spoil(logged / "synclog/0", 5 * PAGE_BYTES)
+    problems: list[Problem] = []
+    figures = check(logged, problems.append, lambda what, done, total: None)
+    assert [(problem.kind, problem.harmless) for problem in problems] == [(Kind.SYNCLOG, True)]
+    assert (figures.problems, figures.opens) == (0, True)
+    assert file_in(logged) == b"new"
+    assert "synclog/0 at " in caplog.text
+    assert problems_of(logged) == []
+
+
 # --- a wrong catalog
 
 
@@ -643,10 +764,12 @@ def test_a_catalog_that_cannot_be_opened_is_a_problem(path: Path) -> None:
 
 
 def test_a_rebuilt_catalog_is_the_same_row_for_row(path: Path) -> None:
-    before, events = rows(path), figures_of(path).events
+    before, figures = rows(path), figures_of(path)
     done = again(path)
     assert rows(path) == before
-    assert done == checking.Rebuilt(events, 0, path / "catalog.before-rebuild", None)
+    last = figures.last_event
+    assert last > 0
+    assert done == checking.Rebuilt(figures.events, 0, path / "catalog.before-rebuild", None, last_event=last)
     assert problems_of(path) == []
 
 

@@ -22,10 +22,12 @@ from vfs.cli import checking, mounting, mounts, output, space, stores, versions
 from vfs.cli.main import COMMANDS, cli, run
 from vfs.cli.mounts import Mount
 from vfs.cli.output import Cell, Column, Failure
-from vfs.errors import StoreInUse
+from vfs.disk import RealFile
+from vfs.errors import DiskFailed, StoreInUse
 from vfs.model import ObjectInfo, Writer
 from vfs.names import format_version_id
 from vfs.store import Store
+from vfs.synclog import PAGE_BYTES
 
 Run = Callable[..., tuple[int, str, str]]  # arguments -> exit code, stdout, stderr
 
@@ -356,6 +358,46 @@ def test_a_damaged_part_of_an_upload_is_named(vfs: Run, tmp_path: Path) -> None:
     (found,) = [problem for problem in json.loads(out)["Problems"] if problem["Kind"] == "part"]
     assert (found["Bucket"], found["Key"], found["UploadId"], found["PartNumber"]) == ("docs", "a/film", upload, 7)
     assert set(found) == {"Kind", "Where", "Message", "Harmless", "Bucket", "Key", "UploadId", "PartNumber"}
+
+
+def test_a_sync_log_that_cannot_be_read_is_told_with_what_to_do(
+    vfs: Run, tmp_path: Path, small_sync_log: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "store"
+    opened = Store.open(path)
+    opened.create_bucket(b"docs", uid=0, gid=0)
+    opened.checkpoint()
+    for name in (b"first", b"second"):
+        opened.create_bucket(name, uid=0, gid=0)
+        opened.sync()
+    opened.abandon()
+    spoil_catalog(path)
+    read = RealFile.read
+
+    def refuse(file: RealFile, offset: int, length: int) -> bytes:
+        if "synclog/0" in str(file._path) and offset <= PAGE_BYTES < offset + length:
+            raise DiskFailed(f"cannot read {file._path} at {offset}: Input/output error")
+        return read(file, offset, length)
+
+    monkeypatch.setattr(RealFile, "read", refuse)
+    code, out, _ = vfs("check", "--repair", path)
+    assert code == 1
+    assert "\nrepaired: " not in out
+    assert "vfs check --repair" not in out
+    assert out.startswith(f"synclog: synclog/0 at byte {PAGE_BYTES}: ")
+    assert "The last event that is left was at 20" in out
+    assert f"  vfs rebuild --cut {path} " in out
+    code, out, _ = vfs("check", "--json", path)
+    found = json.loads(out)
+    assert (code, found["Problems"][0]["Kind"], found["Figures"]["Opens"]) == (1, "synclog", False)
+    code, _, err = vfs("rebuild", path)
+    assert code == 1
+    assert "`vfs rebuild --cut`" in err
+    code, out, _ = vfs("rebuild", "--cut", path)
+    assert code == 0
+    (aside,) = path.glob("synclog.cut-*")
+    assert f"is in {aside}. The last event that is left was at 20" in out
+    assert vfs("check", path)[0] == 0
 
 
 def test_a_store_that_cannot_be_written_is_refused_before_anything_is_made(

@@ -16,6 +16,7 @@ Progress = Callable[[str, int, int], None]  # what is being read, how much of it
 class Kind(StrEnum):
     """Where the fault lies."""
 
+    SYNCLOG = "synclog"  # what was synced last before a crash cannot be read
     JOURNAL = "journal"  # a record is damaged, missing, or makes no sense
     SNAPSHOT = "snapshot"  # what stands for the beginning of the journal is damaged: a new one can be made
     CATALOG = "catalog"  # a row is not what the journal gives, or the rows contradict each other: rebuild mends it
@@ -51,7 +52,8 @@ class Problem:
 @dataclass(frozen=True, slots=True)
 class Figures:
     """What was read, and how many problems were reported. torn_bytes: those at the journal's end that no open keeps.
-    opens: the store can be opened, whatever is wrong with its journal.
+    opens: the store can be opened, whatever is wrong with its journal. last_event: when the last event that was read
+    happened, in µs since 1970; 0 if none was.
     """
 
     events: int
@@ -64,6 +66,7 @@ class Figures:
     problems: int
     harmless: int
     opens: bool = True
+    last_event: int = 0
 
 
 class Findings:

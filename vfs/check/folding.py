@@ -67,6 +67,7 @@ class Fold:
         self.found = 0  # blocks
         self.found_bytes = 0  # of their content
         self.applied = 0  # events that change something
+        self.last_event = 0  # when the last event happened, in µs since 1970
         self._uncommitted = 0
         self.journal.end = self.journal.locate(self.catalog.checkpoint.journal)
         self._recount = bool(snapshots)
@@ -123,6 +124,7 @@ class Fold:
             self._apply(record, event)
             journal.end = record.end
             self.applied += bool(event.changes)
+            self.last_event = event.at
             if record.number % STEP == 0:
                 self._progress("journal", before[record.end.segment] + record.end.offset, total)
             self._row_added()

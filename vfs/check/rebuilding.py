@@ -32,6 +32,8 @@ DAMAGED = "damaged"
 class Rebuilt:
     """events: replayed. lost: that the old catalog knew and the journal no longer has. before: where the old catalog
     is, if there was one. cut: where the end of the journal is, if it was cut. kept: damaged blocks put into DAMAGED.
+    log: where the sync log is, if it could not be read. last_event: when the last event that is left happened, in µs
+    since 1970; 0 if nobody can say.
     """
 
     events: int
@@ -39,14 +41,15 @@ class Rebuilt:
     before: Path | None
     cut: Path | None
     kept: int = 0
+    log: Path | None = None
+    last_event: int = 0
 
 
 @contextlib.contextmanager
 def hold(path: Path, *, writing: bool = True) -> Iterator[int]:
     """Hold a store that exists; the descriptor of its lock. Raises NotAStore, StoreInUse.
 
-    One that is not written to may lie on a read-only file system. In one that is, what a crash left in the sync log is
-    put in its place first.
+    One that is not written to may lie on a read-only file system. In one that is, `empty_log` comes next.
     """
     if not (path / DESCRIPTION).is_file():
         raise NotAStore(f"{path} is no vfs store (it has no {DESCRIPTION}); name the directory of a store")
@@ -56,8 +59,6 @@ def hold(path: Path, *, writing: bool = True) -> Iterator[int]:
     except OSError as error:
         raise NotAStore(f"{path} cannot be locked: {error.strerror}") from error
     try:
-        if writing:
-            synclog.redo(RealDisk(path))
         yield lock_fd
     finally:
         os.close(lock_fd)
@@ -65,6 +66,22 @@ def hold(path: Path, *, writing: bool = True) -> Iterator[int]:
 
 def _is_read_only(path: Path) -> bool:
     return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
+
+
+def empty_log(path: Path, *, cut: bool = False) -> Path | None:
+    """Put in its place what a crash left in the sync log. Raises Corrupt if there may be something that cannot be read.
+
+    cut: the log goes to ``synclog.cut-<time>`` then, when the rest is in its place. Returns where it is, if so.
+    """
+    disk = RealDisk(path)
+    contents = synclog.read(disk)
+    synclog.redo(disk, contents, partly=cut)
+    if contents.damage is None:
+        return None
+    aside = path / time.strftime("synclog.cut-%Y%m%dT%H%M%SZ", time.gmtime())
+    os.rename(path / synclog.FOLDER, aside)
+    sync_directory(path)
+    return aside
 
 
 def rebuild(path: Path, progress: Progress, *, cut: bool = False) -> Rebuilt:
@@ -76,9 +93,11 @@ def rebuild(path: Path, progress: Progress, *, cut: bool = False) -> Rebuilt:
     ``damaged/<id>``, because nothing leads to it any more.
 
     Raises NotAStore, StoreInUse, and Corrupt if the journal is damaged before its end; then everything is as it was.
-    cut: what is behind the damage goes to ``journal.cut-<time>`` instead, and with it what happened after.
+    cut: what is behind the damage goes to ``journal.cut-<time>`` instead, and with it what happened after. The same of
+    a sync log that cannot be read: see `empty_log`.
     """
     with hold(path) as lock_fd:
+        log = empty_log(path, cut=cut)
         disk = ReadOnlyDisk(path)
         old = path / "catalog"
         had_old = old.exists()
@@ -115,17 +134,20 @@ def rebuild(path: Path, progress: Progress, *, cut: bool = False) -> Rebuilt:
                 os.rename(path / BEFORE, old)
             raise
     lost = max(0, (known or 0) - survey.end.number)
-    return Rebuilt(events + store.recovered, lost, path / BEFORE if had_old else None, cut_to, kept)
+    return Rebuilt(
+        events + store.recovered, lost, path / BEFORE if had_old else None, cut_to, kept, log, survey.last_event
+    )
 
 
 class _Survey(NamedTuple):
     """What the journal holds: where the records end that can be used, which of them are known to have been durable
-    (a record number), and the damage if that is not where the journal ends.
+    (a record number), the damage if that is not where the journal ends, and when the last event happened (µs).
     """
 
     end: Position
     durable: int
     damage: Corrupt | None
+    last_event: int
 
 
 def _known_record(old: Path) -> int | None:
@@ -147,12 +169,12 @@ def _survey(disk: ReadOnlyDisk, known: int | None, start: Position) -> _Survey:
     """
     journal = Journal(disk)
     journal.end = start
-    durable = max(known or 0, start.number)
+    durable, last = max(known or 0, start.number), 0
     for record in journal.records(start):
         try:
-            decode(record)
+            last = decode(record).at
         except Corrupt as error:
-            return _Survey(journal.end, min(durable, journal.end.number), error)
+            return _Survey(journal.end, min(durable, journal.end.number), error, last)
         durable = max(durable, record.durable)
         journal.end = record.end
     lost = journal.end.number + 1
@@ -167,7 +189,7 @@ def _survey(disk: ReadOnlyDisk, known: int | None, start: Position) -> _Survey:
             expected=f"record {lost}",
             found="damaged bytes; restore the journal from a copy, or keep what is before with `vfs rebuild --cut`",
         )
-    return _Survey(journal.end, min(durable, journal.end.number), damage)
+    return _Survey(journal.end, min(durable, journal.end.number), damage, last)
 
 
 def _make(fold: Fold, survey: _Survey) -> int:
