@@ -32,6 +32,8 @@ call.
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import random
 from collections.abc import Callable, Collection, Iterator, Sequence
 
@@ -223,7 +225,8 @@ class SimFile:
         self._check("read")
         for page in range(offset // PAGE_BYTES, -(-(offset + length) // PAGE_BYTES)):
             if page in self._stored.bad_pages:
-                raise DiskFailed(f"simulated: cannot read {self._path} at {page * PAGE_BYTES}")
+                error = OSError(errno.EIO, os.strerror(errno.EIO))
+                raise DiskFailed(f"simulated: cannot read {self._path} at {page * PAGE_BYTES}") from error
         return bytes(self._stored.data[offset : offset + length])
 
     def sync(self) -> None:

@@ -15,11 +15,13 @@ import lmdb
 import msgspec
 import pytest
 
+from tests.simdisk import SimDisk
 from vfs import check as checking
 from vfs import gc
 from vfs.blocks import BLOCK_BYTES
 from vfs.catalog import TABLES, BlockRow, Catalog
 from vfs.check import Figures, Kind, Problem, check, mend_headers, rebuild, rebuilding
+from vfs.check.readthrough import ReadThrough
 from vfs.disk import RealFile
 from vfs.errors import Corrupt, DiskFailed, LimitReached, NoSuchKey, NotAStore, StoreInUse
 from vfs.journal import START
@@ -553,7 +555,8 @@ def spoil(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, int], None]:
 
     def refuse(file: RealFile, offset: int, length: int) -> bytes:
         if any(file._path == path and offset <= at < offset + length for path, at in bad):
-            raise DiskFailed(f"cannot read {file._path} at {offset}: {os.strerror(errno.EIO)}")
+            error = OSError(errno.EIO, os.strerror(errno.EIO))
+            raise DiskFailed(f"cannot read {file._path} at {offset}: {error.strerror}") from error
         return read(file, offset, length)
 
     monkeypatch.setattr(RealFile, "read", refuse)
@@ -643,6 +646,156 @@ def test_a_place_of_a_sync_log_where_nothing_is_needed_is_a_note(
     assert file_in(logged) == b"new"
     assert "synclog/0 at " in caplog.text
     assert problems_of(logged) == []
+
+
+# --- an unreadable place of blocks, journal or snapshot
+
+
+def test_a_block_that_the_disk_cannot_read_is_named_with_what_it_harms(
+    path: Path, spoil: Callable[[Path, int], None]
+) -> None:
+    """And nothing else is, though a scan reads more than a page at once."""
+    leaf, row = next((block, row) for block, row in all_blocks(path).items() if row.place.length == BLOCK_BYTES)
+    segment = f"blocks/{row.place.segment:08x}"
+    at = row.place.offset + 2 * PAGE_BYTES
+    spoil(path / segment, at)
+    problems = problems_of(path)
+    (damaged,) = [problem for problem in problems if problem.kind is Kind.BLOCK]
+    assert damaged.block == leaf.hex()
+    assert "Input/output error" in damaged.message
+    assert len([problem for problem in problems if problem.kind is Kind.VERSION]) == 4
+    (place,) = [problem for problem in problems if problem.kind is Kind.DISK]
+    assert (place.where, place.harmless) == (segment, True)
+    assert f"1 pages, the first at byte {at - at % PAGE_BYTES};" in place.message
+    assert kinds(problems) == {Kind.BLOCK, Kind.VERSION, Kind.DISK}
+
+
+def test_what_cannot_be_read_is_asked_for_once_and_is_zeros_and_the_rest_is_there() -> None:
+    disk = SimDisk()
+    disk.list("folder")
+    data = bytes(range(1, 101)) * 200
+    disk.open("folder/file", create=True).append([data])
+    disk.spoil("folder/file", PAGE_BYTES)
+    asked: list[str] = []
+    disk.fault = lambda call, path: asked.append(call)
+    through = ReadThrough(disk)
+    expected = data[:PAGE_BYTES] + bytes(PAGE_BYTES) + data[2 * PAGE_BYTES :]
+    for start in (
+        0,
+        1,
+        PAGE_BYTES - 1,
+        PAGE_BYTES,
+        2 * PAGE_BYTES - 1,
+        2 * PAGE_BYTES,
+        len(data) - 1,
+        len(data),
+        30_000,
+    ):
+        for length in (0, 1, PAGE_BYTES, PAGE_BYTES + 1, 30_000):
+            assert through.open("folder/file").read(start, length) == expected[start : start + length]
+    assert list(through.unreadable()) == [("folder/file", PAGE_BYTES, 1)]
+    asked.clear()
+    through.open("folder/file").read(PAGE_BYTES, PAGE_BYTES)
+    assert asked == []
+
+
+def test_a_record_that_the_disk_cannot_read_is_a_damaged_one(path: Path, spoil: Callable[[Path, int], None]) -> None:
+    spoil(path / SEGMENT, PAGE_BYTES)
+    assert [(problem.kind, problem.harmless) for problem in problems_of(path)] == [
+        (Kind.JOURNAL, False),
+        (Kind.DISK, True),
+    ]
+
+
+def test_a_snapshot_that_the_disk_cannot_read_is_a_damaged_one(
+    path: Path, spoil: Callable[[Path, int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gc, "FOLD_THOROUGH_BYTES_MIN", 0)
+    store = Store.open(path)
+    gc.run(store)
+    store.close()
+    (name,) = os.listdir(path / "snapshots")
+    spoil(path / "snapshots" / name, 2 * PAGE_BYTES)
+    assert kinds(problems_of(path)) == {Kind.SNAPSHOT}
+
+
+def test_a_check_of_a_disk_that_has_no_memory_to_read_names_no_damage(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(file: RealFile, offset: int, length: int) -> bytes:
+        raise DiskFailed("cannot read") from OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    monkeypatch.setattr(RealFile, "read", refuse)
+    with pytest.raises(DiskFailed):
+        problems_of(path)
+
+
+def test_a_rebuild_does_without_what_the_disk_cannot_read_only_when_told(
+    path: Path, spoil: Callable[[Path, int], None]
+) -> None:
+    """What the disk reads later is found by another rebuild."""
+    block, row = next((block, row) for block, row in all_blocks(path).items() if row.place.length == BLOCK_BYTES)
+    segment = path / f"blocks/{row.place.segment:08x}"
+    at = row.place.offset + 2 * PAGE_BYTES
+    spoil(segment, at)
+    before = contents_of(path)
+    with pytest.raises(Corrupt, match="that the disk cannot read"):
+        again(path)
+    assert contents_of(path) == before
+    assert again(path, cut=True).kept == 1
+    kept = (path / "damaged" / block.hex()).read_bytes()
+    page = at - at % PAGE_BYTES - row.place.offset
+    whole = segment.read_bytes()[row.place.offset : row.place.offset + BLOCK_BYTES]
+    assert kept == whole[:page] + bytes(PAGE_BYTES) + whole[page + PAGE_BYTES :]
+    assert kinds(problems_of(path)) == {Kind.BLOCK, Kind.VERSION, Kind.DISK}
+
+
+@pytest.mark.parametrize("catalog", [True, False])
+def test_the_last_blocks_that_the_disk_cannot_read_stay_for_when_it_can(
+    path: Path, catalog: bool, spoil: Callable[[Path, int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Opening the store does not ask for them again, nor cuts them off."""
+    store = Store.open(path)
+    docs = store.find_bucket(b"docs")
+    write(store, docs, b"last", b"".join(b"%06d\n" % number for number in range(10_000)))
+    store.close()
+    segment = path / "blocks/00000001"
+    whole = segment.read_bytes()
+    if not catalog:
+        shutil.rmtree(path / "catalog")
+    with monkeypatch.context():
+        spoil(segment, len(whole) - 1)
+        again(path, cut=True)
+        store = Store.open(path)
+        write(store, docs, b"new", b"written behind them")
+        ino, _ = store.tree.lookup(docs, b"last")
+        with pytest.raises(Corrupt):
+            store.files.read(store.files.open(ino, WRITER), 0, 1)
+        store.close()
+        harmed = [problem.path for problem in problems_of(path) if problem.kind is Kind.VERSION]
+        assert harmed == ["docs/last"]
+        monkeypatch.undo()
+    assert segment.read_bytes().startswith(whole)
+    again(path)
+    assert problems_of(path) == []
+
+
+def test_cut_of_a_journal_that_the_disk_cannot_read_keeps_the_rest(
+    path: Path, spoil: Callable[[Path, int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = (path / SEGMENT).read_bytes()
+    with monkeypatch.context():
+        spoil(path / SEGMENT, PAGE_BYTES)
+        with pytest.raises(Corrupt, match="--cut"):
+            again(path)
+        done = again(path, cut=True)
+        monkeypatch.undo()
+    assert done.cut is not None
+    (moved,) = done.cut.iterdir()
+    kept = int(moved.name.rpartition("-")[2])
+    damaged = whole[:PAGE_BYTES] + bytes(PAGE_BYTES) + whole[2 * PAGE_BYTES :]
+    assert (path / SEGMENT).read_bytes()[:kept] + moved.read_bytes() == damaged
+    assert problems_of(path) == []
 
 
 # --- a wrong catalog

@@ -400,6 +400,30 @@ def test_a_sync_log_that_cannot_be_read_is_told_with_what_to_do(
     assert vfs("check", path)[0] == 0
 
 
+def test_nothing_is_repaired_on_a_disk_that_cannot_be_read(
+    vfs: Run, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil_catalog(store)
+    read = RealFile.read
+
+    def refuse(file: RealFile, offset: int, length: int) -> bytes:
+        if str(file._path).endswith("blocks/00000001"):
+            raise DiskFailed(f"cannot read {file._path}") from OSError(errno.EIO, "Input/output error")
+        return read(file, offset, length)
+
+    monkeypatch.setattr(RealFile, "read", refuse)
+    code, out, _ = vfs("check", "--repair", store)
+    assert code == 1
+    assert "\nrepaired: " not in out
+    assert "note: blocks/00000001: the disk cannot read 1 pages" in out
+    assert "ddrescue" in out
+    assert "vfs check --repair" not in out
+    code, _, err = vfs("rebuild", store)
+    assert code == 1
+    assert "1 pages that the disk cannot read" in err
+    assert vfs("rebuild", "--cut", store)[0] == 0
+
+
 def test_a_store_that_cannot_be_written_is_refused_before_anything_is_made(
     vfs: Run, store: Path, mountpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

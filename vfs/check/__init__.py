@@ -32,7 +32,7 @@ from vfs.check.probing import how_unreadable
 from vfs.check.rebuilding import Rebuilt, hold, rebuild
 from vfs.check.rows import compare
 from vfs.disk import Disk
-from vfs.errors import Corrupt, LimitReached
+from vfs.errors import Corrupt, DiskFailed, LimitReached
 from vfs.journal import Journal
 from vfs.synclog import Redone
 
@@ -64,7 +64,12 @@ def check(path: Path, report: Callable[[Problem], None], progress: Progress, *, 
                 fold, sound = Fold(Path(scratch) / "blocks", disk, progress, alone=True), False
             try:
                 figures = _check(findings, catalog, fold, disk, Path(scratch) / "references", sound=sound)
-                return replace(figures, opens=figures.opens and log.damage is None)
+                for where, byte, pages in fold.disk.unreadable():
+                    message = (
+                        f"the disk cannot read {pages} pages, the first at byte {byte}; what that harms is told besides"
+                    )
+                    findings.add(Kind.DISK, where, message, harmless=True)
+                return replace(figures, harmless=findings.harmless, opens=figures.opens and log.damage is None)
             finally:
                 fold.close()
         finally:
@@ -152,12 +157,12 @@ def _opens(catalog: Catalog, disk: Disk) -> bool:
     journal.end = journal.locate(catalog.checkpoint.journal)
     if not journal.holds(journal.end):
         return False
-    for record in journal.records(journal.end):
-        journal.durable = max(journal.durable, record.durable)
-        journal.end = record.end
     try:
+        for record in journal.records(journal.end):
+            journal.durable = max(journal.durable, record.durable)
+            journal.end = record.end
         journal.check_tail()
-    except Corrupt:
+    except (Corrupt, DiskFailed):
         return False
     return True
 

@@ -24,6 +24,7 @@ class Kind(StrEnum):
     HEADER = "header"  # a block is intact, and what tells a scan so is not: repair writes it again
     VERSION = "version"  # a version that cannot be read because of that
     PART = "part"  # the same of a part of a multipart upload under way
+    DISK = "disk"  # a place that the disk cannot read; what that harms is told besides
     REFERENCES = "references"  # a block's count of references is wrong
 
 

@@ -17,7 +17,7 @@ from vfs.catalog import Catalog
 from vfs.check.findings import Progress
 from vfs.check.folding import Fold, ReadOnlyDisk, bytes_behind, decode
 from vfs.check.probing import how_unreadable
-from vfs.disk import RealDisk, segments, sync_directory
+from vfs.disk import Disk, File, RealDisk, segments, sync_directory
 from vfs.errors import Corrupt, NotAStore
 from vfs.journal import FOLDER as JOURNAL
 from vfs.journal import Journal, Position
@@ -26,6 +26,7 @@ from vfs.store import DESCRIPTION, Store, check_description, lock_store
 BEFORE = "catalog.before-rebuild"
 NEW = "catalog.new"
 DAMAGED = "damaged"
+COPY_BYTES = 1 << 20  # at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,25 +95,25 @@ def rebuild(path: Path, progress: Progress, *, cut: bool = False) -> Rebuilt:
 
     Raises NotAStore, StoreInUse, and Corrupt if the journal is damaged before its end; then everything is as it was.
     cut: what is behind the damage goes to ``journal.cut-<time>`` instead, and with it what happened after. The same of
-    a sync log that cannot be read: see `empty_log`.
+    a sync log that cannot be read: see `empty_log`; and of blocks that the disk cannot read, which stay where they are.
     """
     with hold(path) as lock_fd:
         log = empty_log(path, cut=cut)
-        disk = ReadOnlyDisk(path)
         old = path / "catalog"
         had_old = old.exists()
         readable = not how_unreadable(old)
         known = _known_record(old) if readable else None
         shutil.rmtree(path / NEW, ignore_errors=True)
-        fold = Fold(path / NEW, disk, progress)
+        fold = Fold(path / NEW, ReadOnlyDisk(path), progress)
+        disk = fold.disk
         try:
             survey = _survey(disk, known, fold.journal.end)
             cut_to = None
             if survey.damage is not None:
                 if not cut:
                     raise survey.damage
-                cut_to = _cut(path, survey.end)
-            events = _make(fold, survey)
+                cut_to = _cut(path, disk, survey.end)
+            events = _make(fold, survey, cut=cut)
         except BaseException:
             fold.close()
             shutil.rmtree(path / NEW, ignore_errors=True)
@@ -161,7 +162,7 @@ def _known_record(old: Path) -> int | None:
     return number
 
 
-def _survey(disk: ReadOnlyDisk, known: int | None, start: Position) -> _Survey:
+def _survey(disk: Disk, known: int | None, start: Position) -> _Survey:
     """Read the journal once, from where a snapshot ends.
 
     A torn tail, which a crash leaves, is no damage: opening the store drops it.
@@ -192,15 +193,30 @@ def _survey(disk: ReadOnlyDisk, known: int | None, start: Position) -> _Survey:
     return _Survey(journal.end, min(durable, journal.end.number), damage, last)
 
 
-def _make(fold: Fold, survey: _Survey) -> int:
+def _refuse_unreadable(fold: Fold) -> None:
+    """Raise Corrupt if the disk could not read everything: what it reads later would not be found by then."""
+    for path, byte, pages in fold.disk.unreadable():
+        raise Corrupt(
+            f"{path} at byte {byte}",
+            expected="bytes",
+            found=f"{pages} pages that the disk cannot read; copy the store, as far as it can be read, to a disk that"
+            " is well, or do without them by `vfs rebuild --cut`",
+        )
+
+
+def _make(fold: Fold, survey: _Survey, *, cut: bool) -> int:
     """Fold what is known to have been durable into a new catalog. Returns how many events; recovery does the rest."""
     fold.scan_blocks()
+    if not cut:
+        _refuse_unreadable(fold)
+    elif any(fold.disk.unreadable()):
+        fold.pass_over_blocks()
     fold.replay(upto=survey.durable)
     fold.commit()
     return fold.applied
 
 
-def _keep_damaged(path: Path, disk: ReadOnlyDisk) -> int:
+def _keep_damaged(path: Path, disk: Disk) -> int:
     """Copy the bytes of each block that the old catalog has and the new one has lost. Returns how many."""
     try:
         old = Catalog(path / "catalog", read_only=True)
@@ -229,7 +245,7 @@ def _keep_damaged(path: Path, disk: ReadOnlyDisk) -> int:
     return kept
 
 
-def _cut(path: Path, end: Position) -> Path:
+def _cut(path: Path, disk: Disk, end: Position) -> Path:
     """Move what is behind *end* in the journal into a directory of its own, which is returned."""
     aside = path / time.strftime("journal.cut-%Y%m%dT%H%M%SZ", time.gmtime())
     aside.mkdir(mode=0o700)
@@ -237,7 +253,7 @@ def _cut(path: Path, end: Position) -> Path:
     behind = [name for name in segments(sorted(os.listdir(folder))) if int(name, 16) > end.segment]
     torn = folder / f"{end.segment:016x}"
     if torn.exists():
-        _copy_tail(torn, end.offset, aside / f"{torn.name}-from-byte-{end.offset}")
+        _copy_tail(disk.open(f"{JOURNAL}/{torn.name}"), end.offset, aside / f"{torn.name}-from-byte-{end.offset}")
     sync_directory(aside)
     sync_directory(path)  # what was set aside is safe before anything is cut
     for name in behind:
@@ -251,9 +267,10 @@ def _cut(path: Path, end: Position) -> Path:
     return aside
 
 
-def _copy_tail(source: Path, offset: int, target: Path) -> None:
-    with source.open("rb") as reader, target.open("xb") as writer:
-        reader.seek(offset)
-        shutil.copyfileobj(reader, writer)
+def _copy_tail(source: File, offset: int, target: Path) -> None:
+    with contextlib.closing(source), target.open("xb") as writer:
+        while data := source.read(offset, COPY_BYTES):
+            writer.write(data)
+            offset += len(data)
         writer.flush()
         os.fsync(writer.fileno())

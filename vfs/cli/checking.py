@@ -120,6 +120,8 @@ def _repair(store: str, seen: Seen) -> list[str]:
 
     if seen.kinds[Kind.JOURNAL] or seen.log_unread:
         return []  # what the catalog, or the sync log, knows may be nowhere else
+    if seen.kinds[Kind.DISK]:
+        return []  # what the disk cannot read now it may read later
     done = []
     if seen.kinds[Kind.SNAPSHOT] and not seen.kinds[Kind.CATALOG]:
         collect(Path(store))
@@ -166,10 +168,13 @@ def _advice(store: str, seen: Seen, *, repaired: bool) -> Iterator[str]:
         else:
             yield "The store cannot be mounted like this. To give up the versions named above as behind the damage:"
             yield f"  vfs rebuild --cut {quoted}   goes on without what is behind, and moves it aside"
-    elif not (repaired or seen.log_unread) and (
+    elif not (repaired or seen.log_unread or kinds[Kind.DISK]) and (
         kinds[Kind.SNAPSHOT] or kinds[Kind.CATALOG] or kinds[Kind.REFERENCES] or kinds[Kind.HEADER]
     ):
         yield f"  vfs check --repair {quoted}   makes the catalog, the counts and the headers again; gives up nothing"
+    if kinds[Kind.DISK]:
+        yield "The disk cannot read all of the store. Copy it, as far as it can be read, to a disk that is well (as"
+        yield "ddrescue does), and check the copy: nothing is repaired here."
     if kinds[Kind.BLOCK] and seen.lost:
         yield "The versions named above cannot be read to their end; everything else can. To mend them, put back the"
         yield "segments named above from a copy of the store. Or, if their content is still somewhere else:"
