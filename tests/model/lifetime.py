@@ -88,6 +88,7 @@ class Lifetime(RuleBasedStateMachine):
         self.checkpointed = 0  # events of the model that the catalog on disk knows
         self.sound = False  # as of the last comparison; an operation that fails leaves it
         self.committed = 0
+        self.operations: list[str] = []  # their names
         self.steps: gc.Steps | None = None  # of a collection that is under way
         self.result: Any = None  # of its last step
         self.holding = False  # it wants no catalog checkpoints
@@ -120,7 +121,9 @@ class Lifetime(RuleBasedStateMachine):
 
         def counted(operation: str, changes: list[Change]) -> None:
             commit(operation, changes)
-            self.committed += bool(changes)
+            if changes:
+                self.committed += 1
+                self.operations.append(operation)
 
         core.commit = counted  # type: ignore[method-assign]
 

@@ -457,3 +457,42 @@ def test_the_record_of_a_directory_is_no_version(store: Store, bucket: Ino) -> N
     seq, _ = next(store.core.catalog.versions(key))
     with pytest.raises(NotPermitted):
         store.history.purge(key, seq, S3)
+
+
+@pytest.mark.parametrize("state", State)
+def test_a_delete_and_the_directories_that_go_with_it_are_one_event(tmp_path: Path, state: State) -> None:
+    """So that a crash cannot leave them empty."""
+    store = Store.open(tmp_path / "store")
+    bucket = store.create_bucket(b"bucket", uid=3, gid=4, state=State(min(state, State.ENABLED)))
+    store.set_versioning(bucket, state)
+    put(store, bucket, b"a/b/c")
+    before = store.events_made
+    deleted = store.objects.delete(bucket, b"a/b/c", S3)
+    assert store.events_made == before + 1
+    assert [change.name for change in deleted.changed] == [b"c", b"b", b"a"]
+    assert listed(store, bucket) == []
+    if deleted.version_id is not None:
+        store.objects.purge(bucket, b"a/b/c", deleted.version_id, S3)
+    if state is State.ENABLED:
+        assert listed(store, bucket) == [b"a"]
+        for item in list(store.objects.versions(bucket, b"a/b/c")):
+            before = store.events_made
+            purged = store.objects.purge(bucket, b"a/b/c", item.version_id, S3)
+            assert store.events_made == before + 1
+            assert [change.name for change in purged.changed] == [b"c", b"b", b"a"]
+    assert listed(store, bucket) == []
+    store.objects.delete_bucket(b"bucket")
+    store.close()
+
+
+def test_a_file_shows_when_the_directory_that_hid_it_goes(store: Store, bucket: Ino) -> None:
+    put(store, bucket, b"a")
+    put(store, bucket, b"a/b")
+    file = store.core.catalog.entry(bucket, b"a")
+    directory = store.tree.find(bucket, b"a")
+    for change in (
+        store.objects.delete(bucket, b"a/b", S3).changed[-1],
+        store.objects.purge(bucket, b"a/b", put(store, bucket, b"a/b").version_id or "", S3).changed[-1],
+    ):
+        assert (change.name, change.before, change.after) == (b"a", directory, file)
+    assert store.tree.find(bucket, b"a") == file
