@@ -80,9 +80,10 @@ def steps(machine: Scenario, rng: random.Random) -> Iterator[Callable[[], Any]]:
         return rng.randrange(400)
 
     keys = [b"a", b"b", b"a/b", b"a/b/c", b"a//c", b"d/e", b"g~"]
+    meanwhile = ["part", "abort", "delete", "bucket"]
     for _ in range(3):
         several: list[Callable[[], Any]] = [
-            *[lambda: machine.put(pick(), rng.choice(keys), size(), rng.randrange(5), pick())] * 4,
+            *[lambda: machine.put(pick(), rng.choice(keys), size(), rng.randrange(9), pick())] * 4,
             lambda: machine.put_if(pick(), rng.choice(keys), size(), 1, "new"),
             lambda: machine.put_if(pick(), rng.choice(keys), size(), 2, "match"),
             lambda: machine.copy(pick(), pick(), rng.choice(keys), pick()),
@@ -97,20 +98,26 @@ def steps(machine: Scenario, rng: random.Random) -> Iterator[Callable[[], Any]]:
             lambda: machine.set_legal_hold(pick(), rng.random() < 0.5),
             lambda: machine.set_tags(pick(), "v"),
             lambda: machine.set_default_lock(rng.choice([None, *LockMode]), 1),
-            lambda: machine.begin_body(pick(), size(), 1),
-            lambda: machine.bodies and machine.write_body(pick(), size(), 2),
+            lambda: machine.begin_body(pick(), size(), 7),
+            lambda: machine.bodies and machine.write_body(pick(), size(), 7),
             lambda: machine.bodies and machine.end_body(pick(), rng.choice(keys), pick(), rng.random() < 0.5),
+            lambda: machine.slow_body(pick(), rng.choice(keys), size(), pick()),
             *[lambda: machine.create_upload(pick(), rng.choice(keys), pick())] * 3,
-            *[lambda: machine.put_part(pick(), rng.randrange(1, 5), size(), rng.randrange(5))] * 6,
+            *[lambda: machine.put_part(pick(), rng.randrange(1, 5), size(), rng.randrange(9))] * 6,
             *[lambda: machine.copy_part(pick(), pick(), rng.randrange(1, 5), size(), size())] * 2,
-            lambda: machine.complete(pick()),
-            lambda: machine.begin_completion(pick(), rng.randrange(5), rng.randrange(9)),
-            *[lambda: machine.completions and machine.go_on_completing(pick())] * 3,
+            *[lambda: machine.upload(pick(), rng.choice(keys), size(), pick())] * 2,
+            *[lambda: machine.complete(pick())] * 2,
+            lambda: machine.begin_completion(pick(), rng.randrange(9), rng.randrange(9)),
+            lambda: machine.completions and machine.go_on_completing(pick()),
+            *[lambda: machine.slow_completion(pick(), rng.randrange(9), rng.choice(meanwhile))] * 2,
             lambda: machine.abort(pick()),
             lambda: machine.set_rules(pick(), rng.randrange(3)),
-            lambda: machine.expire(3),
+            lambda: machine.set_rules(pick(), 2),
+            *[lambda: machine.expire(3)] * 2,
             lambda: machine.write(rng.choice(keys), size(), 3, rng.random() < 0.5),
+            lambda: machine.chmod(pick(), 0o600),
             lambda: machine.unlink(pick()),
+            lambda: machine.undelete(pick()),
             lambda: machine.set_versioning(rng.choice([b"plain", b"shared"]), rng.choice(list(State))),
             lambda: machine.empty_bucket(),
             lambda: machine.delete_bucket(),
@@ -148,7 +155,7 @@ def run(seed: int, chance: float) -> None:
 
 
 def test_crash_points_of_objects() -> None:
-    run(0, 0.3)
+    run(0, 0.1)
     assert CrashPoints.points() > 200
     assert CrashPoints.tried["emptied"] > 20
 

@@ -6,8 +6,10 @@ it nothing of the operation can be seen, from it on everything.
 
 from __future__ import annotations
 
+import contextlib
 import pickle
-from collections.abc import Callable, Generator
+import random
+from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -47,7 +49,7 @@ BUCKETS = (
     b"spare",
 )  # with object lock; for S3 alone; for a mount too; that goes and comes
 SIZES = st.integers(0, 400)
-FILLS = st.integers(0, 4)
+FILLS = st.integers(0, 8)  # above 4: bytes that nothing else has
 SECONDS = st.integers(-1, 12)  # of a retention from now on
 MODES = st.sampled_from(LockMode)
 DAY_S = 1.0  # of lifecycles here
@@ -171,8 +173,16 @@ class ObjectEngine(Lifetime):
         return found[pick % len(found)] if found else None
 
     def chosen_upload(self, pick: int) -> tuple[Bucket, str] | None:
-        found = [(bucket, one) for bucket in self.reference.buckets.values() for one in sorted(bucket.uploads)]
+        found = self._uploads()
         return found[pick % len(found)] if found else None
+
+    def _uploads(self) -> list[tuple[Bucket, str]]:
+        return [(bucket, one) for bucket in self.reference.buckets.values() for one in sorted(bucket.uploads)]
+
+    def data(self, size: int, value: int) -> bytes:
+        """A body: as other files have it, or one whose blocks nothing else has."""
+        self.count += 1
+        return fill(size, value) if value <= 4 else random.Random(self.count).randbytes(size)
 
     def new_etag(self) -> str:
         self.count += 1
@@ -202,36 +212,59 @@ class ObjectEngine(Lifetime):
 
     # -- bodies -----------------------------------------------------------------------------------------------
 
-    def store_body(self, bucket: Bucket, data: bytes, pieces: int = 2) -> tuple[WorkingCopy, Content]:
+    @contextlib.contextmanager
+    def content(self, bucket: Bucket) -> Iterator[WorkingCopy]:
+        """Something to write a body to, as long as it is needed."""
         copy = self.store.objects.begin_content(bucket.ino)
-        piece = -(-len(data) // pieces) or 1
-        for at in range(0, len(data), piece):
-            copy.write(at, data[at : at + piece])
-        return copy, copy.seal()
+        try:
+            yield copy
+        finally:
+            self.store.objects.end_content(copy)
+
+    @contextlib.contextmanager
+    def stored(self, bucket: Bucket, data: bytes) -> Iterator[Content]:
+        """A body that came in in two pieces."""
+        with self.content(bucket) as copy:
+            half = len(data) // 2
+            copy.write(0, data[:half])
+            copy.write(half, data[half:])
+            yield copy.seal()
 
     @rule(pick=PICK, size=SIZES, value=FILLS)
     def begin_body(self, pick: int, size: int, value: int) -> None:
         """A body that comes in slowly: collections and checkpoints come in between."""
-        data = fill(size, value)
-        copy, _ = self.store_body(self.bucket(pick), data)
-        self.bodies.append(Body(copy, bytearray(data)))
+        copy = self.store.objects.begin_content(self.bucket(pick).ino)
+        self.bodies.append(Body(copy, bytearray()))
+        self.write_body(-1, size, value)
+        copy.seal()
 
     @precondition(lambda self: self.bodies)
     @rule(pick=PICK, size=SIZES, value=FILLS)
     def write_body(self, pick: int, size: int, value: int) -> None:
         body = self.bodies[pick % len(self.bodies)]
-        body.copy.write(len(body.data), fill(size, value))
-        body.data.extend(fill(size, value))
+        data = self.data(size, value)
+        body.copy.write(len(body.data), data)
+        body.data.extend(data)
 
     @precondition(lambda self: self.bodies)
     @rule(pick=PICK, key=KEYS, variant=PICK, given_up=st.booleans())
     def end_body(self, pick: int, key: bytes, variant: int, given_up: bool) -> None:
-        body = self.bodies.pop(pick % len(self.bodies))
+        body = self.bodies[pick % len(self.bodies)]
         if not given_up:
             bucket = self.bucket(variant)
             info = self.info(bucket, variant)
             self._put(bucket, key, body.copy.seal(), bytes(body.data), info)
         self.store.objects.end_content(body.copy)
+        self.bodies.remove(body)
+
+    @rule(pick=PICK, key=KEYS, size=SIZES, variant=PICK)
+    def slow_body(self, pick: int, key: bytes, size: int, variant: int) -> None:
+        """A collection, all of it, while a body comes in."""
+        self.begin_body(pick, size, 7)
+        self.collect_to_the_end()
+        self.write_body(-1, size, 7)
+        self.collect_to_the_end()
+        self.end_body(-1, key, variant, False)
 
     # -- objects ----------------------------------------------------------------------------------------------
 
@@ -249,17 +282,15 @@ class ObjectEngine(Lifetime):
 
     @rule(pick=PICK, key=KEYS, size=SIZES, value=FILLS, variant=PICK)
     def put(self, pick: int, key: bytes, size: int, value: int, variant: int) -> None:
-        bucket, data = self.bucket(pick), fill(size, value)
-        copy, content = self.store_body(bucket, data)
-        self._put(bucket, key, content, data, self.info(bucket, variant))
-        self.store.objects.end_content(copy)
+        bucket, data = self.bucket(pick), self.data(size, value)
+        with self.stored(bucket, data) as content:
+            self._put(bucket, key, content, data, self.info(bucket, variant))
 
     @rule(pick=PICK, key=KEYS, size=SIZES, value=FILLS, how=st.sampled_from(["new", "match", "other"]))
     def put_if(self, pick: int, key: bytes, size: int, value: int, how: str) -> None:
-        bucket, data = self.bucket(pick), fill(size, value)
-        copy, content = self.store_body(bucket, data)
-        self._put(bucket, key, content, data, ObjectInfo(self.new_etag()), self._wanted(bucket, key, how))
-        self.store.objects.end_content(copy)
+        bucket, data = self.bucket(pick), self.data(size, value)
+        with self.stored(bucket, data) as content:
+            self._put(bucket, key, content, data, ObjectInfo(self.new_etag()), self._wanted(bucket, key, how))
 
     def _wanted(self, bucket: Bucket, key: bytes, how: str) -> str:
         current = bucket.current(key)
@@ -322,6 +353,18 @@ class ObjectEngine(Lifetime):
             lambda: self.store.objects.purge(bucket.ino, key, _id(version), S3, bypass=bypass),
             lambda _: self.reference.purge(bucket, key, version.seq, bypass=bypass),
         )
+
+    @rule(pick=PICK)
+    def undelete(self, pick: int) -> None:
+        """Purge the delete marker that is current."""
+        found = [
+            (bucket, key, chain[0])
+            for bucket in self.reference.buckets.values()
+            for key, chain in sorted(bucket.chains.items())
+            if chain[0].is_marker
+        ]
+        if found:
+            self._purge(*found[pick % len(found)])
 
     @rule(pick=PICK, key=KEYS)
     def purge_nothing(self, pick: int, key: bytes) -> None:
@@ -422,9 +465,9 @@ class ObjectEngine(Lifetime):
         chosen = self.chosen_upload(pick)
         if chosen is not None:
             bucket, upload = chosen
-            copy, content = self.store_body(bucket, fill(size, value))
-            self._put_part(bucket, upload, number, content, fill(size, value))
-            self.store.objects.end_content(copy)
+            data = self.data(size, value)
+            with self.stored(bucket, data) as content:
+                self._put_part(bucket, upload, number, content, data)
 
     @rule(pick=PICK, of=PICK, number=st.integers(1, 4), offset=SIZES, size=SIZES)
     def copy_part(self, pick: int, of: int, number: int, offset: int, size: int) -> None:
@@ -436,11 +479,10 @@ class ObjectEngine(Lifetime):
         offset %= len(source[2].body)
         data = source[2].body[offset : offset + size]
         content = self.store.objects.version(source[0].ino, source[1], _id(source[2])).content
-        copy = self.store.objects.begin_content(bucket.ino)
-        for _ in self.store.objects.append(copy, content, offset=offset, length=len(data)):
-            self._step()
-        self._put_part(bucket, upload, number, copy.seal(), data)
-        self.store.objects.end_content(copy)
+        with self.content(bucket) as copy:
+            for _ in self.store.objects.append(copy, content, offset=offset, length=len(data)):
+                self._step()
+            self._put_part(bucket, upload, number, copy.seal(), data)
 
     def _put_part(self, bucket: Bucket, upload: str, number: int, content: Content, body: bytes) -> None:
         key, etag = bucket.uploads[upload].key, self.new_etag()
@@ -449,6 +491,19 @@ class ObjectEngine(Lifetime):
             lambda: self.store.uploads.put_part(bucket.ino, key, upload, number, content, etag),
             lambda _: self.reference.put_part(bucket, upload, number, body, etag),
         )
+
+    @rule(pick=PICK, key=KEYS, size=SIZES, variant=PICK)
+    def upload(self, pick: int, key: bytes, size: int, variant: int) -> None:
+        """All of it: two parts, and put together."""
+        bucket = self.bucket(pick)
+        known = set(bucket.uploads)
+        self.create_upload(pick, key, variant)
+        new = set(bucket.uploads) - known
+        if new:
+            at = self._uploads().index((bucket, new.pop()))
+            self.put_part(at, 1, size, 3)
+            self.put_part(at, 3, size, 5)
+            self.complete(at)
 
     @rule(pick=PICK, skip=st.integers(0, 4), wrong=st.integers(0, 8))
     def begin_completion(self, pick: int, skip: int, wrong: int) -> None:
@@ -505,6 +560,31 @@ class ObjectEngine(Lifetime):
         self.act("put", slice_of_work, follow)
         if ended:
             self.completions.remove(completion)
+
+    @rule(pick=PICK, wrong=st.integers(0, 8), meanwhile=st.sampled_from(["part", "abort", "delete", "bucket"]))
+    def slow_completion(self, pick: int, wrong: int, meanwhile: str) -> None:
+        """Collections while parts are being put together; and perhaps something that gets in the way."""
+        chosen = self.chosen_upload(pick)
+        if chosen is None:
+            return
+        bucket, upload = chosen
+        running = len(self.completions)
+        self.begin_completion(pick, 0, wrong)
+        while len(self.completions) > running:
+            self.collect(True, 3)
+            match meanwhile if upload in bucket.uploads else "nothing":
+                case "part" if wrong > 5:
+                    self.put_part(pick, 2, 100, 6)
+                case "abort" if wrong > 5:
+                    self._abort(bucket, upload)
+                case "delete":
+                    self._delete(bucket, bucket.uploads[upload].key)
+                case "bucket" if bucket.name == b"spare":
+                    self.empty_bucket()
+                    self.delete_bucket()
+                case _:
+                    self.sync()
+            self._go_on(self.completions[-1])
 
     @precondition(lambda self: self.completions)
     @rule(pick=PICK)
@@ -598,7 +678,7 @@ class ObjectEngine(Lifetime):
         parent = self._parent(bucket, directories) if is_shown(name) else None
         if parent is None:
             return
-        tree, files, data = self.store.tree, self.store.files, fill(size, value)
+        tree, files, data = self.store.tree, self.store.files, self.data(size, value)
         ino = tree.find(parent, name)
         created = ino is None
         if ino is None:
@@ -620,20 +700,32 @@ class ObjectEngine(Lifetime):
 
         self.act("publish", release, lambda seq: self.reference.publish(bucket, key, seq))
 
+    def _shown(self, pick: int) -> tuple[Bucket, bytes, tuple[Ino, bytes]] | None:
+        """A key that a mount shows as a file, and where."""
+        found = [
+            (bucket, key, where)
+            for bucket in self.reference.buckets.values()
+            for key in sorted(bucket.chains)
+            if bucket.name in (b"locked", b"shared") and (where := self._seen(bucket, key)) is not None
+        ]
+        return found[pick % len(found)] if found else None
+
+    @rule(pick=PICK, mode=st.sampled_from([0o644, 0o600]))
+    def chmod(self, pick: int, mode: int) -> None:
+        """A version that becomes current again has the key's rights, and its own locks."""
+        found = self._shown(pick)
+        if found is not None:
+            ino = self.store.tree.find(*found[2])
+            assert ino is not None
+            self.act("setattr", lambda: self.store.tree.set_attributes(ino, mode=mode), lambda _: None)
+
     @rule(pick=PICK)
     def unlink(self, pick: int) -> None:
         """rm: as a delete."""
-        found = [
-            (bucket, key)
-            for bucket in self.reference.buckets.values()
-            for key in sorted(bucket.chains)
-            if bucket.name in (b"locked", b"shared") and self._seen(bucket, key) is not None
-        ]
-        if not found:
+        found = self._shown(pick)
+        if found is None:
             return
-        bucket, key = found[pick % len(found)]
-        where = self._seen(bucket, key)
-        assert where is not None
+        bucket, key, where = found
         bucket.has_litter = True
 
         def unlink() -> Seq | None:

@@ -333,6 +333,12 @@ def _compare_versions(store: Store, reference: ObjectReference, bucket: Bucket) 
     assert told == [(key, version.seq, version.null, version.is_marker) for key, version in expected]
     for item, (key, version) in zip(found, expected, strict=True):
         assert item.info == version.info
+        upload = version.info.upload
+        if upload:  # whoever completes it again, because no answer came, is told of this one
+            assert upload not in bucket.uploads
+            completed = store.uploads.completed(bucket.ino, key, upload)
+            assert completed is not None
+            assert completed.seq == item.seq
         assert item.is_current == (bucket.chains[key][0] is version)
         if version.body is not None:
             assert _body(store, item) == version.body
