@@ -42,6 +42,7 @@ VITAL = frozenset(
         "removexattr",
         "delete",
         "abort upload",
+        "gather",
     )
 )
 

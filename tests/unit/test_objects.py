@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.simdisk import SimDisk, no_fault
 from tests.unit.test_catalog import save
 from vfs import gc
 from vfs.blocks import BLOCK_BYTES
@@ -20,11 +21,13 @@ from vfs.errors import (
     Locked,
     NameTooLong,
     NoLock,
+    NoSpace,
     NoSuchBucket,
     NoSuchKey,
     NoSuchUpload,
     NotPermitted,
 )
+from vfs.events import Change
 from vfs.model import Content, Ino, LockMode, ObjectInfo, ObjectLock, Retention, Seq, State, Writer
 from vfs.names import is_shown
 from vfs.objects import Added, Condition, Object
@@ -496,3 +499,43 @@ def test_a_file_shows_when_the_directory_that_hid_it_goes(store: Store, bucket: 
     ):
         assert (change.name, change.before, change.after) == (b"a", directory, file)
     assert store.tree.find(bucket, b"a") == file
+
+
+def test_a_version_is_purged_on_a_full_disk_wherever_the_history_of_its_key_lies(tmp_path: Path) -> None:
+    """Also where that is first gathered in one directory: which is an event before."""
+    disk = SimDisk()
+    store = Store.open(tmp_path / "store", disk=disk)
+    bucket = store.create_bucket(b"bucket", uid=3, gid=4, state=State.ENABLED)
+    put(store, bucket, b"a/b", b"first")
+    store.objects.delete(bucket, b"a/b", S3)
+    store.tree.mkdir(bucket, b"a", 0o700, 9, Writer(9, 9, "other"))  # another one
+    put(store, bucket, b"a/b", b"second")
+    last = store.objects.delete(bucket, b"a/b", S3).version_id
+    store.tree.rmdir(bucket, b"a", Writer(9, 9, "other"))
+    assert last is not None
+    disk.fault = fail_reserving
+    for size in (60_000, 1):
+        while True:
+            try:
+                put(store, bucket, b"c", metadata={"x": "y" * size})
+            except NoSpace:
+                break
+    operations = []
+    commit = store.core.commit
+
+    def told(operation: str, changes: list[Change]) -> None:
+        commit(operation, changes)
+        operations.append(operation)
+
+    store.core.commit = told  # type: ignore[method-assign]
+    store.objects.purge(bucket, b"a/b", last, S3)
+    assert operations == ["gather", "purge"]
+    assert read(store, store.objects.current(bucket, b"a/b")) == b"second"
+    disk.fault = no_fault
+    store.close()
+
+
+def fail_reserving(call: str, path: str) -> None:
+    """A disk that has only the room that was set aside."""
+    if call in ("reserve", "create"):
+        raise NoSpace(f"simulated: no room for {path}")
