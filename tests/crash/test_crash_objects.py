@@ -19,7 +19,8 @@ from hypothesis.stateful import run_state_machine_as_test
 from tests.crash.points import CrashPoints, watch_commits
 from tests.model.comparison import audit
 from tests.model.lifetime import BLOCK_BYTES, make_small
-from tests.model.object_engine import EVER_NS, ObjectEngine, empty
+from tests.model.object_engine import EVER_NS, empty
+from tests.model.object_moves import MovingObjects
 from tests.model.object_reference import ObjectReference, compare_objects
 from vfs import journal, objects
 from vfs.model import Compression, LockMode, State
@@ -40,7 +41,7 @@ def small_and_quick(monkeypatch: pytest.MonkeyPatch) -> None:
     watch_commits(monkeypatch)
 
 
-class ObjectPoints(CrashPoints, ObjectEngine):
+class ObjectPoints(CrashPoints, MovingObjects):
     """What is done to objects, with crash points. Of some images all is removed, as long after as locks hold."""
 
     def compare_image(self, store: Store, reference: ObjectReference) -> None:
@@ -80,6 +81,7 @@ def steps(machine: Scenario, rng: random.Random) -> Iterator[Callable[[], Any]]:
         return rng.randrange(400)
 
     keys = [b"a", b"b", b"a/b", b"a/b/c", b"a//c", b"d/e", b"g~"]
+    moving, directories = [b"a/b", b"a/b/c", b"a/c/c", b"c/b", b"c"], [b"a", b"a/b", b"a/c", b"c"]
     meanwhile = ["part", "abort", "delete", "bucket"]
     for _ in range(3):
         several: list[Callable[[], Any]] = [
@@ -119,6 +121,14 @@ def steps(machine: Scenario, rng: random.Random) -> Iterator[Callable[[], Any]]:
             lambda: machine.unlink(pick()),
             lambda: machine.undelete(pick()),
             lambda: machine.set_versioning(rng.choice([b"plain", b"shared"]), rng.choice(list(State))),
+            *[lambda: machine.put_moving(rng.choice(moving), size(), rng.randrange(6))] * 4,
+            lambda: machine.delete_moving(rng.choice(moving)),
+            *[lambda: machine.purge_moving(pick(), True)] * 3,
+            lambda: machine.hold_moving(pick(), rng.random() < 0.5),
+            *[lambda: machine.rename_directory(rng.choice(directories), rng.choice(directories))] * 3,
+            lambda: machine.make_directory(rng.choice(directories), False),
+            *[lambda: machine.remove_directory(rng.choice(directories))] * 2,
+            *[lambda: machine.gather(rng.choice(directories), rng.randrange(4))] * 2,
             lambda: machine.empty_bucket(),
             lambda: machine.delete_bucket(),
         ]
@@ -155,8 +165,8 @@ def run(seed: int, chance: float) -> None:
 
 
 def test_crash_points_of_objects() -> None:
-    run(0, 0.1)
-    assert CrashPoints.points() > 200
+    run(0, 0.06)
+    assert CrashPoints.points() > 150
     assert CrashPoints.tried["emptied"] > 20
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.crash.test_crash_objects import steps
 from tests.model.lifetime import BLOCK_BYTES, make_small
-from tests.model.object_engine import ObjectEngine
+from tests.model.object_moves import MovingObjects
 from tests.simdisk import CALLS, fail_at, no_fault
 from vfs import journal, objects
 from vfs.errors import DiskFailed, NoSpace
@@ -34,7 +34,7 @@ class Refused(Exception):
     """By the disk, in an operation whose model must not follow."""
 
 
-class Faulty(ObjectEngine):
+class Faulty(MovingObjects):
     """On a disk that refuses. faults: how many operations have failed."""
 
     def __init__(self, seed: int) -> None:
