@@ -539,3 +539,23 @@ def fail_reserving(call: str, path: str) -> None:
     """A disk that has only the room that was set aside."""
     if call in ("reserve", "create"):
         raise NoSpace(f"simulated: no room for {path}")
+
+
+def test_nothing_is_made_in_a_bucket_that_went(store: Store, bucket: Ino) -> None:
+    """While a body came in, say. An upload there would be nobody's, and its parts kept for ever."""
+    upload = store.uploads.create(bucket, b"k", ObjectInfo())
+    content = body(store, bucket, b"x")
+    store.objects.delete_bucket(b"bucket")
+    before = store.events_made
+    for refused in (
+        lambda: store.objects.put(bucket, b"k", content, ObjectInfo(), S3),
+        lambda: store.objects.put(bucket, b"a/k", content, ObjectInfo(), S3),
+        lambda: store.objects.delete(bucket, b"k", S3),
+        lambda: store.uploads.create(bucket, b"k", ObjectInfo()),
+    ):
+        with pytest.raises(NoSuchKey):
+            refused()
+    with pytest.raises(NoSuchUpload):
+        store.uploads.put_part(bucket, b"k", upload, 1, content, "e")
+    assert store.events_made == before
+    assert list(store.core.catalog.every_upload()) == []
