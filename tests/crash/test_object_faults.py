@@ -18,7 +18,7 @@ from vfs import journal, objects
 from vfs.errors import DiskFailed, NoSpace
 from vfs.model import Compression, State
 
-STRIDES = [60, pytest.param(1, marks=pytest.mark.slow)]  # 1: every call; the seeds begin at calls of their own
+STRIDES = [60, pytest.param(3, marks=pytest.mark.slow)]  # the seeds begin at calls of their own
 
 
 @pytest.fixture(autouse=True)
