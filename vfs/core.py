@@ -41,8 +41,8 @@ VITAL = frozenset(
         "delete bucket",
         "removexattr",
         "delete",
-        "tidy",
         "abort upload",
+        "gather",
     )
 )
 
@@ -184,7 +184,7 @@ class Core:
             null_version = self.catalog.null_version(key)
             others = any(seq != null_version for seq, _ in self.catalog.versions(key))
             if inode.is_dir:
-                others = others or self.has_keys(ino) or bool(self.catalog.removed(key))
+                others = others or self.has_keys(ino, changes) or bool(self.catalog.removed(key))
         rule = rules.delete(state, null_version, others=others)
         if rule.removes is not None:
             changes.append(events.VersionGone(key, rule.removes, inode.bucket))
@@ -234,9 +234,10 @@ class Core:
         inode.attributes = bool(attributes)
         changes += [events.AttributeSet(ino, name, value) for name, value in attributes]
 
-    def has_keys(self, directory: Ino) -> bool:
-        """Whether anything below a directory lives or has history."""
-        return next(self.catalog.keys(directory), None) is not None
+    def has_keys(self, directory: Ino, changes: list[Change]) -> bool:
+        """Whether anything below a directory lives or has history, when *changes* have taken keys away."""
+        gone = {change.key for change in changes if type(change) is events.KeyGone}
+        return any(key not in gone for _, key in self.catalog.keys(directory))
 
     def names_of(self, ino: Ino, inode: Inode) -> list[KeyId]:
         """The keys of all the names of an inode that has some."""
@@ -299,6 +300,41 @@ class Core:
             changes.append(events.DirectoryTouched(where.parent, now, 1))
             appeared.append(Changed(where.parent, name, None, ino))
         return appeared
+
+    def drop_directory(self, changes: list[Change], ino: Ino, inode: Inode) -> bool:
+        """A directory without a name: gone, or (True) kept for the history below it."""
+        if self.has_keys(ino, changes):
+            inode.nlink = 0
+            inode.ctime = self.clock()
+            changes.append(events.InodeSet(ino, inode))
+            return True
+        changes.append(events.InodeGone(ino))
+        return False
+
+    def remove_directory(self, changes: list[Change], ino: Ino, inode: Inode, writer: Writer) -> bool:
+        """Remove an empty directory. True: it is kept for the history below it."""
+        where = self.catalog.key_name(inode.key)
+        changes.append(events.EntryGone(where.parent, where.name))
+        self.add_delete(changes, inode.key, where.name, ino, inode, writer)
+        kept = self.drop_directory(changes, ino, inode)
+        changes.append(events.DirectoryTouched(where.parent, self.clock(), -1))
+        return kept
+
+    def tidy(self, changes: list[Change], directory: Ino, name: bytes, writer: Writer) -> list[Changed]:
+        """Let a directory that only keys had made go with the last name in it, *name*, which *changes* take away; and
+        so those above it. Returns the names that disappear.
+        """
+        disappeared = []
+        while (inode := self.catalog.inode(directory)).implicit and inode.nlink:
+            if any(other != name for other, _ in self.catalog.entries(directory)):
+                break
+            where = self.catalog.key_name(inode.key)
+            inode.mtime = self.clock()
+            self.remove_directory(changes, directory, inode, writer)
+            shown = where.name.removesuffix(b"/")
+            disappeared.append(Changed(where.parent, shown, directory, self.catalog.entry(where.parent, shown)))
+            directory, name = where
+        return disappeared
 
     def drop_bucket(self, name: bytes, ino: Ino) -> None:
         """Remove a bucket, of which nothing is to be kept. Raises NoSpace, DiskFailed."""

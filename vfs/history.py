@@ -236,7 +236,7 @@ class History:
     ) -> list[Changed]:
         """Remove a version for good. If it was current, the newest that remains is (a purged marker undeletes).
 
-        bypass: of governance (vfs.locks). implicit: directories that come back do for an object. Raises Locked.
+        bypass: of governance (vfs.locks). implicit: directories come back, and go, as for an object. Raises Locked.
         """
         core, catalog = self._core, self._catalog
         where = catalog.key_name(key)
@@ -277,6 +277,8 @@ class History:
             if len(newest) == 1:
                 changes.append(events.KeyGone(key))
             changed[0] = Changed(where.parent, where.name, ino, new)
+            if implicit and new is None:
+                changed += core.tidy(changes, where.parent, where.name, writer)
         core.commit("purge", changes)
         if orphan is not None:
             self._files.unlinked(orphan)

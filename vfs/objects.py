@@ -394,8 +394,9 @@ class Objects:
             self._check(condition, found)
 
     def check_lockable(self, bucket: Ino, info: ObjectInfo) -> None:
-        """Raise NoLock if a version would be locked in a bucket without object lock."""
-        if (info.retention is not None or info.legal_hold) and self._catalog.bucket(bucket).lock is None:
+        """Raise NoLock if a version would be locked in a bucket without object lock, NoSuchKey if that is gone."""
+        lock = self._catalog.bucket(bucket).lock
+        if lock is None and (info.retention is not None or info.legal_hold):
             raise NoLock("the bucket has no object lock")
 
     # -- changing ---------------------------------------------------------------------------------------------
@@ -487,10 +488,11 @@ class Objects:
         orphaned = inode.nlink == 1 and self._files.is_open(ino)
         self._core.detach(changes, key_id, ino, inode, is_open=orphaned)
         changes.append(events.DirectoryTouched(parent, self._core.clock(), 0))
+        disappeared = self._core.tidy(changes, parent, name, writer)
         changed = self._commit("delete", changes, [(parent, name)])
         if orphaned:
             self._files.unlinked(ino)
-        return _deleted(changes, changed + self._tidy(parent, writer))
+        return _deleted(changes, changed + _shown(disappeared))
 
     def _is_published(self, ino: Ino, inode: Inode, parent: Ino, name: bytes) -> bool:
         key = self._catalog.key(parent, name)
@@ -520,30 +522,6 @@ class Objects:
         changes.append(events.VersionAdded(key, self._core.next_seq(), marker, bucket))
         self._core.commit("delete", changes)
         return _deleted(changes, [])
-
-    def _tidy(self, directory: Ino, writer: Writer) -> AllChanged:
-        """Remove a directory that only keys had made, and those above, as long as they are empty."""
-        changed: AllChanged = []
-        while True:
-            inode = self._catalog.inode(directory)
-            if not inode.implicit or not inode.nlink or next(self._catalog.entries(directory), None) is not None:
-                return changed
-            directory, gone = self._remove_directory(directory, inode, writer)
-            changed += gone
-
-    def _remove_directory(self, ino: Ino, inode: Inode, writer: Writer) -> tuple[Ino, AllChanged]:
-        """Remove an empty directory, as rmdir does. Returns the one above."""
-        where = self._catalog.key_name(inode.key)
-        changes: Changes = [events.EntryGone(where.parent, where.name)]
-        self._core.add_delete(changes, inode.key, where.name, ino, inode, writer)
-        if self._core.has_keys(ino):
-            inode.nlink = 0
-            inode.ctime = self._core.clock()
-            changes.append(events.InodeSet(ino, inode))
-        else:
-            changes.append(events.InodeGone(ino))
-        changes.append(events.DirectoryTouched(where.parent, self._core.clock(), -1))
-        return where.parent, self._commit("tidy", changes, [(where.parent, where.name.removesuffix(b"/"))])
 
     def purge(
         self,
@@ -587,11 +565,7 @@ class Objects:
             return []
         if not live:
             key = self._gather(item, chain, writer)
-        changed = self._history.purge(key, item.seq, writer, bypass=bypass, implicit=True)
-        changed = [change for change in changed if is_shown(change.name)]
-        directories, _ = split_key(item.key)
-        parent = self._live(bucket, directories)
-        return changed if parent is None else changed + self._tidy(parent, writer)
+        return _shown(self._history.purge(key, item.seq, writer, bypass=bypass, implicit=True))
 
     def _gather(self, item: Object, chain: Chain, writer: Writer) -> KeyId:
         """Let a key that does not live have all its history in one directory: what is current next may come from any of
@@ -681,7 +655,8 @@ class Objects:
 
     def delete_bucket(self, name: bytes) -> Ino:
         """Remove a bucket that has neither objects nor versions, whatever directories and uploads are left. The door
-        must let the kernel forget its name. Raises NoSuchBucket, BucketNotEmpty.
+        must let the kernel forget its name. The directories go before it, each by itself. Raises NoSuchBucket,
+        BucketNotEmpty.
         """
         ino = self._catalog.entry(STORE_ROOT, directory_key(name))
         if ino is None:
@@ -695,7 +670,9 @@ class Objects:
                 raise BucketNotEmpty(f"bucket {show(name)} has {show(live.key)}")
             directories.append(live.ino)
         for directory in reversed(directories):
-            self._remove_directory(directory, self._catalog.inode(directory), NOBODY)
+            changes: Changes = []
+            self._core.remove_directory(changes, directory, self._catalog.inode(directory), NOBODY)
+            self._core.commit("rmdir", changes)
         self._core.drop_bucket(name, ino)
         return ino
 
@@ -704,6 +681,11 @@ def _falls_on_leaf(copy: WorkingCopy, content: Content, offset: int, end: int) -
     """Whether a whole leaf of *content* comes next, and would be one of *copy*."""
     whole = offset + BLOCK_BYTES <= end or end == content.size
     return whole and offset % BLOCK_BYTES == 0 and copy.size % BLOCK_BYTES == 0
+
+
+def _shown(changed: AllChanged) -> AllChanged:
+    """Those names that a mount shows."""
+    return [change for change in changed if is_shown(change.name)]
 
 
 def _is_one_of(found: str, wanted: tuple[str, ...]) -> bool:

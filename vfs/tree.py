@@ -288,32 +288,18 @@ class Tree:
     def rmdir(self, parent: Ino, name: bytes, writer: Writer) -> Gone:
         """Remove an empty directory; the history below it stays."""
         self._directory(parent)
-        sort_name = directory_key(name)
         ino, inode = self.lookup(parent, name)
         if not inode.is_dir:
             raise NotADirectory(f"{show(name)} is not a directory")
         self._check_empty(ino, name)
         changes: list[Change] = []
-        changes.append(events.EntryGone(parent, sort_name))
-        self._core.add_delete(changes, inode.key, sort_name, ino, inode, writer)
-        kept = self._drop_directory(changes, ino, inode)
-        changes.append(events.DirectoryTouched(parent, self._core.clock(), -1))
+        kept = self._core.remove_directory(changes, ino, inode, writer)
         self._core.commit("rmdir", changes)
         return None if kept else self._gone(ino, inode)
 
     def _check_empty(self, ino: Ino, name: bytes) -> None:
         if next(self._catalog.entries(ino), None) is not None:
             raise DirectoryNotEmpty(f"{show(name)} is not empty")
-
-    def _drop_directory(self, changes: list[Change], ino: Ino, inode: Inode) -> bool:
-        """A directory without a name: gone, or (True) kept for the history below it."""
-        if self._core.has_keys(ino):
-            inode.nlink = 0
-            inode.ctime = self._core.clock()
-            changes.append(events.InodeSet(ino, inode))
-            return True
-        changes.append(events.InodeGone(ino))
-        return False
 
     # -- renaming ---------------------------------------------------------------------------------------------
 
@@ -381,7 +367,7 @@ class Tree:
         gone = None
         if old_ino is not None:
             old = self._catalog.inode(old_ino)
-            gone = None if self._drop_directory(changes, old_ino, old) else self._gone(old_ino, old)
+            gone = None if self._core.drop_directory(changes, old_ino, old) else self._gone(old_ino, old)
         inode.key = key
         inode.ctime = now
         inode.seq = self._core.add_version(changes, key, target, ino, inode, writer)

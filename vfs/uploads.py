@@ -67,7 +67,9 @@ class Uploads:
     def create(
         self, bucket: Ino, key: bytes, info: ObjectInfo, *, checksum_algorithm: str = "", checksum_kind: str = ""
     ) -> str:
-        """Begin one. *info*: what the object will have. Returns its id. Raises TooManyUploads, NoLock, InvalidName."""
+        """Begin one. *info*: what the object will have. Returns its id. Raises TooManyUploads, NoLock, InvalidName,
+        NoSuchKey (the bucket is gone).
+        """
         split_key(key)
         self._objects.check_lockable(bucket, info)
         if len(list(islice(self._catalog.uploads(bucket), UPLOADS_MAX))) == UPLOADS_MAX:

@@ -29,6 +29,7 @@ from hypothesis.stateful import rule
 
 import vfs.snapshot
 from tests.model.comparison import Ids, audit, compare
+from tests.model.lifetime import Lifetime
 from tests.model.reference import Reference
 from tests.model.test_engine import Engine
 from tests.simdisk import SimDisk, Watch, nobody
@@ -88,8 +89,8 @@ class Image:
     depth: int = 1
 
 
-class CrashPoints(Engine):
-    """The state machine with crash points. chance: of each point to be tried. tried: how many were, by kind."""
+class CrashPoints(Lifetime):
+    """A state machine with crash points. chance: of each point to be tried. tried: how many were, by kind."""
 
     chance = 1.0
     seed = 0
@@ -222,13 +223,13 @@ class CrashPoints(Engine):
     def _compare(self, store: Store, events: int) -> None:
         kept = [state for number, state in self.kept if number == events]
         assert kept, f"{events} events: the model never had so many"
-        reference: Reference = pickle.loads(kept[-1])
-        ids = Ids()
-        ids.known = {serial: seq for serial, seq in self.ids.known.items() if serial <= reference.serial}
+        reference = pickle.loads(kept[-1])
         reference.now = self.clock.now
-        reference.recover()
-        compare(store, reference, ids)
-        audit(store)
+        self.compare_image(store, reference)
+
+    def compare_image(self, store: Store, reference: Any) -> None:
+        """What a crash left is what the model was then, when that has recovered."""
+        raise NotImplementedError
 
     def _crash_while_recovering(self, image: Image, path: Path, disk: SimDisk, events: int) -> None:
         """A second crash, anywhere in the recovery from the first. What the recovery adds does not count as events."""
@@ -265,7 +266,18 @@ class CrashPoints(Engine):
             self.images_home.cleanup()
 
 
-class Scenario(CrashPoints):
+class FilePoints(CrashPoints, Engine):
+    """What a mount does, with crash points."""
+
+    def compare_image(self, store: Store, reference: Reference) -> None:
+        ids = Ids()
+        ids.known = {serial: seq for serial, seq in self.ids.known.items() if serial <= reference.serial}
+        reference.recover()
+        compare(store, reference, ids)
+        audit(store)
+
+
+class Scenario(FilePoints):
     """A run without Hypothesis, for the steps of test_faults."""
 
     def __init__(self) -> None:

@@ -12,7 +12,7 @@ from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests import simdisk
-from tests.crash.points import CrashPoints, Scenario, watch_commits
+from tests.crash.points import CrashPoints, FilePoints, Scenario, watch_commits
 from tests.crash.test_faults import steps
 from vfs import blocks, compression, content, gc, journal
 from vfs.model import Writer
@@ -75,7 +75,7 @@ def test_crash_points_of_a_scenario() -> None:
 def test_crash_points_of_any_operations(monkeypatch: pytest.MonkeyPatch) -> None:
     """As Hypothesis drives them."""
     monkeypatch.setattr(CrashPoints, "chance", 0.2)
-    run_state_machine_as_test(CrashPoints, settings=settings(max_examples=25, stateful_step_count=30))
+    run_state_machine_as_test(FilePoints, settings=settings(max_examples=25, stateful_step_count=30))
     assert CrashPoints.points() > 150
 
 
@@ -101,5 +101,5 @@ def test_every_crash_point_of_many_scenarios() -> None:
 @pytest.mark.slow
 def test_crash_points_of_any_operations_at_length(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CrashPoints, "chance", 0.1)
-    run_state_machine_as_test(CrashPoints, settings=settings(max_examples=300, stateful_step_count=40))
+    run_state_machine_as_test(FilePoints, settings=settings(max_examples=300, stateful_step_count=40))
     assert CrashPoints.points() > 1000

@@ -224,7 +224,8 @@ def audit(store: Store) -> None:
     drafts = {number(key): decode(value, type=model.Draft) for key, value in rows["drafts"].items()}
     _audit_names(rows, inodes, versions)
     assert set(drafts) <= set(inodes)
-    roots = [entry.content.root for entry in (*inodes.values(), *versions.values(), *drafts.values())]
+    parts = _audit_objects(rows, versions)
+    roots = [entry.content.root for entry in (*inodes.values(), *versions.values(), *drafts.values(), *parts)]
     _audit_references(store, [root for root in roots if root])
 
 
@@ -267,6 +268,18 @@ def _audit_names(
     assert all(number(row[8:]) in inodes for row in rows["removed"])
     assert all(number(row[:8]) in inodes for row in rows["attributes"])
     assert all(number(row) in inodes for row in rows["buckets"])
+
+
+def _audit_objects(
+    rows: dict[str, dict[bytes, bytes]], versions: dict[tuple[int, int], model.Version]
+) -> list[model.Part]:
+    """What is known of objects goes with its version, a part with its upload, an upload with its bucket."""
+    for where in rows["objects"]:
+        assert (number(where[:8]), (1 << 64) - 1 - number(where[8:])) in versions
+    uploads = {number(where[8:]): number(where[:8]) for where in rows["uploads"]}
+    assert set(uploads.values()) <= {number(where) for where in rows["buckets"]}
+    assert {number(where[:8]) for where in rows["parts"]} <= set(uploads)
+    return [msgspec.msgpack.decode(value, type=model.Part) for value in rows["parts"].values()]
 
 
 def _audit_references(store: Store, roots: list[BlockId]) -> None:

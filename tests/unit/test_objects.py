@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.simdisk import SimDisk, no_fault
 from tests.unit.test_catalog import save
 from vfs import gc
 from vfs.blocks import BLOCK_BYTES
@@ -20,11 +21,13 @@ from vfs.errors import (
     Locked,
     NameTooLong,
     NoLock,
+    NoSpace,
     NoSuchBucket,
     NoSuchKey,
     NoSuchUpload,
     NotPermitted,
 )
+from vfs.events import Change
 from vfs.model import Content, Ino, LockMode, ObjectInfo, ObjectLock, Retention, Seq, State, Writer
 from vfs.names import is_shown
 from vfs.objects import Added, Condition, Object
@@ -492,3 +495,102 @@ def test_the_record_of_a_directory_is_no_version(store: Store, bucket: Ino) -> N
     seq, _ = next(store.core.catalog.versions(key))
     with pytest.raises(NotPermitted):
         store.history.purge(key, seq, S3)
+
+
+@pytest.mark.parametrize("state", State)
+def test_a_delete_and_the_directories_that_go_with_it_are_one_event(tmp_path: Path, state: State) -> None:
+    """So that a crash cannot leave them empty."""
+    store = Store.open(tmp_path / "store")
+    bucket = store.create_bucket(b"bucket", uid=3, gid=4, state=State(min(state, State.ENABLED)))
+    store.set_versioning(bucket, state)
+    put(store, bucket, b"a/b/c")
+    before = store.events_made
+    deleted = store.objects.delete(bucket, b"a/b/c", S3)
+    assert store.events_made == before + 1
+    assert [change.name for change in deleted.changed] == [b"c", b"b", b"a"]
+    assert listed(store, bucket) == []
+    if deleted.version_id is not None:
+        store.objects.purge(bucket, b"a/b/c", deleted.version_id, S3)
+    if state is State.ENABLED:
+        assert listed(store, bucket) == [b"a"]
+        for item in list(store.objects.versions(bucket, b"a/b/c")):
+            before = store.events_made
+            purged = store.objects.purge(bucket, b"a/b/c", item.version_id, S3)
+            assert store.events_made == before + 1
+            assert [change.name for change in purged.changed] == [b"c", b"b", b"a"]
+    assert listed(store, bucket) == []
+    store.objects.delete_bucket(b"bucket")
+    store.close()
+
+
+def test_a_file_shows_when_the_directory_that_hid_it_goes(store: Store, bucket: Ino) -> None:
+    put(store, bucket, b"a")
+    put(store, bucket, b"a/b")
+    file = store.core.catalog.entry(bucket, b"a")
+    directory = store.tree.find(bucket, b"a")
+    for change in (
+        store.objects.delete(bucket, b"a/b", S3).changed[-1],
+        store.objects.purge(bucket, b"a/b", put(store, bucket, b"a/b").version_id or "", S3).changed[-1],
+    ):
+        assert (change.name, change.before, change.after) == (b"a", directory, file)
+    assert store.tree.find(bucket, b"a") == file
+
+
+def test_a_version_is_purged_on_a_full_disk_wherever_the_history_of_its_key_lies(tmp_path: Path) -> None:
+    """Also where that is first gathered in one directory: which is an event before."""
+    disk = SimDisk()
+    store = Store.open(tmp_path / "store", disk=disk)
+    bucket = store.create_bucket(b"bucket", uid=3, gid=4, state=State.ENABLED)
+    put(store, bucket, b"a/b", b"first")
+    store.objects.delete(bucket, b"a/b", S3)
+    store.tree.mkdir(bucket, b"a", 0o700, 9, Writer(9, 9, "other"))  # another one
+    put(store, bucket, b"a/b", b"second")
+    last = store.objects.delete(bucket, b"a/b", S3).version_id
+    store.tree.rmdir(bucket, b"a", Writer(9, 9, "other"))
+    assert last is not None
+    disk.fault = fail_reserving
+    for size in (60_000, 1):
+        while True:
+            try:
+                put(store, bucket, b"c", metadata={"x": "y" * size})
+            except NoSpace:
+                break
+    operations = []
+    commit = store.core.commit
+
+    def told(operation: str, changes: list[Change]) -> None:
+        commit(operation, changes)
+        operations.append(operation)
+
+    store.core.commit = told  # type: ignore[method-assign]
+    store.objects.purge(bucket, b"a/b", last, S3)
+    assert operations == ["gather", "purge"]
+    assert read(store, store.objects.current(bucket, b"a/b")) == b"second"
+    disk.fault = no_fault
+    store.close()
+
+
+def fail_reserving(call: str, path: str) -> None:
+    """A disk that has only the room that was set aside."""
+    if call in ("reserve", "create"):
+        raise NoSpace(f"simulated: no room for {path}")
+
+
+def test_nothing_is_made_in_a_bucket_that_went(store: Store, bucket: Ino) -> None:
+    """While a body came in, say. An upload there would be nobody's, and its parts kept for ever."""
+    upload = store.uploads.create(bucket, b"k", ObjectInfo())
+    content = body(store, bucket, b"x")
+    store.objects.delete_bucket(b"bucket")
+    before = store.events_made
+    for refused in (
+        lambda: store.objects.put(bucket, b"k", content, ObjectInfo(), S3),
+        lambda: store.objects.put(bucket, b"a/k", content, ObjectInfo(), S3),
+        lambda: store.objects.delete(bucket, b"k", S3),
+        lambda: store.uploads.create(bucket, b"k", ObjectInfo()),
+    ):
+        with pytest.raises(NoSuchKey):
+            refused()
+    with pytest.raises(NoSuchUpload):
+        store.uploads.put_part(bucket, b"k", upload, 1, content, "e")
+    assert store.events_made == before
+    assert list(store.core.catalog.every_upload()) == []
