@@ -220,9 +220,7 @@ class Shapes:
         while self.chance.random() < 0.25:
             where = self.chance.randrange(3)
             if where == 0:
-                request.headers[self.chance.choice(HEADERS)] = (
-                    self.chance.choice((*WORDS, self._id())).strip().replace("\0", "")
-                )
+                request.headers[self.chance.choice(HEADERS)] = self.chance.choice((*WORDS, self._id())).strip()
             elif where == 1:
                 sign = "&" if "?" in request.url else "?"
                 request.url += (

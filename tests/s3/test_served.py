@@ -117,7 +117,9 @@ def test_a_store_in_use_and_an_address_in_use(served: Served, tmp_path: Path) ->
 def test_who_speaks_no_s3(served: Served, raw: bytes, status: bytes) -> None:
     with socket.create_connection(("127.0.0.1", served.port), timeout=60) as connection:
         connection.sendall(raw)
-        assert connection.recv(65536).split()[1] == status
+        answer = connection.recv(65536)
+    assert answer.split()[1] == status
+    assert status == b"200" or b"<Error><Code>" in answer
 
 
 @pytest.mark.parametrize(
@@ -154,6 +156,15 @@ def test_who_asks_is_told_to_continue(served: Served, s3: Any, bucket: str, body
             answer.begin()
             assert answer.status == 200
             answer.close()
+
+
+def test_a_refusal_has_its_body_also_after_a_head(served: Served) -> None:
+    with socket.create_connection(("127.0.0.1", served.port), timeout=60) as connection:
+        connection.sendall(b"HEAD /?apiversion HTTP/1.1\r\nHost: h\r\n\r\nGET / HTTP/1.1\r\nHost: h\r\nX: \0\r\n\r\n")
+        answer = b""
+        while piece := connection.recv(65536):
+            answer += piece
+    assert answer.endswith(b"</Error>")
 
 
 def test_memory_does_not_grow_with_an_object(served: Served, s3: Any, bucket: str) -> None:

@@ -16,7 +16,8 @@ from typing import NamedTuple
 import h11
 import trio
 
-from vfs.s3.response import Response, Stream
+from vfs.s3.errors import S3Error
+from vfs.s3.response import Response, Stream, failed
 
 log = logging.getLogger("vfs.s3")
 
@@ -258,11 +259,11 @@ class Connection:
         """Tell somebody who speaks no HTTP, or too much of it."""
         if self._http.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             return
-        status = error.error_status_hint
-        body = f"{error}\n".encode()
-        headers = [("Content-Length", str(len(body))), ("Connection", "close"), ("Content-Type", "text/plain")]
-        head = self._http.send(h11.Response(status_code=status, headers=headers, reason=_reason(status)))
-        await self._send_all((head or b"") + (self._http.send(h11.Data(data=body)) or b""))
+        self._method = b""  # not that of the request before
+        refusal = failed(S3Error("BadRequest", str(error)), resource="", request_id="", host="")
+        await self._send(
+            refusal._replace(status=error.error_status_hint, headers={**refusal.headers, "Connection": "close"})
+        )
 
 
 def _reason(status: int) -> bytes:
