@@ -19,7 +19,7 @@ from tests.mounted import REPO, TIMEOUT_S, run, wait_until
 from vfs.s3.keys import TOTP_STEP_S, totp
 
 _UNEXPECTED = re.compile(r"\b(WARNING|ERROR|CRITICAL)\b")
-_LISTENS = re.compile(r"S3 on (http://\S+)")
+_LISTENS = re.compile(r"S3 on (https?://\S+)")
 
 
 class Served:
@@ -49,6 +49,18 @@ class Served:
     @property
     def port(self) -> int:
         return urlsplit(self.url).port or 0
+
+    def memory(self, name: str) -> int:
+        """Of the daemon, in bytes: VmHWM is the most that it has taken so far, RssAnon what it holds now."""
+        assert self._process is not None, "not started"
+        text = Path(f"/proc/{self._process.pid}/status").read_text()
+        return int(text.split(f"{name}:")[1].split()[0]) * 1024
+
+    @property
+    def descriptors(self) -> int:
+        """How many files and connections the daemon has open."""
+        assert self._process is not None, "not started"
+        return len(os.listdir(f"/proc/{self._process.pid}/fd"))
 
     def key(self, *options: str) -> dict[str, Any]:
         """A new access key, as `vfs s3 key create --json` tells it."""

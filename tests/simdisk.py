@@ -22,6 +22,8 @@ Memory (`File.read`) always shows what was appended: only `crash` looks at what 
 A crash can come at any moment: `watch` is called before each call that changes something, and again when it is half
 done (`append` then `appending`, …); what it does with `crash` and `kill` of that moment is its business.
 
+A page that is `spoiled` cannot be read any more, in this life or another one, until its file is removed.
+
 Calls that may fail (`append write sync truncate create remove reserve punch`, and `read`) ask `fault` first, with the
 name of the call and the path; what it raises is raised, with nothing changed. `fail_at` makes such a function for one
 call.
@@ -30,6 +32,8 @@ call.
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import random
 from collections.abc import Callable, Collection, Iterator, Sequence
 
@@ -82,9 +86,11 @@ class Stored:
         self.doomed_written: list[tuple[int, bytes]] = []
         self.rewritten: list[tuple[int, int]] = []  # what the next sync saves, also of the doomed
         self.reserved = 0  # room up to this size is set aside
+        self.bad_pages: set[int] = set()
 
     def copy(self) -> Stored:
         twin = Stored(self.data)
+        twin.bad_pages = set(self.bad_pages)
         twin.punched = list(self.punched)
         twin.written = list(self.written)
         twin.doomed_written = list(self.doomed_written)
@@ -123,8 +129,13 @@ class Stored:
         for unsafe in (self.appends, self.written, self.rewritten):
             unsafe.clear()
 
-    def after_power_loss(self, rng: random.Random) -> bytes:
+    def after_power_loss(self, rng: random.Random) -> Stored:
         """What is found, by the fault model above."""
+        found = Stored(self._bytes_after_power_loss(rng))
+        found.bad_pages = set(self.bad_pages)
+        return found
+
+    def _bytes_after_power_loss(self, rng: random.Random) -> bytes:
         unsafe = sorted(self.doomed + self.appends)
         found = bytearray(self.data)
         for at, old in reversed(self.punched):
@@ -212,6 +223,10 @@ class SimFile:
 
     def read(self, offset: int, length: int) -> bytes:
         self._check("read")
+        for page in range(offset // PAGE_BYTES, -(-(offset + length) // PAGE_BYTES)):
+            if page in self._stored.bad_pages:
+                error = OSError(errno.EIO, os.strerror(errno.EIO))
+                raise DiskFailed(f"simulated: cannot read {self._path} at {page * PAGE_BYTES}") from error
         return bytes(self._stored.data[offset : offset + length])
 
     def sync(self) -> None:
@@ -329,6 +344,10 @@ class SimDisk:
         """Damage one byte, whether it was synced or not."""
         self._files[path].data[offset] ^= mask
 
+    def spoil(self, path: str, offset: int) -> None:
+        """Make the page of one byte unreadable."""
+        self._files[path].bad_pages.add(offset // PAGE_BYTES)
+
     def kill(self, rng: random.Random | None = None) -> SimDisk:
         """The disk as the next process finds it after this one died: everything is there, not everything is synced.
 
@@ -344,11 +363,11 @@ class SimDisk:
 
     def crash(self, rng: random.Random) -> SimDisk:
         """The disk as found after a power loss. *rng* makes every choice of the fault model."""
-        twin = self._twin(lambda stored: Stored(stored.after_power_loss(rng)))
+        twin = self._twin(lambda stored: stored.after_power_loss(rng))
         if self._half is not None and rng.random() < 0.5:
             path, before = self._half
             if isinstance(before, Stored):  # the cut, or the removal of the name, is not on the disk
-                twin._files[path] = Stored(before.after_power_loss(rng))
+                twin._files[path] = before.after_power_loss(rng)
             elif not self._files[path].data:  # the new name is not
                 del twin._files[path]
         return twin

@@ -25,6 +25,9 @@ LIMITS = {
     errno.ENOMEM: "raise the limit of this process (ulimit -v, or LimitAS= and MemoryMax= of its unit)",
 }
 
+# What a disk answers for data that it no longer has. Anything else (no descriptors, no memory) says nothing of them.
+DAMAGED = frozenset((errno.EIO, errno.ENOENT, errno.EBADMSG, errno.EUCLEAN, errno.EREMOTEIO, errno.ENODATA))
+
 
 class File(Protocol):
     """A file that is only appended to, but for the sync log's. Offsets and sizes are bytes."""
@@ -248,6 +251,11 @@ def refusal(what: str, error: OSError) -> NoSpace | DiskFailed:
     if error.errno in LIMITS:
         return LimitReached(f"{what}: {error.strerror}; {LIMITS[error.errno]}")
     return DiskFailed(f"{what}: {error.strerror}")
+
+
+def is_damage(error: DiskFailed) -> bool:
+    """Whether it says that data are lost, not only that they could not be had now."""
+    return isinstance(error.__cause__, OSError) and error.__cause__.errno in DAMAGED
 
 
 def segments(names: Sequence[str]) -> list[str]:

@@ -239,9 +239,18 @@ class Files:
             self._publish("publish", ino, draft)
 
     def _publish(
-        self, operation: str, ino: Ino, draft: Draft, info: ObjectInfo | None = None, also: Iterable[Change] = ()
+        self,
+        operation: str,
+        ino: Ino,
+        draft: Draft,
+        info: ObjectInfo | None = None,
+        also: Iterable[Change] = (),
+        *,
+        foreign: bool = False,
     ) -> None:
-        """Make *draft* the current version under each name of an inode."""
+        """Make *draft* the current version under each name of an inode. foreign: it has nothing of what the handles
+        changed, which is still to be published.
+        """
         core = self._core
         changes: list[Change] = []
         inode = core.catalog.inode(ino)
@@ -254,12 +263,12 @@ class Files:
             if key == inode.key:
                 inode.seq = seq
         changes.append(events.InodeSet(ino, inode))
-        if core.catalog.draft(ino) is not None:
+        if core.catalog.draft(ino) is not None and not foreign:
             changes.append(events.DraftGone(ino))
         changes += also
         core.commit(operation, changes)
         file = self._open.get(ino)
-        if file is not None:
+        if file is not None and not foreign:
             file.flushed = False
             file.published = file.drafted
 
@@ -274,6 +283,13 @@ class Files:
         """Whether the inode has changes that are not published."""
         file = self._open.get(ino)
         return (file is not None and file.dirty) or self._core.catalog.draft(ino) is not None
+
+    def _is_written(self, ino: Ino) -> bool:
+        """Whether somebody is in the middle of writing: there are changes that no close has promised."""
+        file = self._open.get(ino)
+        if file is None:
+            return False
+        return file.dirty or (not file.flushed and self._core.catalog.draft(ino) is not None)
 
     def empty_draft(self, ino: Ino) -> Draft:
         """A draft of nothing, for an open file whose changes no draft has."""
@@ -309,18 +325,24 @@ class Files:
         operation: str = "restore",
         info: ObjectInfo | None = None,
         also: Iterable[Change] = (),
+        beside: bool = False,
     ) -> None:
-        """Give a regular file stored content as its new current version, in one event: nothing is copied.
+        """Give a regular file stored content as its new current version, in one event: nothing is copied. also: what
+        changes with it.
 
-        also: what changes with it.
+        Who has the file open sees it; what was changed there is published before. beside: who is just writing there
+        goes on with its own content, which is the version after this one when it closes. So none is a mixture.
         """
-        self.publish_all(ino)
+        beside = beside and self._is_written(ino)
+        if not beside:
+            self.publish_all(ino)
         self._drop_setid(ino, writer)
         if writer.uid != 0 and (changes := self._core.drop_capability(ino)):
             self._core.commit("removexattr", changes)
         now = self._core.clock()
-        self._publish(operation, ino, Draft(content, now, now, writer), info, also)
-        self.reset(ino, content)
+        self._publish(operation, ino, Draft(content, now, now, writer), info, also, foreign=beside)
+        if not beside:
+            self.reset(ino, content)
 
     def reset(self, ino: Ino, content: Content) -> None:
         """Something else is current now: whoever has the file open sees it."""

@@ -429,7 +429,7 @@ class Objects:
         inode = None if ino is None else catalog.inode(ino)
         if parent is not None and ino is not None and inode is not None and inode.is_file and inode.nlink == 1:
             hidden = not is_shown(name) or self._seen(parent, name) != ino
-            self._files.replace(ino, content, writer, operation="put", info=info, also=also)
+            self._files.replace(ino, content, writer, operation="put", info=info, also=also, beside=True)
             seq = catalog.inode(ino).seq
             return self._added(bucket, parent, name, seq, [] if hidden else [Changed(parent, name, ino, ino)])
         if ino is not None and inode is not None and inode.is_file:

@@ -12,7 +12,6 @@ touch nothing but files that they open themselves.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +25,7 @@ from vfs.blocks import FOLDER, LOST, Place, decode, identify
 from vfs.catalog import BlockRow
 from vfs.check.names import path_of_key
 from vfs.content import children
+from vfs.disk import DAMAGED
 from vfs.model import BlockId, KeyId, Seq
 from vfs.names import format_version_id
 from vfs.store import Store
@@ -39,8 +39,6 @@ DAMAGED_KEPT_MAX = 1000  # damaged blocks that are remembered; more are only log
 
 _PAGE = 4096
 _NO_MORE_VERSIONS = (1 << 64) - 1
-# What a disk answers for data that it no longer has. Anything else (no descriptors, no memory) says nothing of them.
-_DAMAGED = frozenset((errno.EIO, errno.ENOENT, errno.EBADMSG, errno.EUCLEAN, errno.EREMOTEIO, errno.ENODATA))
 
 
 class Target(NamedTuple):
@@ -270,7 +268,7 @@ def _read(folder: Path, targets: Sequence[Target]) -> Iterator[tuple[Target, byt
                     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)  # read ahead nothing
                 stored = _read_from_disk(fd, offset, length)
             except OSError as error:
-                if error.errno not in _DAMAGED:
+                if error.errno not in DAMAGED:
                     raise
                 yield target, f"an error of the disk: {error.strerror}"
                 continue

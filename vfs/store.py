@@ -75,7 +75,7 @@ class Store:
         try:
             self.settings: Settings = settings.load(path)
             self._format = _format(path)
-            self.redone = synclog.redo(disk)
+            self._redo(synclog.read(disk))
             self._log = SyncLog(disk)
             self._open.callback(self._log.close)
             self._syncs = 0  # in the segments' own place, that somebody waited for
@@ -121,6 +121,12 @@ class Store:
         return cls(path, disk or RealDisk(path), clock, lock_fd)
 
     # -- recovery ---------------------------------------------------------------------------------------------
+
+    def _redo(self, contents: synclog.Contents) -> None:
+        """Put in its place what a crash left in the sync log. Raises Corrupt if there may be what cannot be read."""
+        for place in contents.passed_over:
+            log.warning("%s; the sync log has nothing there that is needed", place)
+        synclog.redo(self.disk, contents)
 
     def _restore_catalog(self) -> bool:
         """Begin with the last snapshot if there is no catalog. Raises Corrupt if that is damaged.

@@ -2,7 +2,8 @@
 
 To sync a file that grows, the file system has to commit its new length, and blocks and journal are two such files. The
 sync log has its length beforehand, so that one sync of one file does for both. A record is a list of pieces: the bytes
-that belong at an offset of a file. After a crash `redo` puts them there, before anything else looks at the store.
+that belong at an offset of a file. After a crash `read` finds them, and `redo` puts them there, before anything else
+looks at the store.
 
 It has two halves, which take turns: one is written over once everything in it was synced in its own place. Owns the
 files under ``synclog/``; knows nothing of what the pieces are. They must be of files that are only appended to: then
@@ -13,14 +14,15 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, cast
 
 import msgspec
 from xxhash import xxh3_64
 
 from vfs.disk import Buffer, Disk, File
-from vfs.errors import NoSpace
+from vfs.errors import Corrupt, DiskFailed, NoSpace
 
 FOLDER = "synclog"
 HALF_BYTES = 8 << 20
@@ -60,7 +62,7 @@ class Entry(NamedTuple):
 
 
 class SyncLog:
-    """The log of an open store, to which `redo` was done. Invariant: a half that `settled` has not emptied holds, and
+    """The log of an open store, after `redo`. Invariant: a half that `settled` has not emptied holds, and
     keeps, every record that was written to it.
     """
 
@@ -148,22 +150,60 @@ class SyncLog:
         _remove(self._disk)
 
 
-def redo(disk: Disk) -> int:
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a log holds.
+
+    records: the pieces of every intact record, in the order of writing, also of those that are not needed any more.
+    damage: it cannot be read at a place where there may be a record that is needed. passed_over: where it cannot be
+    read, and nothing is needed, in words.
+    """
+
+    records: Sequence[list[Piece]]
+    damage: Corrupt | None
+    passed_over: Sequence[str]
+
+
+def read(disk: Disk) -> Contents:
+    """Read the log that a crash left, all of it into memory. Raises DiskFailed if it cannot be opened."""
+    keys = {path: _read_key(disk, path) for path in _paths(disk)}
+    key = next((key for key in keys.values() if isinstance(key, int)), None)  # it is in both
+    halves = []
+    for path, own in keys.items():
+        half = _Half([], [own] if isinstance(own, _Gap) else [])
+        if key is not None:
+            _read_records(half, disk, path, own if isinstance(own, int) else key)
+        halves.append(half)
+    records = sorted(record for half in halves for record in half.records)
+    numbers = {record.number for record in records}
+    needed: list[_Gap] = []
+    passed_over: list[_Gap] = []
+    for half in halves:
+        for gap in half.gaps:
+            (needed if key is None or half.may_need(gap, numbers) else passed_over).append(gap)
+    return Contents(
+        [record.pieces for record in records],
+        _damage(needed[0]) if needed else None,
+        [gap.reason for gap in passed_over],
+    )
+
+
+def redo(disk: Disk, contents: Contents, *, partly: bool = False) -> int:
     """Put what the log has where it belongs, durably, and remove the log. Returns how many records there were.
 
-    A file that is not there has been removed since. Raises NoSpace, DiskFailed; then it can be done again.
+    A file that is not there has been removed since. Raises NoSpace, DiskFailed; then it can be done again. Raises the
+    damage of *contents* with nothing changed; *partly*: what can be read is put in its place, and the log stays.
     """
+    if contents.damage is not None and not partly:
+        raise contents.damage
     files: dict[str, File | None] = {}
-    records = 0
     try:
-        for pieces in _records(disk):
-            records += 1
-            for piece in pieces:
-                if piece.path not in files:
-                    files[piece.path] = disk.open(piece.path) if _is_there(disk, piece.path) else None
-                file = files[piece.path]
-                if file is not None:  # also if it reads so: after a sync that failed, memory has what the disk has not
-                    file.write(piece.offset, [piece.data])
+        for piece in (piece for pieces in contents.records for piece in pieces):
+            if piece.path not in files:
+                files[piece.path] = disk.open(piece.path) if _is_there(disk, piece.path) else None
+            file = files[piece.path]
+            if file is not None:  # also if it reads so: after a sync that failed, memory has what the disk has not
+                file.write(piece.offset, [piece.data])
         for file in files.values():
             if file is not None:
                 file.sync()
@@ -171,59 +211,110 @@ def redo(disk: Disk) -> int:
         for file in files.values():
             if file is not None:
                 file.close()
-    _remove(disk)
-    return records
+    if contents.damage is None:
+        _remove(disk)
+    return len(contents.records)
 
 
-def _records(disk: Disk) -> Iterator[list[Piece]]:
-    """Every intact record, in the order of writing; also of those that are not needed any more."""
-    found: list[tuple[int, str, int, int]] = []  # number, path, offset, key
-    for path in _paths(disk):
-        file = disk.open(path)
-        key = int.from_bytes(file.read(0, _KEY.size), "little")
+class _Gap(NamedTuple):
+    """A place of a half that cannot be read. number: of the record that its readable header says it has, else None."""
+
+    path: str
+    offset: int
+    number: int | None
+    reason: str
+
+
+class _Half(NamedTuple):
+    """What was found in a half."""
+
+    records: list[_Record]
+    gaps: list[_Gap]
+
+    def may_need(self, gap: _Gap, numbers: Container[int]) -> bool:
+        """Whether there may be a record in a gap that only the log has. *numbers*: of all records that can be read.
+
+        The records of a half that may be needed follow each other from its beginning, by place and by number. Behind
+        the last of them only older ones are left, from before the half was emptied.
+        """
+        last = max(self.records, default=None)
+        end = PAGE_BYTES if last is None else last.offset + last.length
+        if gap.offset < PAGE_BYTES or gap.offset > end:
+            return False  # the key, which is in the other half too; or: at the end no record begins, or is a gap itself
+        if gap.offset < end or last is None:
+            return True
+        following = last.number + 1
+        return following not in numbers and gap.number in (following, None)
+
+
+def _damage(gap: _Gap) -> Corrupt:
+    return Corrupt(
+        f"{gap.path} at byte {gap.offset}",
+        expected="what was synced last before a crash",
+        found=f"nothing: {gap.reason}; what programs had synced in the last seconds before the crash may be only there:"
+        " try again, or put the file back from a copy of the store, or do without it by `vfs rebuild --cut`",
+    )
+
+
+def _read_key(disk: Disk, path: str) -> int | _Gap:
+    file = disk.open(path)
+    try:
+        return int.from_bytes(file.read(0, _KEY.size), "little")
+    except DiskFailed as error:
+        return _Gap(path, 0, None, str(error))
+    finally:
+        file.close()
+
+
+def _read_records(half: _Half, disk: Disk, path: str, key: int) -> None:
+    """Find every intact record of a half, whatever lies between."""
+    file = disk.open(path)
+    try:
         offset = PAGE_BYTES
         while offset < file.size:
-            record = _read(file, offset, key)
-            if record is None:
-                offset += PAGE_BYTES
-            else:
-                found.append((record.number, path, offset, key))
-                offset += record.length
+            found = _read(file, path, offset, key)
+            if isinstance(found, _Record):
+                half.records.append(found)
+                offset += found.length
+                continue
+            if found is not None:
+                half.gaps.append(found)
+            offset += PAGE_BYTES
+    finally:
         file.close()
-    for _, path, offset, key in sorted(found):
-        file = disk.open(path)
-        record = _read(file, offset, key)
-        file.close()
-        assert record is not None
-        yield record.pieces
 
 
 class _Record(NamedTuple):
     """A record as read. length: in bytes, with what fills up its last page."""
 
     number: int
+    offset: int
     length: int
     pieces: list[Piece]
 
 
-def _read(file: File, offset: int, key: int) -> _Record | None:
-    """The record at *offset*, None if there is no intact one."""
-    header = file.read(offset, _HEADER.size)
-    if len(header) < _HEADER.size or not header.startswith(_MAGIC):
-        return None
-    _, table_size, size, number, _ = _HEADER.unpack(header)
-    length = _HEADER.size + table_size + size
-    if length > HALF_BYTES:
-        return None
-    rest = file.read(offset + _HEADER.size, table_size + size)
+def _read(file: File, path: str, offset: int, key: int) -> _Record | _Gap | None:
+    """The record at *offset*; None if there is no intact one."""
+    number = None
+    try:
+        header = file.read(offset, _HEADER.size)
+        if len(header) < _HEADER.size or not header.startswith(_MAGIC):
+            return None
+        _, table_size, size, number, _ = _HEADER.unpack(header)
+        length = _HEADER.size + table_size + size
+        if length > HALF_BYTES:
+            return None
+        rest = file.read(offset + _HEADER.size, table_size + size)
+    except DiskFailed as error:
+        return _Gap(path, offset, number, str(error))
     if len(rest) < table_size + size or _checksum(key, header[: _SEALED.size], [rest]) != header[_SEALED.size :]:
         return None
     pieces = []
     at = table_size
-    for path, where, piece_size in _table.decode(rest[:table_size]):
-        pieces.append(Piece(path, where, rest[at : at + piece_size]))
+    for name, where, piece_size in _table.decode(rest[:table_size]):
+        pieces.append(Piece(name, where, rest[at : at + piece_size]))
         at += piece_size
-    return _Record(number, length + -length % PAGE_BYTES, pieces)
+    return _Record(number, offset, length + -length % PAGE_BYTES, pieces)
 
 
 def _checksum(key: int, sealed: bytes, rest: Sequence[Buffer]) -> bytes:
@@ -248,12 +339,12 @@ def _is_there(disk: Disk, path: str) -> bool:
 
 
 class Redone:
-    """A Disk that is only read, as it will be when `redo` was done to it: for who may change nothing."""
+    """A Disk that is only read, as it will be when `redo` was done to it, partly or not: for who may change nothing."""
 
-    def __init__(self, disk: Disk) -> None:
+    def __init__(self, disk: Disk, contents: Contents) -> None:
         self._disk = disk
         self._pieces: dict[str, list[Piece]] = {}
-        for pieces in _records(disk):
+        for pieces in contents.records:
             for piece in pieces:
                 self._pieces.setdefault(piece.path, []).append(piece)
 

@@ -78,7 +78,7 @@ class Uploads:
         number = self._core.new_id()
         upload = Upload(key, Seq(self._core.clock() // 1000), info, checksum_algorithm, checksum_kind)
         self._core.commit("create upload", [events.UploadSet(bucket, number, upload)])
-        return _id(number, upload)
+        return format_upload_id(number, upload)
 
     def find(self, bucket: Ino, key: bytes, upload_id: str) -> Upload:
         """What is known of an upload."""
@@ -88,7 +88,7 @@ class Uploads:
         if _ID.match(upload_id):
             number = int(upload_id[:16], 16)
             upload = self._catalog.upload(bucket, number)
-            if upload is not None and upload.key == key and _id(number, upload) == upload_id:
+            if upload is not None and upload.key == key and format_upload_id(number, upload) == upload_id:
                 return number, upload
         raise NoSuchUpload(f"no upload {upload_id} of {show(key)}")
 
@@ -181,7 +181,7 @@ class Uploads:
 
     def every(self, bucket: Ino) -> AllNamed:
         """All of a bucket, in the order in which they began."""
-        return [Named(_id(number, upload), upload) for number, upload in self._catalog.uploads(bucket)]
+        return [Named(format_upload_id(number, upload), upload) for number, upload in self._catalog.uploads(bucket)]
 
     def list(
         self,
@@ -216,11 +216,11 @@ class Uploads:
                 page.prefixes.append(common)
                 page.next, last = common, ""
             else:
-                chosen.append(Named(_id(number, upload), upload))
+                chosen.append(Named(format_upload_id(number, upload), upload))
                 page.next, last = key, chosen[-1].id
         return UploadsPage(chosen, page.prefixes, page.truncated, page.next, last)
 
 
-def _id(number: int, upload: Upload) -> str:
-    """Number and beginning: numbers of what no recovery finds are given again."""
+def format_upload_id(number: int, upload: Upload) -> str:
+    """Its id for clients. Number and beginning: numbers of what no recovery finds are given again."""
     return f"{number:016x}{upload.initiated:014x}"

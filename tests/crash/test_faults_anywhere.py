@@ -20,7 +20,7 @@ from tests.crash.test_faults import steps
 from tests.model.comparison import audit
 from tests.simdisk import CALLS, SimDisk, fail_at, no_fault, nobody
 from vfs import blocks, content, journal
-from vfs.errors import DiskFailed, NoSpace, VfsError
+from vfs.errors import Corrupt, DiskFailed, NoSpace, VfsError
 from vfs.store import Store
 
 STRIDES = [7, pytest.param(1, marks=pytest.mark.slow)]
@@ -109,6 +109,7 @@ def opened(machine: Scenario, folder: Path, disk: SimDisk) -> Store:
         return Store.open(folder, disk=disk, clock=machine.clock)
 
 
+@pytest.mark.usefixtures("small_sync_log")
 @pytest.mark.parametrize("stride", STRIDES)
 @pytest.mark.parametrize("lasting", [False, True])
 @pytest.mark.parametrize("error", [NoSpace, DiskFailed])
@@ -121,6 +122,8 @@ def test_the_disk_refuses_while_a_store_is_opened(
     for at, step in enumerate(steps(machine, rng)):  # type: ignore[arg-type]
         machine.clock.now += 1_000_000
         step()
+        if at % 5 == 0:
+            machine.store.sync()  # so that there is a sync log, and something that only that has
         if at == 25:
             break
     calls = CALLS | {"read"} if error is DiskFailed else {"append", "create"}
@@ -136,7 +139,7 @@ def test_the_disk_refuses_while_a_store_is_opened(
             shutil.copytree(machine.path, folder)
             disk = base.kill()
             disk.fault = fail_at(number, error, calls=calls, lasting=lasting)
-            with contextlib.suppress(NoSpace, DiskFailed):
+            with contextlib.suppress(NoSpace, DiskFailed, Corrupt):  # Corrupt: a sync log that cannot be read
                 opened(machine, folder, disk).abandon()
             store = opened(machine, folder, disk.kill())
             machine._compare(store, events)

@@ -10,23 +10,39 @@ import errno
 import os
 import sqlite3
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.mounted import Mounted, run, wait_until
+from tests.mounted import REPO, Mounted, run, wait_until
 
 pytestmark = pytest.mark.fuse
 
-# Stands between the daemon and libc: while a file of that name is there, the disk does not sync.
+# Stands between the daemon and libc: while a file of one name is there, the disk does not sync; while one of the other,
+# it does not read the second page of a half of the sync log, where records begin.
 SHIM = """
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 static int broken(void) { return access(getenv("VFS_TEST_BROKEN"), F_OK) == 0; }
+static int unreadable(void) { return access(getenv("VFS_TEST_UNREADABLE"), F_OK) == 0; }
+static int is_log(int fd) {
+    char link[64], path[4096];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t length = readlink(link, path, sizeof path - 1);
+    path[length < 0 ? 0 : length] = 0;
+    return strstr(path, "/synclog/") != NULL;
+}
+ssize_t pread64(int fd, void *to, size_t count, off64_t at) {
+    if (unreadable() && at < 8192 && at + (off64_t) count > 4096 && is_log(fd)) { errno = EIO; return -1; }
+    return ((ssize_t (*)(int, void *, size_t, off64_t)) dlsym(RTLD_NEXT, "pread64"))(fd, to, count, at);
+}
 #define WRAP(name) int name(int fd) { \\
     if (broken()) { errno = EIO; return -1; } \\
     return ((int (*)(int)) dlsym(RTLD_NEXT, #name))(fd); }
@@ -36,10 +52,19 @@ WRAP(fdatasync)
 
 
 class Disk:
-    """The switch of the shim."""
+    """The switches of the shim, and its environment."""
 
-    def __init__(self, switch: Path) -> None:
+    def __init__(self, switch: Path, unreadable: Path, library: Path) -> None:
         self._switch = switch
+        self._unreadable = unreadable
+        self.environment = {
+            "VFS_TEST_BROKEN": str(switch),
+            "VFS_TEST_UNREADABLE": str(unreadable),
+            "LD_PRELOAD": str(library),
+        }
+
+    def spoil_log(self) -> None:
+        self._unreadable.touch()
 
     def break_down(self) -> None:
         self._switch.touch()
@@ -53,9 +78,10 @@ def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Disk:
     source, library = tmp_path / "shim.c", tmp_path / "shim.so"
     source.write_text(SHIM)
     run(["gcc", "-shared", "-fPIC", "-o", str(library), str(source), "-ldl"])
-    monkeypatch.setenv("VFS_TEST_BROKEN", str(tmp_path / "broken"))
-    monkeypatch.setenv("LD_PRELOAD", str(library))
-    return Disk(tmp_path / "broken")
+    disk = Disk(tmp_path / "broken", tmp_path / "unreadable", library)
+    for name, value in disk.environment.items():
+        monkeypatch.setenv(name, value)
+    return disk
 
 
 @pytest.fixture
@@ -137,6 +163,35 @@ def test_sqlite_is_told(mount: Mounted, disk: Disk) -> None:
         assert [n for (n,) in again.execute("SELECT n FROM t ORDER BY n")] == [0, 1, 2, 3, 4]
         assert again.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     again.close()
+
+
+def test_a_sync_log_that_cannot_be_read_is_told_and_given_up_by_word_only(mount: Mounted, disk: Disk) -> None:
+    """The daemon was killed and the power stayed: so nothing is lost, but nobody can know that."""
+    fd = os.open(mount.root / "file", os.O_CREAT | os.O_RDWR)
+    for number in range(20):
+        os.write(fd, b"%d " % number)
+        os.fsync(fd)
+    os.close(fd)
+    mount.kill()
+    assert os.listdir(mount.store / "synclog") == ["0", "1"]
+    disk.spoil_log()
+
+    def vfs(*arguments: str) -> subprocess.CompletedProcess[str]:
+        order = [sys.executable, "-m", "vfs", *arguments]
+        return run(order, cwd=REPO, check=False, env=os.environ | disk.environment)
+
+    told = vfs("mount", str(mount.store), str(mount.root))
+    assert told.returncode != 0
+    assert "Input/output error; what programs had synced in the last seconds" in told.stderr
+    checked = vfs("check", str(mount.store))
+    assert checked.returncode == 1
+    assert f"  vfs rebuild --cut {mount.store} " in checked.stdout
+    assert vfs("rebuild", str(mount.store)).returncode == 1
+    done = vfs("rebuild", "--cut", str(mount.store))
+    assert done.returncode == 0, done.stderr
+    assert [sorted(os.listdir(aside)) for aside in mount.store.glob("synclog.cut-*")] == [["0", "1"]]
+    mount.start()
+    assert (mount.root / "file").read_bytes() == b"".join(b"%d " % number for number in range(20))
 
 
 def test_the_daemon_ends_and_says_so(mount: Mounted, disk: Disk) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import re
@@ -462,6 +463,18 @@ def test_post_object(served: Served, s3: Any, key: dict[str, Any], bucket: str) 
     ):
         answer = requests.post(url, data={**fields, **wrong}, files={"file": ("n", data)}, timeout=60)
         assert f"<Code>{code}</Code>" in answer.text
+
+
+def test_the_checksum_of_a_form(served: Served, s3: Any, bucket: str) -> None:
+    import requests
+
+    fields: dict[str, str] = s3.generate_presigned_post(bucket, "k")["fields"]
+    told = base64.b64encode(hashlib.sha256(b"content").digest()).decode()
+    for body, status in ((b"another", 400), (b"content", 204)):
+        form = {**fields, "x-amz-checksum-sha256": told}
+        answer = requests.post(f"{served.url}/{bucket}", data=form, files={"file": body}, timeout=60)
+        assert answer.status_code == status, answer.text
+    assert s3.head_object(Bucket=bucket, Key="k", ChecksumMode="ENABLED")["ChecksumSHA256"] == told
 
 
 def test_rights(served: Served, s3: Any, key: dict[str, Any], bucket: str) -> None:

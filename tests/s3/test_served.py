@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import random
 import socket
@@ -40,6 +41,7 @@ def both(tmp_path: Path) -> Iterator[tuple[Path, Any]]:
 @pytest.mark.fuse
 def test_mount_and_endpoint_agree(both: tuple[Path, Any]) -> None:
     root, s3 = both
+    assert json.loads(os.getxattr(root, "user.vfs.status"))["S3"] == [s3.meta.endpoint_url]
     (root / "docs").mkdir()
     file = root / "docs" / "dir" / "f"
     file.parent.mkdir()
@@ -118,6 +120,26 @@ def test_who_speaks_no_s3(served: Served, raw: bytes, status: bytes) -> None:
         assert connection.recv(65536).split()[1] == status
 
 
+@pytest.mark.parametrize(
+    ("method", "what"),
+    [("DELETE", "k?annotation"), ("PUT", "k?renameObject"), ("GET", "k?annotation="), ("DELETE", "?metadataTable")],
+)
+def test_an_operation_that_is_not_known_is_not_taken_for_another(
+    served: Served, s3: Any, bucket: str, method: str, what: str
+) -> None:
+    s3.put_object(Bucket=bucket, Key="k", Body=b"kept")
+    s3.meta.events.register(
+        "before-sign.s3", lambda request, **_: setattr(request, "url", f"{served.url}/{bucket}/{what}")
+    )
+    operation = {"DELETE": s3.delete_object, "PUT": s3.put_object, "GET": s3.get_object}[method]
+    with pytest.raises(ClientError) as error:
+        operation(Bucket=bucket, Key="k")
+    assert error.value.response["ResponseMetadata"]["HTTPStatusCode"] == 501
+    fresh = client(served.url, served.key())
+    assert fresh.get_object(Bucket=bucket, Key="k")["Body"].read() == b"kept"
+    fresh.close()
+
+
 @pytest.mark.parametrize("body", [b"", b"hello"])
 def test_who_asks_is_told_to_continue(served: Served, s3: Any, bucket: str, body: bytes) -> None:
     url = urlsplit(s3.generate_presigned_url("put_object", Params={"Bucket": bucket, "Key": "k"}))
@@ -150,7 +172,7 @@ def test_memory_does_not_grow_with_an_object(served: Served, s3: Any, bucket: st
             self.left -= count
             return count
 
-    before = peak(served)
+    before = served.memory("VmHWM")
     size = 300 * MIB
     url = urlsplit(s3.generate_presigned_url("put_object", Params={"Bucket": bucket, "Key": "big"}))
     connection = HTTPConnection("127.0.0.1", served.port, timeout=60)
@@ -163,14 +185,7 @@ def test_memory_does_not_grow_with_an_object(served: Served, s3: Any, bucket: st
     for piece in s3.get_object(Bucket=bucket, Key="big")["Body"].iter_chunks(MIB):
         got += len(piece)
     assert got == size
-    assert peak(served) - before < 100 * MIB
-
-
-def peak(served: Served) -> int:
-    """The most memory that the daemon has taken so far, in bytes."""
-    assert served._process is not None
-    text = Path(f"/proc/{served._process.pid}/status").read_text()
-    return int(text.split("VmHWM:")[1].split()[0]) * 1024
+    assert served.memory("VmHWM") - before < 100 * MIB
 
 
 @pytest.mark.parametrize(

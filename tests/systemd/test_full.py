@@ -20,7 +20,7 @@ from tests.systemd.conftest import NotifySocket
 REPO = Path(__file__).parents[2]
 VFS = Path(sys.executable).with_name("vfs")
 HELPER = VFS.with_name("mount.fuse.vfs")
-UNIT = "vfs@.service"
+UNITS = ("vfs@.service", "vfs-serve@.service")
 
 pytestmark = [
     pytest.mark.slow,
@@ -76,7 +76,7 @@ class Container:
                     *(f"--bind-ro={path}" for path in paths),
                     f"--bind-ro={VFS}:/usr/local/bin/vfs",
                     f"--bind-ro={HELPER}:/usr/sbin/{HELPER.name}",
-                    f"--bind-ro={REPO}/systemd/{UNIT}:/etc/systemd/system/{UNIT}",
+                    *(f"--bind-ro={REPO}/systemd/{unit}:/etc/systemd/system/{unit}" for unit in UNITS),
                     f"--bind={self.stores}:/var/lib/vfs",
                 ],
                 env={**os.environ, "NOTIFY_SOCKET": notify.address},
@@ -101,7 +101,7 @@ class Container:
     def run(self, command: str) -> str:
         """What *command* prints; it must succeed."""
         done = self.sh(command)
-        log = self.sh("journalctl --no-pager --lines=40 --unit='vfs@*'").stdout if done.returncode else ""
+        log = self.sh("journalctl --no-pager --lines=40 --unit='vfs*@*'").stdout if done.returncode else ""
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{log}"
         return done.stdout
 
@@ -190,6 +190,26 @@ def test_a_line_of_fstab(container: Container) -> None:
     container.run("echo two >/srv/docs/note")
     assert container.power_off() == 0
     subprocess.run([VFS, "check", container.stores / "docs"], check=True, timeout=60)
+
+
+def test_served_without_a_mount_and_beside_one(container: Container, tmp_path: Path) -> None:
+    get = 'import http.client as h; c = h.HTTPConnection("127.0.0.1", 9000); c.request("GET", "/")'
+    ask = f"python3 -c '{get}; print(c.getresponse().status)'"
+    container.run("mkdir -p /etc/vfs /srv/docs; printf 'VFS_STORE=/var/lib/vfs/s\nVFS_S3=9000\n' >/etc/vfs/s.conf")
+    container.run("systemctl enable --now vfs-serve@s")
+    assert container.run(ask) == "403\n"
+    made = container.run("vfs s3 key create /var/lib/vfs/s")
+    assert made.startswith("access key  ")
+    container.run(f"kill -9 {container.show('vfs-serve@s', 'MainPID')}")
+    container.run(f'until [ "$({ask} 2>/dev/null)" = 403 ]; do sleep 0.2; done')
+    container.run("systemctl stop vfs-serve@s")
+    assert container.show("vfs-serve@s", "Result") == "success"
+
+    container.configure("s", "/srv/docs", "VFS_OPTIONS=--s3 9000")
+    container.run("systemctl start vfs@s")
+    assert container.run(ask) == "403\n"
+    container.run("mkdir /srv/docs/docs; systemctl stop vfs@s")
+    subprocess.run([VFS, "check", container.stores / "s"], check=True, timeout=60)
 
 
 def test_wrong_configuration_is_not_tried_again(container: Container) -> None:

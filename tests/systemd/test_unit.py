@@ -14,6 +14,7 @@ import pytest
 from tests.systemd.conftest import NotifySocket
 
 UNIT = Path(__file__).parents[2] / "systemd" / "vfs@.service"
+SERVE = UNIT.with_name("vfs-serve@.service")
 VFS = Path(sys.executable).with_name("vfs")
 
 # Each of these gives a service its own mount namespace (systemd.exec(5)): nobody else would see its mount.
@@ -52,10 +53,11 @@ NAMESPACED = {
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd-analyze")
-def test_systemd_analyze_verify(tmp_path: Path) -> None:
+@pytest.mark.parametrize("which", [UNIT, SERVE], ids=lambda which: which.name)
+def test_systemd_analyze_verify(tmp_path: Path, which: Path) -> None:
     # verify looks for the program, which is installed only where the service is.
-    unit = tmp_path / UNIT.name
-    unit.write_text(UNIT.read_text().replace("/usr/local/bin/vfs", str(VFS)))
+    unit = tmp_path / which.name
+    unit.write_text(which.read_text().replace("/usr/local/bin/vfs", str(VFS)))
     verify = subprocess.run(["systemd-analyze", "verify", "--man=no", unit], capture_output=True, text=True, timeout=60)
     assert (verify.returncode, verify.stdout, verify.stderr) == (0, "", "")
 

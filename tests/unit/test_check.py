@@ -15,16 +15,20 @@ import lmdb
 import msgspec
 import pytest
 
+from tests.simdisk import SimDisk
 from vfs import check as checking
 from vfs import gc
 from vfs.blocks import BLOCK_BYTES
 from vfs.catalog import TABLES, BlockRow, Catalog
 from vfs.check import Figures, Kind, Problem, check, mend_headers, rebuild, rebuilding
-from vfs.errors import Corrupt, LimitReached, NoSuchKey, NotAStore, StoreInUse
+from vfs.check.readthrough import ReadThrough
+from vfs.disk import RealFile
+from vfs.errors import Corrupt, DiskFailed, LimitReached, NoSuchKey, NotAStore, StoreInUse
 from vfs.journal import START
 from vfs.model import BlockId, Ino, ObjectInfo, Seq, State, Writer
 from vfs.names import format_version_id
 from vfs.store import Store
+from vfs.synclog import PAGE_BYTES
 
 WRITER = Writer(0, 1, "test")
 SEGMENT = "journal/0000000000000001"
@@ -283,7 +287,7 @@ def test_the_id_of_a_harmed_version_is_named(open_store: Store) -> None:
 def test_a_missing_segment_of_blocks_is_found(path: Path) -> None:
     (path / "blocks/00000001").unlink()
     problems = problems_of(path)
-    assert kinds(problems) == {Kind.BLOCK, Kind.VERSION}
+    assert kinds(problems) == {Kind.BLOCK, Kind.VERSION, Kind.PART}
     assert any("docs/report" in problem.where for problem in problems)
 
 
@@ -384,6 +388,92 @@ def test_a_limit_that_is_reached_is_no_damage(path: Path, monkeypatch: pytest.Mo
         problems_of(path)
 
 
+def put_part(store: Store, bucket: Ino, key: bytes, upload_id: str, number: int, data: bytes) -> None:
+    body = store.objects.begin_content(bucket)
+    body.write(0, data)
+    store.uploads.put_part(bucket, key, upload_id, number, body.seal(), "e")
+    store.objects.end_content(body)
+
+
+def damage_leaf_of(path: Path, data: bytes) -> str:
+    """Flip a byte of the last block of a content; the block's id."""
+    segment = path / "blocks/00000001"
+    at = segment.read_bytes().index(data[-(len(data) % BLOCK_BYTES) :])
+    flip(segment, at)
+    return next(block.hex() for block, row in all_blocks(path).items() if row.place.offset == at)
+
+
+def test_a_damaged_part_of_an_upload_is_named(open_store: Store) -> None:
+    """In whichever bucket it is, and whatever its key looks like; those of other uploads and numbers are not."""
+    for name in (b"aaa", b"media", b"zzz"):
+        bucket = open_store.create_bucket(name, uid=0, gid=0, state=State.UNVERSIONED)
+        upload = open_store.uploads.create(bucket, b"sound", ObjectInfo())
+        put_part(open_store, bucket, b"sound", upload, 1, b"of %s, intact" % name)
+    media = open_store.find_bucket(b"media")
+    key = b"film\n\xff/reel"
+    uploads = [open_store.uploads.create(media, key, ObjectInfo()) for _ in range(3)]
+    for number in (1, 2, 10_000):
+        put_part(open_store, media, key, uploads[1], number, BIG + b"%d" % number)
+    put_part(open_store, media, key, uploads[0], 2, b"another's")
+    open_store.close()
+    block = damage_leaf_of(open_store.path, BIG + b"2")
+    problems = problems_of(open_store.path)
+    assert [(problem.kind, problem.where) for problem in problems] == [
+        (Kind.BLOCK, f"block {block}"),
+        (Kind.PART, f"media/film\\n\\xff/reel upload {uploads[1]} part 2"),
+    ]
+    part = problems[1]
+    assert part.message == f"needs 1 damaged block: {block}"
+    assert (part.bucket, part.key, part.upload_id, part.part_number) == (
+        "media",
+        "film\\n\\xff/reel",
+        uploads[1],
+        2,
+    )
+    assert (part.path, part.version_id) == ("", "")
+
+
+def test_a_block_of_a_part_and_of_a_version_harms_both(open_store: Store) -> None:
+    """And the parts of several uploads, each with every number that needs it."""
+    docs = open_store.create_bucket(b"docs", uid=0, gid=0)
+    seq = write(open_store, docs, b"file", BIG)
+    uploads = [open_store.uploads.create(docs, b"file", ObjectInfo()) for _ in range(2)]
+    for upload in uploads:
+        for number in (3, 7):
+            put_part(open_store, docs, b"file", upload, number, BIG)
+    open_store.close()
+    damage_leaf_of(open_store.path, BIG)
+    harmed = [problem for problem in problems_of(open_store.path) if problem.kind is not Kind.BLOCK]
+    assert [problem.where for problem in harmed] == [
+        f"docs/file version {format_version_id(seq)}",
+        *(f"docs/file upload {upload} part {number}" for upload in uploads for number in (3, 7)),
+    ]
+
+
+def test_a_part_that_was_replaced_or_given_up_is_not_named(open_store: Store) -> None:
+    docs = open_store.create_bucket(b"docs", uid=0, gid=0)
+    replaced, aborted = (open_store.uploads.create(docs, b"file", ObjectInfo()) for _ in range(2))
+    for upload in (replaced, aborted):
+        put_part(open_store, docs, b"file", upload, 1, BIG)
+    put_part(open_store, docs, b"file", replaced, 1, b"again")
+    open_store.uploads.abort(docs, b"file", aborted)
+    open_store.close()
+    damage_leaf_of(open_store.path, BIG)
+    (problem,) = problems_of(open_store.path)
+    assert problem.harmless
+
+
+def test_a_damaged_part_without_an_upload_is_named_by_its_numbers(open_store: Store) -> None:
+    docs = open_store.create_bucket(b"docs", uid=0, gid=0)
+    upload = open_store.uploads.create(docs, b"file", ObjectInfo())
+    put_part(open_store, docs, b"file", upload, 5, BIG)
+    open_store.close()
+    damage_leaf_of(open_store.path, BIG)
+    edit(open_store.path, "uploads", lambda transaction, cursor: cursor.first() and cursor.delete())
+    (part,) = [problem for problem in problems_of(open_store.path) if problem.kind is Kind.PART]
+    assert part.where == f"part 5 of upload {int(upload[:16], 16)}"
+
+
 # --- damaged journal
 
 
@@ -436,6 +526,276 @@ def test_versions_behind_damage_are_named(open_store: Store) -> None:
     assert ("docs/old", format_version_id(behind[0])) in named
     assert ("docs/new", format_version_id(behind[1])) in named
     assert not [name for name, _ in named if name == "docs/old" and _ != format_version_id(behind[0])]
+
+
+# --- an unreadable sync log
+
+
+@pytest.fixture
+def logged(tmp_path: Path, small_sync_log: None) -> Path:
+    """A store after a power loss: what was synced last, version "new" of a file, is in the sync log only."""
+    store = Store.open(tmp_path / "store")
+    docs = store.create_bucket(b"docs", uid=0, gid=0)
+    write(store, docs, b"file", b"old")
+    store.sync()
+    ends = store.core.journal.end, store.core.blocks.end
+    write(store, docs, b"file", b"new")
+    store.sync()
+    store.abandon()
+    os.truncate(tmp_path / "store" / SEGMENT, ends[0].offset)
+    os.truncate(tmp_path / "store/blocks/00000001", ends[1].offset)
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def spoil(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, int], None]:
+    """Make a byte of a file unreadable."""
+    bad: list[tuple[Path, int]] = []
+    read = RealFile.read
+
+    def refuse(file: RealFile, offset: int, length: int) -> bytes:
+        if any(file._path == path and offset <= at < offset + length for path, at in bad):
+            error = OSError(errno.EIO, os.strerror(errno.EIO))
+            raise DiskFailed(f"cannot read {file._path} at {offset}: {error.strerror}") from error
+        return read(file, offset, length)
+
+    monkeypatch.setattr(RealFile, "read", refuse)
+    return lambda path, at: bad.append((path, at))
+
+
+def file_in(path: Path) -> bytes:
+    store = Store.open(path)
+    ino, _ = store.tree.lookup(store.find_bucket(b"docs"), b"file")
+    handle = store.files.open(ino, WRITER)
+    data = store.files.read(handle, 0, 100)
+    store.files.release(handle)
+    store.close()
+    return data
+
+
+def test_what_only_the_sync_log_has_is_checked(logged: Path) -> None:
+    assert figures_of(logged).block_bytes == len(b"old" + b"new")
+    assert file_in(logged) == b"new"
+
+
+def test_a_sync_log_that_cannot_be_read_is_named_and_refused(logged: Path, spoil: Callable[[Path, int], None]) -> None:
+    spoil(logged / "synclog/0", PAGE_BYTES + 100)
+    before = contents_of(logged)
+    problems: list[Problem] = []
+    figures = check(logged, problems.append, lambda what, done, total: None)
+    (problem,) = problems
+    assert (problem.kind, problem.where) == (Kind.SYNCLOG, f"synclog/0 at byte {PAGE_BYTES}")
+    assert "Input/output error" in problem.message
+    assert "in the last seconds" in problem.message
+    assert not figures.opens
+    for run in (Store.open, again, lambda path: mend_headers(path, ["00" * 32])):
+        with pytest.raises(Corrupt, match=r"synclog/0 .*`vfs rebuild --cut`"):
+            run(logged)
+    assert contents_of(logged) == before
+
+
+def test_a_sync_log_that_can_be_read_again_has_lost_nothing(
+    logged: Path, spoil: Callable[[Path, int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context():
+        spoil(logged / "synclog/0", PAGE_BYTES + 100)
+        with pytest.raises(Corrupt):
+            Store.open(logged)
+        monkeypatch.undo()
+    assert file_in(logged) == b"new"
+
+
+def test_cut_does_without_a_sync_log_that_cannot_be_read(logged: Path, spoil: Callable[[Path, int], None]) -> None:
+    log = contents_of(logged)["synclog/0"]
+    spoil(logged / "synclog/0", PAGE_BYTES + 100)
+    done = again(logged, cut=True)
+    assert done.cut is None
+    assert done.log is not None
+    assert (done.log / "0").read_bytes() == log
+    assert done.last_event > 0
+    assert problems_of(logged) == []
+    assert file_in(logged) == b"old"
+
+
+def test_cut_keeps_what_can_be_read_of_a_sync_log(logged: Path, spoil: Callable[[Path, int], None]) -> None:
+    """Of two records the second cannot be read."""
+    store = Store.open(logged)
+    docs = store.find_bucket(b"docs")
+    write(store, docs, b"file", b"older")
+    store.sync()
+    for data in (b"kept", b"lost"):
+        end = store.core.journal.end.offset
+        write(store, docs, b"file", data)
+        store.sync()
+    store.abandon()
+    spoil(logged / "synclog/0", 2 * PAGE_BYTES)
+    os.truncate(logged / SEGMENT, end - 100)  # in the midst of what the first record has
+    again(logged, cut=True)
+    assert file_in(logged) == b"kept"
+
+
+def test_a_place_of_a_sync_log_where_nothing_is_needed_is_a_note(
+    logged: Path, spoil: Callable[[Path, int], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The store opens with everything, and says so."""
+    spoil(logged / "synclog/0", 5 * PAGE_BYTES)
+    problems: list[Problem] = []
+    figures = check(logged, problems.append, lambda what, done, total: None)
+    assert [(problem.kind, problem.harmless) for problem in problems] == [(Kind.SYNCLOG, True)]
+    assert (figures.problems, figures.opens) == (0, True)
+    assert file_in(logged) == b"new"
+    assert "synclog/0 at " in caplog.text
+    assert problems_of(logged) == []
+
+
+# --- an unreadable place of blocks, journal or snapshot
+
+
+def test_a_block_that_the_disk_cannot_read_is_named_with_what_it_harms(
+    path: Path, spoil: Callable[[Path, int], None]
+) -> None:
+    """And nothing else is, though a scan reads more than a page at once."""
+    leaf, row = next((block, row) for block, row in all_blocks(path).items() if row.place.length == BLOCK_BYTES)
+    segment = f"blocks/{row.place.segment:08x}"
+    at = row.place.offset + 2 * PAGE_BYTES
+    spoil(path / segment, at)
+    problems = problems_of(path)
+    (damaged,) = [problem for problem in problems if problem.kind is Kind.BLOCK]
+    assert damaged.block == leaf.hex()
+    assert "Input/output error" in damaged.message
+    assert len([problem for problem in problems if problem.kind is Kind.VERSION]) == 4
+    (place,) = [problem for problem in problems if problem.kind is Kind.DISK]
+    assert (place.where, place.harmless) == (segment, True)
+    assert f"1 pages, the first at byte {at - at % PAGE_BYTES};" in place.message
+    assert kinds(problems) == {Kind.BLOCK, Kind.VERSION, Kind.DISK}
+
+
+def test_what_cannot_be_read_is_asked_for_once_and_is_zeros_and_the_rest_is_there() -> None:
+    disk = SimDisk()
+    disk.list("folder")
+    data = bytes(range(1, 101)) * 200
+    disk.open("folder/file", create=True).append([data])
+    disk.spoil("folder/file", PAGE_BYTES)
+    asked: list[str] = []
+    disk.fault = lambda call, path: asked.append(call)
+    through = ReadThrough(disk)
+    expected = data[:PAGE_BYTES] + bytes(PAGE_BYTES) + data[2 * PAGE_BYTES :]
+    for start in (
+        0,
+        1,
+        PAGE_BYTES - 1,
+        PAGE_BYTES,
+        2 * PAGE_BYTES - 1,
+        2 * PAGE_BYTES,
+        len(data) - 1,
+        len(data),
+        30_000,
+    ):
+        for length in (0, 1, PAGE_BYTES, PAGE_BYTES + 1, 30_000):
+            assert through.open("folder/file").read(start, length) == expected[start : start + length]
+    assert list(through.unreadable()) == [("folder/file", PAGE_BYTES, 1)]
+    asked.clear()
+    through.open("folder/file").read(PAGE_BYTES, PAGE_BYTES)
+    assert asked == []
+
+
+def test_a_record_that_the_disk_cannot_read_is_a_damaged_one(path: Path, spoil: Callable[[Path, int], None]) -> None:
+    spoil(path / SEGMENT, PAGE_BYTES)
+    assert [(problem.kind, problem.harmless) for problem in problems_of(path)] == [
+        (Kind.JOURNAL, False),
+        (Kind.DISK, True),
+    ]
+
+
+def test_a_snapshot_that_the_disk_cannot_read_is_a_damaged_one(
+    path: Path, spoil: Callable[[Path, int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gc, "FOLD_THOROUGH_BYTES_MIN", 0)
+    store = Store.open(path)
+    gc.run(store)
+    store.close()
+    (name,) = os.listdir(path / "snapshots")
+    spoil(path / "snapshots" / name, 2 * PAGE_BYTES)
+    assert kinds(problems_of(path)) == {Kind.SNAPSHOT}
+
+
+def test_a_check_of_a_disk_that_has_no_memory_to_read_names_no_damage(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(file: RealFile, offset: int, length: int) -> bytes:
+        raise DiskFailed("cannot read") from OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    monkeypatch.setattr(RealFile, "read", refuse)
+    with pytest.raises(DiskFailed):
+        problems_of(path)
+
+
+def test_a_rebuild_does_without_what_the_disk_cannot_read_only_when_told(
+    path: Path, spoil: Callable[[Path, int], None]
+) -> None:
+    """What the disk reads later is found by another rebuild."""
+    block, row = next((block, row) for block, row in all_blocks(path).items() if row.place.length == BLOCK_BYTES)
+    segment = path / f"blocks/{row.place.segment:08x}"
+    at = row.place.offset + 2 * PAGE_BYTES
+    spoil(segment, at)
+    before = contents_of(path)
+    with pytest.raises(Corrupt, match="that the disk cannot read"):
+        again(path)
+    assert contents_of(path) == before
+    assert again(path, cut=True).kept == 1
+    kept = (path / "damaged" / block.hex()).read_bytes()
+    page = at - at % PAGE_BYTES - row.place.offset
+    whole = segment.read_bytes()[row.place.offset : row.place.offset + BLOCK_BYTES]
+    assert kept == whole[:page] + bytes(PAGE_BYTES) + whole[page + PAGE_BYTES :]
+    assert kinds(problems_of(path)) == {Kind.BLOCK, Kind.VERSION, Kind.DISK}
+
+
+@pytest.mark.parametrize("catalog", [True, False])
+def test_the_last_blocks_that_the_disk_cannot_read_stay_for_when_it_can(
+    path: Path, catalog: bool, spoil: Callable[[Path, int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Opening the store does not ask for them again, nor cuts them off."""
+    store = Store.open(path)
+    docs = store.find_bucket(b"docs")
+    write(store, docs, b"last", b"".join(b"%06d\n" % number for number in range(10_000)))
+    store.close()
+    segment = path / "blocks/00000001"
+    whole = segment.read_bytes()
+    if not catalog:
+        shutil.rmtree(path / "catalog")
+    with monkeypatch.context():
+        spoil(segment, len(whole) - 1)
+        again(path, cut=True)
+        store = Store.open(path)
+        write(store, docs, b"new", b"written behind them")
+        ino, _ = store.tree.lookup(docs, b"last")
+        with pytest.raises(Corrupt):
+            store.files.read(store.files.open(ino, WRITER), 0, 1)
+        store.close()
+        harmed = [problem.path for problem in problems_of(path) if problem.kind is Kind.VERSION]
+        assert harmed == ["docs/last"]
+        monkeypatch.undo()
+    assert segment.read_bytes().startswith(whole)
+    again(path)
+    assert problems_of(path) == []
+
+
+def test_cut_of_a_journal_that_the_disk_cannot_read_keeps_the_rest(
+    path: Path, spoil: Callable[[Path, int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = (path / SEGMENT).read_bytes()
+    with monkeypatch.context():
+        spoil(path / SEGMENT, PAGE_BYTES)
+        with pytest.raises(Corrupt, match="--cut"):
+            again(path)
+        done = again(path, cut=True)
+        monkeypatch.undo()
+    assert done.cut is not None
+    (moved,) = done.cut.iterdir()
+    kept = int(moved.name.rpartition("-")[2])
+    damaged = whole[:PAGE_BYTES] + bytes(PAGE_BYTES) + whole[2 * PAGE_BYTES :]
+    assert (path / SEGMENT).read_bytes()[:kept] + moved.read_bytes() == damaged
+    assert problems_of(path) == []
 
 
 # --- a wrong catalog
@@ -557,10 +917,12 @@ def test_a_catalog_that_cannot_be_opened_is_a_problem(path: Path) -> None:
 
 
 def test_a_rebuilt_catalog_is_the_same_row_for_row(path: Path) -> None:
-    before, events = rows(path), figures_of(path).events
+    before, figures = rows(path), figures_of(path)
     done = again(path)
     assert rows(path) == before
-    assert done == checking.Rebuilt(events, 0, path / "catalog.before-rebuild", None)
+    last = figures.last_event
+    assert last > 0
+    assert done == checking.Rebuilt(figures.events, 0, path / "catalog.before-rebuild", None, last_event=last)
     assert problems_of(path) == []
 
 

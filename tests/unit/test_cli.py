@@ -22,10 +22,12 @@ from vfs.cli import checking, mounting, mounts, output, space, stores, versions
 from vfs.cli.main import COMMANDS, cli, run
 from vfs.cli.mounts import Mount
 from vfs.cli.output import Cell, Column, Failure
-from vfs.errors import StoreInUse
-from vfs.model import Writer
+from vfs.disk import RealFile
+from vfs.errors import DiskFailed, StoreInUse
+from vfs.model import ObjectInfo, Writer
 from vfs.names import format_version_id
 from vfs.store import Store
+from vfs.synclog import PAGE_BYTES
 
 Run = Callable[..., tuple[int, str, str]]  # arguments -> exit code, stdout, stderr
 
@@ -334,6 +336,92 @@ def test_damaged_content_is_given_up_by_name_only(vfs: Run, tmp_path: Path) -> N
     code, out, _ = vfs("check", "--json", tmp_path / "store")
     (found,) = [problem for problem in json.loads(out)["Problems"] if problem["Kind"] == "version"]
     assert (found["Path"], found["VersionId"]) == ("docs/a file", version_id)
+
+
+def test_a_damaged_part_of_an_upload_is_named(vfs: Run, tmp_path: Path) -> None:
+    opened = Store.open(tmp_path / "store")
+    bucket = opened.create_bucket(b"docs", uid=0, gid=0)
+    upload = opened.uploads.create(bucket, b"a/film", ObjectInfo())
+    body = opened.objects.begin_content(bucket)
+    body.write(0, b"some content")
+    opened.uploads.put_part(bucket, b"a/film", upload, 7, body.seal(), "etag")
+    opened.objects.end_content(body)
+    opened.close()
+    segment = tmp_path / "store/blocks/00000001"
+    segment.write_bytes(segment.read_bytes().replace(b"some content", b"some Content"))
+    code, out, _ = vfs("check", tmp_path / "store")
+    assert code == 1
+    assert f"\npart: docs/a/film upload {upload} part 7: needs 1 damaged block: " in out
+    assert "AbortMultipartUpload" in out
+    assert "vfs purge" not in out
+    _, out, _ = vfs("check", "--json", tmp_path / "store")
+    (found,) = [problem for problem in json.loads(out)["Problems"] if problem["Kind"] == "part"]
+    assert (found["Bucket"], found["Key"], found["UploadId"], found["PartNumber"]) == ("docs", "a/film", upload, 7)
+    assert set(found) == {"Kind", "Where", "Message", "Harmless", "Bucket", "Key", "UploadId", "PartNumber"}
+
+
+def test_a_sync_log_that_cannot_be_read_is_told_with_what_to_do(
+    vfs: Run, tmp_path: Path, small_sync_log: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "store"
+    opened = Store.open(path)
+    opened.create_bucket(b"docs", uid=0, gid=0)
+    opened.checkpoint()
+    for name in (b"first", b"second"):
+        opened.create_bucket(name, uid=0, gid=0)
+        opened.sync()
+    opened.abandon()
+    spoil_catalog(path)
+    read = RealFile.read
+
+    def refuse(file: RealFile, offset: int, length: int) -> bytes:
+        if "synclog/0" in str(file._path) and offset <= PAGE_BYTES < offset + length:
+            raise DiskFailed(f"cannot read {file._path} at {offset}: Input/output error")
+        return read(file, offset, length)
+
+    monkeypatch.setattr(RealFile, "read", refuse)
+    code, out, _ = vfs("check", "--repair", path)
+    assert code == 1
+    assert "\nrepaired: " not in out
+    assert "vfs check --repair" not in out
+    assert out.startswith(f"synclog: synclog/0 at byte {PAGE_BYTES}: ")
+    assert "The last event that is left was at 20" in out
+    assert f"  vfs rebuild --cut {path} " in out
+    code, out, _ = vfs("check", "--json", path)
+    found = json.loads(out)
+    assert (code, found["Problems"][0]["Kind"], found["Figures"]["Opens"]) == (1, "synclog", False)
+    code, _, err = vfs("rebuild", path)
+    assert code == 1
+    assert "`vfs rebuild --cut`" in err
+    code, out, _ = vfs("rebuild", "--cut", path)
+    assert code == 0
+    (aside,) = path.glob("synclog.cut-*")
+    assert f"is in {aside}. The last event that is left was at 20" in out
+    assert vfs("check", path)[0] == 0
+
+
+def test_nothing_is_repaired_on_a_disk_that_cannot_be_read(
+    vfs: Run, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil_catalog(store)
+    read = RealFile.read
+
+    def refuse(file: RealFile, offset: int, length: int) -> bytes:
+        if str(file._path).endswith("blocks/00000001"):
+            raise DiskFailed(f"cannot read {file._path}") from OSError(errno.EIO, "Input/output error")
+        return read(file, offset, length)
+
+    monkeypatch.setattr(RealFile, "read", refuse)
+    code, out, _ = vfs("check", "--repair", store)
+    assert code == 1
+    assert "\nrepaired: " not in out
+    assert "note: blocks/00000001: the disk cannot read 1 pages" in out
+    assert "ddrescue" in out
+    assert "vfs check --repair" not in out
+    code, _, err = vfs("rebuild", store)
+    assert code == 1
+    assert "1 pages that the disk cannot read" in err
+    assert vfs("rebuild", "--cut", store)[0] == 0
 
 
 def test_a_store_that_cannot_be_written_is_refused_before_anything_is_made(

@@ -248,7 +248,7 @@ class TestSimulatedFaults:
         stored.appends = [(0, 4), (4, 6)]
         stored.cut(3)
         assert stored.appends == [(0, 3)]
-        assert all(len(stored.after_power_loss(random.Random(seed))) <= 3 for seed in range(50))
+        assert all(len(stored.after_power_loss(random.Random(seed)).data) <= 3 for seed in range(50))
 
     def test_the_nth_call_fails_and_changes_nothing(self) -> None:
         disk = SimDisk()

@@ -166,16 +166,51 @@ def test_a_put_over_one_of_several_names_leaves_the_others(store: Store, bucket:
     assert [item.key for item in store.objects.list(bucket).objects] == [b"one"]
 
 
-def test_a_put_over_an_open_file(store: Store, bucket: Ino) -> None:
+def told(store: Store, bucket: Ino) -> list[bytes]:
+    """What the versions of the bucket's only key hold, newest first."""
+    return [read(store, item) for item in store.objects.list_versions(bucket).objects]
+
+
+def test_who_reads_a_file_sees_what_is_put(store: Store, bucket: Ino) -> None:
     ino = save(store, bucket, b"f", b"old")
     handle = store.files.open(ino, MOUNT)
-    store.files.write(handle, 0, b"unsaved")
     added = put(store, bucket, b"f", b"new")
     assert added.changed[0].before == added.changed[0].after == ino
     assert store.files.read(handle, 0, 10) == b"new"
     store.files.release(handle)
-    told = [read(store, item) for item in store.objects.list_versions(bucket).objects]
-    assert told == [b"new", b"unsaved", b"old"]
+    assert told(store, bucket) == [b"new", b"old"]
+
+
+@pytest.mark.parametrize("synced", [False, True])
+@pytest.mark.parametrize("created", [False, True])
+def test_a_put_and_who_is_writing_do_not_mix(store: Store, bucket: Ino, created: bool, synced: bool) -> None:
+    if created:
+        ino, _ = store.tree.create(bucket, b"f", 0o644, 0, MOUNT)
+        handle = store.files.open(ino, MOUNT, created=True)
+    else:
+        ino = save(store, bucket, b"f", b"old")
+        handle = store.files.open(ino, MOUNT, truncate=True)
+    if synced:
+        store.files.write(handle, 0, b"w")
+        store.files._store_draft(ino, handle.file)  # as fsync does
+    put(store, bucket, b"f", b"what was put")
+    assert read(store, store.objects.current(bucket, b"f")) == b"what was put"
+    store.files.write(handle, 0, b"writ")
+    store.files.write(handle, 4, b"ten")
+    store.files.flush(handle)
+    store.files.release(handle)
+    assert told(store, bucket) == [b"written", b"what was put"] + [b"old"] * (not created)
+
+
+def test_what_was_closed_before_a_put_is_the_version_before_it(store: Store, bucket: Ino) -> None:
+    ino = save(store, bucket, b"f", b"old")
+    handle = store.files.open(ino, MOUNT, truncate=True)
+    store.files.write(handle, 0, b"closed")
+    store.files.flush(handle)
+    put(store, bucket, b"f", b"new")
+    assert store.files.read(handle, 0, 10) == b"new"
+    store.files.release(handle)
+    assert told(store, bucket) == [b"new", b"closed", b"old"]
 
 
 def test_the_etag_of_what_a_mount_wrote_has_a_dash(store: Store, bucket: Ino) -> None:

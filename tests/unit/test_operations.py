@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyfuse3
 import pytest
@@ -44,4 +46,19 @@ async def test_what_could_not_be_kept_does_not_stay_in_the_kernels_cache(
     (change,) = dropped
     assert change.before == change.after == ino, "the inode, and no name"
     store.files.release(handle)
+    store.close()
+
+
+@pytest.mark.parametrize(("flags", "number"), [(os.O_CREAT, errno.ESTALE), (os.O_CREAT | os.O_EXCL, errno.EEXIST)])
+async def test_a_file_that_another_door_made_is_looked_up_again(tmp_path: Path, flags: int, number: int) -> None:
+    """The kernel asks for a new file where it has seen none. At ESTALE it looks again, and opens what it finds."""
+    store = Store.open(tmp_path / "store")
+    durability = Durability(store)
+    operations = Operations(store, durability, Collecting(store, durability, {}), Lifecycles(store), STORE_ROOT, {})
+    bucket = store.create_bucket(b"bucket", uid=0, gid=0, mode=0o755)
+    store.tree.create(bucket, b"file", 0o644, 0, Writer(0, 1, "test"))
+    caller = SimpleNamespace(uid=0, gid=0, pid=os.getpid(), umask=0)
+    with pytest.raises(pyfuse3.FUSEError) as failed:
+        await operations.create(bucket, b"file", 0o644, flags, caller)  # type: ignore[arg-type]
+    assert failed.value.errno == number
     store.close()

@@ -20,7 +20,9 @@ from vfs.s3.dialects import OBS, OSS, S3, Dialect
 from vfs.s3.door import ROUTES
 from vfs.s3.errors import S3Error
 from vfs.s3.request import Request, parse
-from vfs.s3.signatures import AWS4, ChunkSigner, Credential, Payload, authenticate, dialect_of
+from vfs.s3.signatures import authenticate, dialect_of
+from vfs.s3.signatures4 import AWS4, Credential
+from vfs.s3.signed import ChunkSigner, Payload
 
 KEY, SECRET = "AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
 URL = "http://127.0.0.1:9000/bucket/dir/k%20%C3%BC"

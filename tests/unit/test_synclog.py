@@ -10,8 +10,8 @@ import pytest
 from tests.simdisk import SimDisk, fail_at, no_fault
 from vfs import synclog
 from vfs.disk import Disk, RealDisk
-from vfs.errors import DiskFailed, NoSpace
-from vfs.synclog import FOLDER, PAGE_BYTES, Piece, Redone, SyncLog, redo
+from vfs.errors import Corrupt, DiskFailed, NoSpace
+from vfs.synclog import FOLDER, PAGE_BYTES, Piece, Redone, SyncLog, read
 
 WHERE = "folder/file"
 
@@ -33,6 +33,10 @@ def made(disk: Disk) -> SyncLog:
     log = SyncLog(disk)
     log.use(log.make())
     return log
+
+
+def redo(disk: Disk) -> int:
+    return synclog.redo(disk, read(disk))
 
 
 def write(log: SyncLog, offset: int, data: bytes, path: str = WHERE) -> bool:
@@ -244,7 +248,7 @@ def test_the_disk_as_it_will_be(disk: Disk) -> None:
     assert write(log, 3, b"def")
     assert write(log, 8, b"x")
     log.close()
-    seen = Redone(disk).open(WHERE)
+    seen = Redone(disk, read(disk)).open(WHERE)
     assert seen.size == 9
     assert seen.read(0, 100) == b"abcdef\0\0x"
     assert [seen.read(at, 3) for at in range(10)] == [
@@ -253,3 +257,152 @@ def test_the_disk_as_it_will_be(disk: Disk) -> None:
     assert seen.read(20, 3) == b""
     seen.close()
     assert contents(disk) == b"abc"
+
+
+# --- what cannot be read
+
+
+def sim_disk() -> SimDisk:
+    disk = SimDisk()
+    disk.list("folder")
+    disk.open(WHERE, create=True)
+    return disk
+
+
+def log_of(disk: SimDisk, *sizes: int) -> SyncLog:
+    """A log with a record for each size, of as many bytes of its number, one behind the other in the file."""
+    log = made(disk)
+    offset = 0
+    for number, size in enumerate(sizes):
+        assert write(log, offset, b"%d" % number * size)
+        offset += size
+    return log
+
+
+@pytest.mark.parametrize("page", [1, 2, 3, 4])
+def test_a_record_that_cannot_be_read_is_damage_and_nothing_is_changed(page: int) -> None:
+    """Also if only its second page cannot be; and a page behind the last record, where there may be one more."""
+    disk = sim_disk()
+    log_of(disk, 3, 5000).close()
+    disk.spoil(f"{FOLDER}/0", page * PAGE_BYTES)
+    before = {path: disk.contents(path) for path in disk.paths}
+    found = read(disk)
+    assert found.damage is not None
+    assert found.damage.where == f"{FOLDER}/0 at byte {PAGE_BYTES * (2 if page == 3 else page)}"
+    assert "vfs rebuild --cut" in str(found.damage)
+    with pytest.raises(Corrupt, match="may be only there"):
+        synclog.redo(disk, found)
+    assert {path: disk.contents(path) for path in disk.paths} == before
+
+
+def test_what_can_be_read_is_put_in_its_place_when_asked_and_the_log_stays() -> None:
+    disk = sim_disk()
+    log_of(disk, 3, 3, 3).close()
+    disk.spoil(f"{FOLDER}/0", 2 * PAGE_BYTES)
+    assert synclog.redo(disk, read(disk), partly=True) == 2
+    assert contents(disk) == b"000\0\0\x00222"
+    assert contents(disk.crash(random.Random(1))) == b"000\0\0\x00222"
+    assert disk.list(FOLDER) == ["0", "1"]
+
+
+def test_the_disk_as_it_will_be_has_what_can_be_read() -> None:
+    disk = sim_disk()
+    log_of(disk, 3, 3).close()
+    disk.spoil(f"{FOLDER}/0", 2 * PAGE_BYTES)
+    assert Redone(disk, read(disk)).open(WHERE).read(0, 10) == b"000"
+
+
+@pytest.mark.parametrize(("half", "page"), [("0", 0), ("0", 4), ("1", 0), ("1", 2), ("1", 4)])
+def test_where_no_record_can_be_that_is_needed_nothing_is_missed(half: str, page: int) -> None:
+    """The key of a half is in the other one; behind the last record, a page that is read shows that none follows."""
+    disk = sim_disk()
+    log_of(disk, 3, 3).close()
+    disk.spoil(f"{FOLDER}/{half}", page * PAGE_BYTES)
+    found = read(disk)
+    assert found.damage is None
+    (place,) = found.passed_over
+    assert f"{FOLDER}/{half}" in place
+    assert synclog.redo(disk, found) == 2
+    assert contents(disk) == b"000111"
+    assert disk.list(FOLDER) == []
+
+
+def test_without_the_key_nothing_is_known() -> None:
+    disk = sim_disk()
+    log_of(disk, 3).close()
+    for half in "01":
+        disk.spoil(f"{FOLDER}/{half}", 0)
+    found = read(disk)
+    assert found.records == []
+    assert found.damage is not None
+
+
+def test_behind_the_last_record_of_the_older_half_none_is_missed() -> None:
+    """The one that would follow is in the other half."""
+    disk = sim_disk()
+    log = log_of(disk, 3, 3)
+    log.settle()
+    assert write(log, 6, b"222")
+    log.close()
+    disk.spoil(f"{FOLDER}/0", 3 * PAGE_BYTES)
+    assert read(disk).damage is None
+    assert redo(disk) == 3
+    assert contents(disk) == b"000111222"
+
+
+@pytest.mark.parametrize("followed", [False, True])
+def test_a_header_tells_whether_an_unreadable_record_is_an_old_one(followed: bool) -> None:
+    """Where a half is written over, the page behind its last record may begin an older one, or the next one."""
+    disk = sim_disk()
+    log = log_of(disk, 3, 5000)
+    log.settled(log.settle())
+    log.settled(log.settle())
+    assert write(log, 5003, b"222")
+    if followed:
+        assert write(log, 5006, b"3" * 5000)
+    log.close()
+    disk.spoil(f"{FOLDER}/0", 3 * PAGE_BYTES)
+    assert (read(disk).damage is not None) == followed
+
+
+def test_whatever_cannot_be_read_nothing_that_is_needed_is_missed_silently() -> None:
+    """Any use of a log, and any pages of it that cannot be read: damage, or all that only the log has is there."""
+    damaged = passed_over = 0
+    for seed in range(1500):
+        rng = random.Random(seed)
+        disk = sim_disk()
+        log = made(disk)
+        needed: list[tuple[int, Piece]] = []  # half, piece
+        offset = 0
+        for _ in range(rng.randrange(25)):
+            if rng.random() < 0.2:
+                half = log.settle()
+                if rng.random() < 0.3:  # written meanwhile
+                    offset = _write_some(log, rng, offset, needed)
+                log.settled(half)
+                needed = [(where, piece) for where, piece in needed if where != half]
+            else:
+                offset = _write_some(log, rng, offset, needed)
+        log.close()
+        for _ in range(rng.choice((1, 1, 1, 2, 3))):
+            disk.spoil(f"{FOLDER}/{rng.randrange(2)}", rng.randrange(5) * PAGE_BYTES)
+        found = read(disk)
+        if found.damage is not None:
+            damaged += 1
+            continue
+        passed_over += 1
+        assert len(found.passed_over) >= 1
+        there = [piece for pieces in found.records for piece in pieces]
+        assert [piece for _, piece in needed if piece not in there] == [], f"seed {seed}"
+    assert damaged > 300
+    assert passed_over > 300
+
+
+def _write_some(log: SyncLog, rng: random.Random, offset: int, needed: list[tuple[int, Piece]]) -> int:
+    piece = Piece(WHERE, offset, bytes([rng.randrange(256)]) * rng.choice((10, 10, 10, 5000, 9000)))
+    entry = log.place([piece])
+    if entry is None:
+        return offset
+    entry.write()
+    needed.append((log._halves.index(entry.file), piece))
+    return offset + len(piece.data)

@@ -14,10 +14,12 @@ import shutil
 import struct
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 
+from vfs import synclog
 from vfs.blocks import End
 from vfs.catalog import DAMAGE, FILE, Catalog, fill_up, missing_bytes
 from vfs.check.behind import name_versions_behind
@@ -30,7 +32,7 @@ from vfs.check.probing import how_unreadable
 from vfs.check.rebuilding import Rebuilt, hold, rebuild
 from vfs.check.rows import compare
 from vfs.disk import Disk
-from vfs.errors import Corrupt, LimitReached
+from vfs.errors import Corrupt, DiskFailed, LimitReached
 from vfs.journal import Journal
 from vfs.synclog import Redone
 
@@ -49,7 +51,9 @@ def check(path: Path, report: Callable[[Problem], None], progress: Progress, *, 
         hold(path, writing=False),
         tempfile.TemporaryDirectory(prefix="vfs-check-", dir=_scratch_directory()) as scratch,
     ):
-        disk = Redone(disk)
+        log = synclog.read(disk)
+        _report_log(findings, log)
+        disk = Redone(disk, log)
         catalog = _open_catalog(findings, path, Path(scratch), probe=probe)
         try:
             try:
@@ -59,12 +63,29 @@ def check(path: Path, report: Callable[[Problem], None], progress: Progress, *, 
                 findings.add(Kind.SNAPSHOT, error.where, message)
                 fold, sound = Fold(Path(scratch) / "blocks", disk, progress, alone=True), False
             try:
-                return _check(findings, catalog, fold, disk, Path(scratch) / "references", sound=sound)
+                figures = _check(findings, catalog, fold, disk, Path(scratch) / "references", sound=sound)
+                for where, byte, pages in fold.disk.unreadable():
+                    message = (
+                        f"the disk cannot read {pages} pages, the first at byte {byte}; what that harms is told besides"
+                    )
+                    findings.add(Kind.DISK, where, message, harmless=True)
+                return replace(figures, harmless=findings.harmless, opens=figures.opens and log.damage is None)
             finally:
                 fold.close()
         finally:
             if catalog is not None:
                 catalog.close()
+
+
+def _report_log(findings: Findings, log: synclog.Contents) -> None:
+    if log.damage is not None:
+        reason = log.damage.found.partition(";")[0]  # without the advice for a store that cannot be opened
+        message = (
+            f"expected {log.damage.expected}, found {reason}; what was synced in the last seconds may be only there"
+        )
+        findings.add(Kind.SYNCLOG, log.damage.where, message)
+    for place in log.passed_over:
+        findings.add(Kind.SYNCLOG, synclog.FOLDER, f"{place}; nothing that is needed is there", harmless=True)
 
 
 def _scratch_directory() -> str | None:
@@ -136,12 +157,12 @@ def _opens(catalog: Catalog, disk: Disk) -> bool:
     journal.end = journal.locate(catalog.checkpoint.journal)
     if not journal.holds(journal.end):
         return False
-    for record in journal.records(journal.end):
-        journal.durable = max(journal.durable, record.durable)
-        journal.end = record.end
     try:
+        for record in journal.records(journal.end):
+            journal.durable = max(journal.durable, record.durable)
+            journal.end = record.end
         journal.check_tail()
-    except Corrupt:
+    except (Corrupt, DiskFailed):
         return False
     return True
 
@@ -191,4 +212,5 @@ def _figures(findings: Findings, catalog: Catalog, fold: Fold, torn_bytes: int, 
         problems=findings.problems,
         harmless=findings.harmless,
         opens=opens,
+        last_event=fold.last_event,
     )

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Iterator
-from itertools import groupby
+from enum import IntEnum
+from functools import lru_cache, partial
+from itertools import groupby, islice
 from pathlib import Path
 
 from vfs.blocks import HEADER_BYTES, LOST, Blocks
@@ -19,19 +21,20 @@ from vfs.check.names import path_of_key
 from vfs.content import children
 from vfs.disk import Disk
 from vfs.errors import Corrupt, DiskFailed
-from vfs.model import BlockId, Ino, KeyId, Seq
-from vfs.names import format_version_id
+from vfs.model import BlockId, Ino, KeyId, Seq, Upload
+from vfs.names import format_version_id, show
+from vfs.uploads import format_upload_id
 
 ROWS_PER_INSERT = 10_000
-BLOCKS_NAMED_MAX = 3  # of the damaged blocks of one version
+BLOCKS_NAMED_MAX = 3  # of the damaged blocks of one content
 
 _SCHEMA = """
 PRAGMA journal_mode = OFF;
 PRAGMA synchronous = OFF;
-CREATE TABLE refer (block BLOB, node BLOB, key INTEGER, seq INTEGER, draft INTEGER);
+CREATE TABLE refer (block BLOB, node BLOB, owner INTEGER, one INTEGER, two INTEGER);
 CREATE TABLE damaged (block BLOB PRIMARY KEY) WITHOUT ROWID;
 """
-# What a damaged block harms: the nodes above it, and the versions and drafts above those.
+# What a damaged block harms: the nodes above it, and the contents above those.
 _HARMED = """
 CREATE INDEX refer_block ON refer (block);
 CREATE TEMP TABLE harmed AS WITH RECURSIVE harmed (block, cause) AS (
@@ -40,7 +43,17 @@ CREATE TEMP TABLE harmed AS WITH RECURSIVE harmed (block, cause) AS (
 ) SELECT * FROM harmed;
 """
 
-Reference = tuple[bytes, bytes | None, int | None, int | None, int | None]  # block, then who refers to it
+
+class Owner(IntEnum):
+    """Whose content it is, and so what the two numbers say that go with it."""
+
+    VERSION = 1  # key, sequence
+    DRAFT = 2  # inode, 0
+    PART = 3  # upload, number of the part
+
+
+# Block; then the node that refers to it, or the content: its owner, if it is to be named, and the owner's two numbers.
+Reference = tuple[bytes, bytes | None, Owner | None, int | None, int | None]
 
 
 class Scratch:
@@ -67,13 +80,13 @@ class Scratch:
         """(block, how many references it has), by block."""
         yield from self._db.execute("SELECT block, count(*) FROM refer GROUP BY block ORDER BY block")
 
-    def harmed(self) -> Iterator[tuple[int | None, int | None, int | None, bytes]]:
-        """(key, sequence, draft's inode, damaged block) of each content that needs a damaged block, by content."""
+    def harmed(self) -> Iterator[tuple[int, int, int, bytes]]:
+        """(owner, its two numbers, damaged block) of each content that needs a damaged block, by content."""
         self._db.execute("COMMIT")
         self._db.executescript(_HARMED)
         yield from self._db.execute(
-            "SELECT DISTINCT key, seq, draft, cause FROM refer JOIN harmed USING (block)"
-            " WHERE node IS NULL AND (key IS NOT NULL OR draft IS NOT NULL) ORDER BY key, seq, draft, cause"
+            "SELECT DISTINCT owner, one, two, cause FROM refer JOIN harmed USING (block)"
+            " WHERE owner IS NOT NULL ORDER BY owner, one, two, cause"
         )
 
 
@@ -151,16 +164,16 @@ def _contents(findings: Findings, catalog: Catalog) -> Iterator[Reference]:
     """What refers to the root of a content. An inode's is not named: its version or draft is."""
     for key, seq, version in findings.track("references: versions", catalog.count("versions"), catalog.every_version()):
         if version.content.root:
-            yield version.content.root, None, key, seq, None
+            yield version.content.root, None, Owner.VERSION, key, seq
     for _, inode in findings.track("references: inodes", catalog.count("inodes"), catalog.every_inode()):
         if inode.content.root:
             yield inode.content.root, None, None, None, None
     for ino, draft in catalog.drafts():
         if draft.content.root:
-            yield draft.content.root, None, None, None, ino
-    for _, _, part in findings.track("references: parts", catalog.count("parts"), catalog.every_part()):
+            yield draft.content.root, None, Owner.DRAFT, ino, 0
+    for upload, number, part in findings.track("references: parts", catalog.count("parts"), catalog.every_part()):
         if part.content.root:
-            yield part.content.root, None, None, None, None
+            yield part.content.root, None, Owner.PART, upload, number
 
 
 def _read_nodes(findings: Findings, catalog: Catalog, blocks: Blocks, notes: Scratch) -> int:
@@ -233,21 +246,39 @@ def _report_missing(findings: Findings, folded: Catalog, notes: Scratch, counted
 
 
 def _report_harmed(findings: Findings, catalog: Catalog, notes: Scratch) -> None:
-    """Name every version that cannot be read to its end."""
-    for (key, seq, draft), rows in groupby(notes.harmed(), key=lambda row: row[:3]):
-        named, count = [], 0
-        for *_, cause in rows:
-            count += 1
-            if count <= BLOCKS_NAMED_MAX:
-                named.append(cause.hex())
-        needed = f"needs {count} damaged block{'s' if count > 1 else ''}: {', '.join(named)}"
-        if count > len(named):
-            needed += ", …"
-        if key is not None and seq is not None:
-            version = catalog.version(KeyId(key), Seq(seq))
-            version_id = format_version_id(seq, null=version is not None and version.null)
-            findings.add_version(path_of_key(catalog, KeyId(key)), version_id, needed)
-        else:
-            inode = catalog.find_inode(Ino(draft or 0))
-            path = path_of_key(catalog, inode.key) if inode is not None else f"inode {draft}"
-            findings.add(Kind.VERSION, f"{path}, not yet published", needed)
+    """Name every version, draft and part that cannot be read to its end."""
+    find_upload = lru_cache(maxsize=1)(partial(_find_upload, catalog))  # its parts follow each other
+    for (owner, one, two), rows in groupby(notes.harmed(), key=lambda row: row[:3]):
+        needed = _needed(cause for *_, cause in rows)
+        match Owner(owner):
+            case Owner.VERSION:
+                version = catalog.version(KeyId(one), Seq(two))
+                version_id = format_version_id(two, null=version is not None and version.null)
+                findings.add_version(path_of_key(catalog, KeyId(one)), version_id, needed)
+            case Owner.DRAFT:
+                inode = catalog.find_inode(Ino(one))
+                path = path_of_key(catalog, inode.key) if inode is not None else f"inode {one}"
+                findings.add(Kind.VERSION, f"{path}, not yet published", needed)
+            case Owner.PART:
+                found = find_upload(one)
+                if found is None:  # reported already
+                    findings.add(Kind.PART, f"part {two} of upload {one}", needed)
+                else:
+                    bucket, upload = found
+                    findings.add_part(show(bucket), show(upload.key), format_upload_id(one, upload), two, needed)
+
+
+def _needed(causes: Iterator[bytes]) -> str:
+    named = [cause.hex() for cause in islice(causes, BLOCKS_NAMED_MAX)]
+    more = sum(1 for _ in causes)
+    count = len(named) + more
+    return f"needs {count} damaged block{'s' if count > 1 else ''}: {', '.join(named)}{', …' if more else ''}"
+
+
+def _find_upload(catalog: Catalog, number: int) -> tuple[bytes, Upload] | None:
+    """An upload under way, with the name of its bucket."""
+    for ino, bucket in catalog.buckets():
+        upload = catalog.upload(ino, number)
+        if upload is not None:
+            return bucket.name, upload
+    return None

@@ -16,12 +16,15 @@ Progress = Callable[[str, int, int], None]  # what is being read, how much of it
 class Kind(StrEnum):
     """Where the fault lies."""
 
+    SYNCLOG = "synclog"  # what was synced last before a crash cannot be read
     JOURNAL = "journal"  # a record is damaged, missing, or makes no sense
     SNAPSHOT = "snapshot"  # what stands for the beginning of the journal is damaged: a new one can be made
     CATALOG = "catalog"  # a row is not what the journal gives, or the rows contradict each other: rebuild mends it
     BLOCK = "block"  # stored bytes are damaged or lost
     HEADER = "header"  # a block is intact, and what tells a scan so is not: repair writes it again
     VERSION = "version"  # a version that cannot be read because of that
+    PART = "part"  # the same of a part of a multipart upload under way
+    DISK = "disk"  # a place that the disk cannot read; what that harms is told besides
     REFERENCES = "references"  # a block's count of references is wrong
 
 
@@ -30,7 +33,8 @@ class Problem:
     """One fault. where: the thing, in words that name it. harmless: nothing that anybody can read is affected.
 
     block: the id of the block that it is about, in hex. path and version_id: the version, if it is one that
-    `vfs purge` can name. Empty where there is none.
+    `vfs purge` can name. bucket, key, upload_id, part_number: the part, as an S3 client names it. Empty, or None, where
+    there is none.
     """
 
     kind: Kind
@@ -40,12 +44,17 @@ class Problem:
     block: str = ""
     path: str = ""
     version_id: str = ""
+    bucket: str = ""
+    key: str = ""
+    upload_id: str = ""
+    part_number: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
     """What was read, and how many problems were reported. torn_bytes: those at the journal's end that no open keeps.
-    opens: the store can be opened, whatever is wrong with its journal.
+    opens: the store can be opened, whatever is wrong with its journal. last_event: when the last event that was read
+    happened, in µs since 1970; 0 if none was.
     """
 
     events: int
@@ -58,6 +67,7 @@ class Figures:
     problems: int
     harmless: int
     opens: bool = True
+    last_event: int = 0
 
 
 class Findings:
@@ -81,6 +91,12 @@ class Findings:
         """Report a version that cannot be read."""
         where = f"{path} version {version_id}"
         self._pass_on(Problem(Kind.VERSION, where, message, path=path, version_id=version_id))
+
+    def add_part(self, bucket: str, key: str, upload_id: str, number: int, message: str) -> None:
+        """Report a part of an upload under way that cannot be read."""
+        where = f"{bucket}/{key} upload {upload_id} part {number}"
+        part = Problem(Kind.PART, where, message, bucket=bucket, key=key, upload_id=upload_id, part_number=number)
+        self._pass_on(part)
 
     def _pass_on(self, problem: Problem) -> None:
         if problem.harmless:

@@ -13,6 +13,7 @@ from vfs.blocks import FOLDER as BLOCKS
 from vfs.blocks import Blocks, End
 from vfs.catalog import FILE, Catalog
 from vfs.check.findings import STEP, Progress
+from vfs.check.readthrough import ReadThrough
 from vfs.disk import Disk, RealFile, refusal, segment_sizes
 from vfs.errors import Corrupt, DiskFailed, NoSpace, ReadOnly
 from vfs.events import Event
@@ -48,12 +49,15 @@ class ReadOnlyDisk:
 
 class Fold:
     """A catalog in the making. Invariant: `catalog` is the fold of the records up to `journal.end`, over the places of
-    the blocks up to `blocks_end`.
+    the blocks up to `blocks_end`. `disk` is what it reads from.
     """
 
     def __init__(self, directory: Path, disk: Disk, progress: Progress, *, alone: bool = False) -> None:
-        """Begin with the last snapshot, if there is one and not *alone*. Raises Corrupt if that is damaged."""
-        self._disk = disk
+        """Begin with the last snapshot, if there is one and not *alone*. Raises Corrupt if that is damaged.
+
+        What the disk cannot read is as damaged as what has a wrong checksum.
+        """
+        self.disk = disk = ReadThrough(disk)
         self._progress = progress
         snapshots = [] if alone else snapshot.complete(disk)
         if snapshots:
@@ -67,6 +71,7 @@ class Fold:
         self.found = 0  # blocks
         self.found_bytes = 0  # of their content
         self.applied = 0  # events that change something
+        self.last_event = 0  # when the last event happened, in µs since 1970
         self._uncommitted = 0
         self.journal.end = self.journal.locate(self.catalog.checkpoint.journal)
         self._recount = bool(snapshots)
@@ -80,7 +85,7 @@ class Fold:
 
     def scan_blocks(self, upto: End | None = None) -> None:
         """Put the places of the intact blocks behind `blocks_end`, up to *upto*, into the catalog."""
-        sizes = segment_sizes(self._disk, BLOCKS)
+        sizes = segment_sizes(self.disk, BLOCKS)
         total = sum(sizes.values())
         before = _offsets(sizes)
         for found in self.blocks.scan(self.blocks_end):
@@ -98,6 +103,13 @@ class Fold:
             self._recount = False
         self._progress("blocks", total, total)
 
+    def pass_over_blocks(self) -> None:
+        """Take all that the segments have for scanned: who opens the store would stumble over what cannot be read."""
+        sizes = segment_sizes(self.disk, BLOCKS)
+        if sizes:
+            last = max(sizes)
+            self.blocks_end = End(last, sizes[last])
+
     def replay(self, *, upto: int | None = None) -> None:
         """Apply the records behind `journal.end`: up to number *upto*, all of which are known to have been durable, or
         as far as a recovery would go. That ends before a record whose content is not there, if none tells that it was
@@ -113,7 +125,7 @@ class Fold:
             return
         else:
             journal.durable = max(journal.durable, upto)
-        sizes = segment_sizes(self._disk, JOURNAL)
+        sizes = segment_sizes(self.disk, JOURNAL)
         total = sum(sizes.values())
         before = _offsets(sizes)
         for record in journal.records(journal.end):
@@ -123,6 +135,7 @@ class Fold:
             self._apply(record, event)
             journal.end = record.end
             self.applied += bool(event.changes)
+            self.last_event = event.at
             if record.number % STEP == 0:
                 self._progress("journal", before[record.end.segment] + record.end.offset, total)
             self._row_added()

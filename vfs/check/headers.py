@@ -9,7 +9,7 @@ from pathlib import Path
 from vfs.blocks import FOLDER, LOST, Blocks, header_of
 from vfs.catalog import Catalog
 from vfs.check.folding import ReadOnlyDisk
-from vfs.check.rebuilding import hold
+from vfs.check.rebuilding import empty_log, hold
 from vfs.errors import Corrupt
 from vfs.model import BlockId
 
@@ -21,6 +21,7 @@ def mend_headers(path: Path, blocks: Iterable[str]) -> int:
     """
     mended = 0
     with hold(path):
+        empty_log(path)
         catalog = Catalog(path / "catalog", read_only=True)
         store = Blocks(ReadOnlyDisk(path), catalog)
         try:

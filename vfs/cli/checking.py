@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
+from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -69,7 +70,9 @@ def check(context: click.Context, store: str, wanted: bool, as_json: bool) -> No
 
 
 class Seen:
-    """What a check found, as far as it is told or repaired. Invariant: `kinds` are those of all problems."""
+    """What a check found, as far as it is told or repaired. Invariant: `kinds` are those of all problems; `log_unread`
+    says whether one is that there may be something in the sync log that cannot be read.
+    """
 
     figures: Figures
 
@@ -78,6 +81,7 @@ class Seen:
         self.problems: list[Problem] = []
         self.headers: list[str] = []
         self.lost: list[Problem] = []
+        self.log_unread = False
 
     def add(self, problem: Problem) -> None:
         """Note a problem."""
@@ -88,6 +92,8 @@ class Seen:
             self.headers.append(problem.block)
         if problem.kind == "version" and len(self.lost) < PURGES_SHOWN_MAX:
             self.lost.append(problem)
+        if problem.kind == "synclog" and not problem.harmless:
+            self.log_unread = True
 
 
 def _check(store: str, as_json: bool) -> Seen:
@@ -112,8 +118,10 @@ def _repair(store: str, seen: Seen) -> list[str]:
     from vfs.check import Kind, mend_headers
     from vfs.check import rebuild as rebuild_store
 
-    if seen.kinds[Kind.JOURNAL]:
-        return []  # what the catalog knows may be nowhere else
+    if seen.kinds[Kind.JOURNAL] or seen.log_unread:
+        return []  # what the catalog, or the sync log, knows may be nowhere else
+    if seen.kinds[Kind.DISK]:
+        return []  # what the disk cannot read now it may read later
     done = []
     if seen.kinds[Kind.SNAPSHOT] and not seen.kinds[Kind.CATALOG]:
         collect(Path(store))
@@ -142,6 +150,12 @@ def _advice(store: str, seen: Seen, *, repaired: bool) -> Iterator[str]:
 
     kinds = seen.kinds
     quoted = shlex.quote(store)
+    if seen.log_unread:
+        yield "The sync log cannot be read where it is named above, and the store cannot be mounted like this: what was"
+        yield "synced in the last seconds before a crash may be only there." + _last_event(seen.figures.last_event)
+        yield "Try again: what a disk cannot read now, it may read later. Or put that file back from a copy."
+        yield "To give up what is only there, and nothing else:"
+        yield f"  vfs rebuild --cut {quoted}   puts the rest of the log in its place, and moves the log aside"
     if kinds[Kind.JOURNAL]:
         yield "The journal is damaged. If there is a copy of the store, put back what is named above from there."
         yield "Without it nothing is repaired: what the catalog knows may be nowhere else. Keep a copy of all of it."
@@ -154,8 +168,13 @@ def _advice(store: str, seen: Seen, *, repaired: bool) -> Iterator[str]:
         else:
             yield "The store cannot be mounted like this. To give up the versions named above as behind the damage:"
             yield f"  vfs rebuild --cut {quoted}   goes on without what is behind, and moves it aside"
-    elif not repaired and (kinds[Kind.SNAPSHOT] or kinds[Kind.CATALOG] or kinds[Kind.REFERENCES] or kinds[Kind.HEADER]):
+    elif not (repaired or seen.log_unread or kinds[Kind.DISK]) and (
+        kinds[Kind.SNAPSHOT] or kinds[Kind.CATALOG] or kinds[Kind.REFERENCES] or kinds[Kind.HEADER]
+    ):
         yield f"  vfs check --repair {quoted}   makes the catalog, the counts and the headers again; gives up nothing"
+    if kinds[Kind.DISK]:
+        yield "The disk cannot read all of the store. Copy it, as far as it can be read, to a disk that is well (as"
+        yield "ddrescue does), and check the copy: nothing is repaired here."
     if kinds[Kind.BLOCK] and seen.lost:
         yield "The versions named above cannot be read to their end; everything else can. To mend them, put back the"
         yield "segments named above from a copy of the store. Or, if their content is still somewhere else:"
@@ -167,10 +186,23 @@ def _advice(store: str, seen: Seen, *, repaired: bool) -> Iterator[str]:
                 yield f"  vfs purge {shlex.quote(f'MOUNTPOINT/{path}')} {ids}"
         if kinds[Kind.VERSION] > len(seen.lost):
             yield f"  … and so on, for {kinds[Kind.VERSION] - len(seen.lost)} versions more"
+    if kinds[Kind.PART]:
+        yield "The parts of uploads named above cannot be put together to an object. Who uploads them can send them"
+        yield "again, under the same numbers, or give the upload up (AbortMultipartUpload)."
+
+
+def _last_event(at: int) -> str:
+    if at <= 0:
+        return ""
+    return (
+        f" The last event that is left was at {output.human_time(datetime.fromtimestamp(at / 1e6, UTC).isoformat())}."
+    )
 
 
 def _title(fields: dict[str, Any]) -> dict[str, Any]:
-    return {"".join(map(str.title, name.split("_"))): value for name, value in fields.items() if value != ""}
+    return {
+        "".join(map(str.title, name.split("_"))): value for name, value in fields.items() if value not in ("", None)
+    }
 
 
 def _write_problem(problem: Problem) -> None:
@@ -189,16 +221,19 @@ def _summary(store: str, figures: Figures) -> str:
 
 @click.command()
 @click.argument("store")
-@click.option("--cut", is_flag=True, help="Move what is behind damage in the journal aside, and do without it.")
+@click.option("--cut", is_flag=True, help="Move damage in the journal, with all behind it, or in the sync log aside.")
 def rebuild(store: str, cut: bool) -> None:
     """Make the catalog of STORE, which must not be mounted, again from its journal and blocks. The old catalog is kept
-    as catalog.before-rebuild in the store. If the journal is damaged, nothing is changed without --cut.
+    as catalog.before-rebuild in the store. If the journal is damaged, or a sync log that a crash left cannot be read,
+    nothing is changed without --cut, which does without what is lost by that.
     """
     from vfs.check import rebuild as rebuild_store
 
     with Bar() as bar:
         done = when_closed(lambda: rebuild_store(Path(store), bar.show, cut=cut))
     output.write(f"made the catalog of {store} again from {done.events} events")
+    if done.log is not None:
+        output.write(f"the sync log, which cannot be read to its end, is in {done.log}.{_last_event(done.last_event)}")
     if done.lost:
         output.write(f"the old catalog knew {done.lost} events more, which the journal does not have any more")
     if done.cut is not None:

@@ -115,7 +115,7 @@ def serve(
         lifecycles = Lifecycles(opened)
         operations = Operations(opened, durability, collecting, lifecycles, root, facts)
         tasks: list[Task] = [durability.run, scrubbing.run, collecting.run, partial(lifecycles.run, operations.settle)]
-        tasks += [] if door is None else [door(opened, operations.settle)]
+        tasks += [] if door is None else [door(opened, operations.settle, facts)]
         opened.tell_mountpoint(os.path.realpath(mountpoint))
         channel = _mount(operations, mountpoint, source, options)
         place = Place(mountpoint, connection.device_on(str(mountpoint)))

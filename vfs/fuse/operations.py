@@ -28,6 +28,7 @@ from vfs.disk import LIMITS
 from vfs.errors import (
     AccessDenied,
     Corrupt,
+    Exists,
     InvalidName,
     LimitReached,
     NoSuchKey,
@@ -527,7 +528,14 @@ class Operations(pyfuse3.Operations):
         self, parent: int, name: bytes, mode: int, flags: int, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
         writer = self._callers.writer(ctx)
-        ino, inode = self._tree.create(self._live(parent), name, mode, ctx.gid, writer, self._umask(ctx))
+        try:
+            ino, inode = self._tree.create(self._live(parent), name, mode, ctx.gid, writer, self._umask(ctx))
+        except Exists as error:
+            if flags & os.O_EXCL:
+                raise
+            # Another door made it after the kernel had looked. ESTALE has the kernel look again, and open what it finds
+            # if the caller may (path_openat, LOOKUP_REVAL).
+            raise FUSEError(errno.ESTALE) from error
         handle = self._files.open(ino, writer, created=True)
         return FileInfo(fh=self._keep(handle), keep_cache=True), self._entry(ino, inode)
 

@@ -14,7 +14,7 @@ from vfs.s3.chunks import ChunkReader
 from vfs.s3.dialects import S3
 from vfs.s3.errors import S3Error
 from vfs.s3.request import Request
-from vfs.s3.signatures import Payload, Signed, decode_base64
+from vfs.s3.signed import Payload, Signed, decode_base64
 
 OBJECT_BYTES_MAX = 50 << 40  # S3's
 DOCUMENT_BYTES_MAX = 4 << 20  # of a body of XML: 10,000 parts with SHA-256
@@ -51,14 +51,10 @@ class Body:
 
     def _asked_for(self) -> tuple[str, str | None]:
         """The checksum that the client sends: its algorithm, and its value unless that comes behind the body."""
-        given = [name for name in checksums.ALGORITHMS if self._request.header(checksums.header_of(name)) is not None]
-        if len(given) > 1:
-            raise S3Error(
-                "InvalidRequest", "Expecting a single x-amz-checksum- header. Multiple checksum Types are not allowed."
-            )
+        given = checksums.given(self._request.headers)
+        if given is not None:
+            return given
         wanted = self._request.amz("sdk-checksum-algorithm")
-        if given:
-            return given[0], checksums.check_value(given[0], self._request.header(checksums.header_of(given[0])) or "")
         trailer = (self._request.amz("trailer") or "").strip().lower()
         if trailer.startswith("x-amz-checksum-"):
             return checksums.check_algorithm(trailer.removeprefix("x-amz-checksum-")), None
@@ -115,10 +111,8 @@ class Body:
                 value = self._chunks.trailers.get(checksums.header_of(self._algorithm))
                 if value is None and self._request.amz("trailer"):
                     raise S3Error("InvalidRequest", "the checksum that x-amz-trailer announces did not come")
-            if value is not None and value != digests.base64(self._algorithm):
-                raise S3Error(
-                    "BadDigest", f"The {self._algorithm} you specified did not match the calculated checksum."
-                )
+            if value is not None:
+                checksums.check(digests, self._algorithm, value)
 
     async def read(self, *, about_itself: bool = True) -> bytes:
         """All of a document. about_itself: whether a checksum in the headers is that of the document, not of what it is

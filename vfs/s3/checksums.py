@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from awscrt import checksums as crt
 
 from vfs.model import Checksum
 from vfs.s3.errors import S3Error
-from vfs.s3.signatures import decode_base64
+from vfs.s3.signed import decode_base64
 
 FULL, COMPOSITE = "FULL_OBJECT", "COMPOSITE"
 
@@ -88,6 +88,22 @@ class Digests:
 def header_of(algorithm: str) -> str:
     """The header that a checksum is in."""
     return f"x-amz-checksum-{algorithm.lower()}"
+
+
+def given(headers: Mapping[str, str]) -> tuple[str, str] | None:
+    """The checksum that headers, or fields of a form, say a body has: algorithm and value. Raises S3Error."""
+    found = [(name, headers[header_of(name)]) for name in ALGORITHMS if header_of(name) in headers]
+    if len(found) > 1:
+        raise S3Error(
+            "InvalidRequest", "Expecting a single x-amz-checksum- header. Multiple checksum Types are not allowed."
+        )
+    return (found[0][0], check_value(*found[0])) if found else None
+
+
+def check(digests: Digests, algorithm: str, value: str) -> None:
+    """Raise S3Error unless a body has the checksum that the client said."""
+    if value != digests.base64(algorithm):
+        raise S3Error("BadDigest", f"The {algorithm} you specified did not match the calculated checksum.")
 
 
 def check_algorithm(name: str) -> str:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 
 from vfs.s3.errors import S3Error
-from vfs.s3.signatures import ChunkSigner
+from vfs.s3.signed import ChunkSigner
 
 LINE_BYTES_MAX = 4096  # of a chunk's head, or a trailing header
 TRAILERS_MAX = 16

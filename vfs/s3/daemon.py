@@ -52,8 +52,10 @@ class Address(NamedTuple):
 def door_at(address: Address) -> MoreDoor:
     """The endpoint, to be opened beside another door."""
 
-    def open_door(store: Store, settle: Settle) -> Task:
+    def open_door(store: Store, settle: Settle, facts: dict[str, object]) -> Task:
         sockets, tls = _open(address, store.settings)
+        facts["S3"] = urls = _urls(sockets, tls)
+        log.info("S3 on %s", " ".join(urls))
         door = Door(store, settle)
 
         async def run() -> None:
@@ -76,13 +78,15 @@ def _open(address: Address, settings: Settings) -> tuple[list[socket.socket], ss
         sockets = server.listen(address.host, address.port)
     except OSError as error:
         raise ListenFailed(f"cannot listen on {address.host}:{address.port}: {error.strerror or error}") from error
-    scheme = "http" if tls is None else "https"
-    for one in sockets:
-        host, port = one.getsockname()[:2]
-        log.info("S3 on %s://%s:%d", scheme, f"[{host}]" if ":" in host else host, port)
     if tls is None and not address.is_loopback:
         log.warning("S3 without TLS on %s: what is sent there can be read on its way", address.host)
     return sockets, tls
+
+
+def _urls(sockets: Sequence[socket.socket], tls: ssl.SSLContext | None) -> list[str]:
+    scheme = "http" if tls is None else "https"
+    addresses = [one.getsockname()[:2] for one in sockets]
+    return [f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}" for host, port in addresses]
 
 
 def serve(store: Path, address: Address, *, on_ready: Callable[[], None]) -> None:
@@ -105,7 +109,7 @@ def serve(store: Path, address: Address, *, on_ready: Callable[[], None]) -> Non
             Scrubbing(opened, facts).run,
             Collecting(opened, durability, facts).run,
             partial(Lifecycles(opened).run, settle),
-            door_at(address)(opened, settle),
+            door_at(address)(opened, settle, facts),
         ]
         trio.run(_main, tasks, on_ready)
     finally:

@@ -20,7 +20,8 @@ from vfs.s3.keys import Keys
 from vfs.s3.request import Request, parse
 from vfs.s3.response import Document, Response, failed
 from vfs.s3.server import Disconnected, Incoming, TooSlow
-from vfs.s3.signatures import Signed, authenticate, authenticate_form, dialect_of
+from vfs.s3.signatures import authenticate, authenticate_form, dialect_of
+from vfs.s3.signed import Signed
 from vfs.service.process import Settle
 from vfs.store import Store
 
@@ -124,6 +125,31 @@ _SUBRESOURCES = frozenset(name for _, _, name in ROUTES if name) | frozenset(
         "x-image-process",
     ]
 )
+# Parameters that say more about a request, and may be empty.
+_PARAMETERS = frozenset(
+    [
+        "apiversion",
+        "continuation-token",
+        "delimiter",
+        "encoding-type",
+        "fetch-owner",
+        "key-marker",
+        "list-type",
+        "marker",
+        "max-buckets",
+        "max-keys",
+        "max-parts",
+        "max-uploads",
+        "part-number-marker",
+        "partNumber",
+        "prefix",
+        "start-after",
+        "upload-id-marker",
+        "version-id-marker",
+        "versionId",
+    ]
+)
+_PREFIXES = ("response-", "x-")
 METHODS = frozenset(("GET", "HEAD", "PUT", "POST", "DELETE"))
 
 
@@ -211,6 +237,9 @@ class Door:
         request must not make another one of it.
         """
         level = Level.SERVICE if request.bucket is None else Level.BUCKET if request.key is None else Level.OBJECT
+        for name, value in request.query:  # of a service that has grown: no operation must pass for another
+            if not (value or name in _SUBRESOURCES or name in _PARAMETERS or name.lower().startswith(_PREFIXES)):
+                raise S3Error("NotImplemented", f"{request.method} ?{name} is not implemented")
         names = sorted({name for name, _ in request.query} & _SUBRESOURCES)
         for name in names:
             if not signed.covers(name):

@@ -17,7 +17,8 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser
 
 from vfs.content import WorkingCopy
-from vfs.s3 import metadata
+from vfs.model import Checksum
+from vfs.s3 import checksums, metadata
 from vfs.s3.buckets import read_tags
 from vfs.s3.call import Call, text
 from vfs.s3.checksums import Digests
@@ -34,6 +35,8 @@ FIELDS_BYTES_MAX = 64 << 10  # of all fields but the file
 _UNCONDITIONED = frozenset(
     ("x-amz-signature", "signature", "file", "policy", "awsaccesskeyid", "ossaccesskeyid", "accesskeyid")
 )
+# x-ignore-: by the documents. x-amz-checksum-: it lets less in, not more; Ceph does so, too.
+_UNCONDITIONED_PREFIXES = ("x-ignore-", "x-amz-checksum-")
 
 
 class Form:
@@ -140,12 +143,17 @@ async def post_object(
     if "acl" in headers:
         headers["x-amz-acl"] = headers["acl"]
     info = metadata.info_from(headers, call.dialect, call.who.owner_id)
-    digests = Digests(["MD5"])
+    wanted = checksums.given(headers)
+    digests = Digests(["MD5", *([wanted[0]] if wanted else [])])
     async with new_content(call, ino) as copy:
         size = await _store(form, copy, digests, first, receive, largest)
         if size < smallest:
             raise S3Error("EntityTooSmall", "Your proposed upload is smaller than the minimum allowed size")
-        info = msgspec.structs.replace(info, etag=digests.digest("MD5").hex())
+        summed: tuple[Checksum, ...] = ()
+        if wanted is not None:
+            checksums.check(digests, *wanted)
+            summed = (Checksum(*wanted),)
+        info = msgspec.structs.replace(info, etag=digests.digest("MD5").hex(), checksums=summed)
         content = copy.seal()
         call.check_still(ino)
         added = call.store.objects.put(ino, key, content, info, call.writer)
@@ -223,7 +231,7 @@ def check_policy(fields: Mapping[str, str], bucket: str, now: datetime) -> tuple
             case _:
                 raise S3Error("InvalidPolicyDocument", "Invalid Policy: Invalid condition")
     for name in fields:
-        if name not in met and name not in _UNCONDITIONED and not name.startswith("x-ignore-"):
+        if name not in met and name not in _UNCONDITIONED and not name.startswith(_UNCONDITIONED_PREFIXES):
             raise S3Error("AccessDenied", f"Invalid according to Policy: Extra input fields: {name}")
     return smallest, largest
 

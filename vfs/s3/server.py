@@ -5,6 +5,7 @@ A connection is one task. A request whose body was not read to its end ends the 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 import ssl
@@ -21,7 +22,7 @@ log = logging.getLogger("vfs.s3")
 
 CONNECTIONS_MAX = 512
 HEAD_BYTES_MAX = 32 << 10  # the first line and the headers of a request
-HEAD_S_MAX = 20.0  # that they may take
+HEAD_S_MAX = 20.0  # that they may take, and a handshake of TLS
 IDLE_S_MAX = 75.0  # that a connection may wait for its next request
 RECEIVE_BYTES_MAX = 256 << 10  # taken from a socket in one go
 RECEIVE_S_MAX = 30.0  # that the next bytes of a body may take
@@ -109,9 +110,13 @@ async def _accept(
 
 async def _run(raw: trio.SocketStream, answer: Answer, tls: ssl.SSLContext | None) -> None:
     stream: trio.abc.Stream = raw
-    if tls is not None:
-        stream = trio.SSLStream(raw, tls, server_side=True, https_compatible=True)
     try:
+        if tls is not None:
+            stream = over_tls = trio.SSLStream(raw, tls, server_side=True, https_compatible=True)
+            with trio.move_on_after(HEAD_S_MAX) as scope:
+                await over_tls.do_handshake()
+            if scope.cancelled_caught:
+                raise TooSlow
         connection = Connection(stream)
         while await connection.serve_one(answer):
             pass
@@ -120,8 +125,8 @@ async def _run(raw: trio.SocketStream, answer: Answer, tls: ssl.SSLContext | Non
     except Exception:
         log.exception("a connection ends; this is a bug in vfs")
     finally:
-        with trio.move_on_after(1, shield=True):
-            await trio.aclose_forcefully(stream)
+        with trio.move_on_after(1, shield=True), contextlib.suppress(trio.BrokenResourceError):
+            await stream.aclose()  # with a word that it ends, where that is TLS's
 
 
 class Connection:

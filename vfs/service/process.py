@@ -24,8 +24,10 @@ Settle = Callable[[Sequence[Changed]], Awaitable[None]]
 
 
 Task = Callable[[], Awaitable[None]]  # runs until it is cancelled
-MoreDoor = Callable[[Store, Settle], Task]
-"""Opens another door to a store; the task serves who comes. Raises VfsError if it cannot be opened."""
+MoreDoor = Callable[[Store, Settle, dict[str, object]], Task]
+"""Opens another door to a store, and adds to the facts of its status; the task serves who comes. Raises VfsError if it
+cannot be opened.
+"""
 
 
 def want_open_files() -> None:
