@@ -138,10 +138,13 @@ class Uploads:
         chosen = self._choose(number, parts)
         copy = self._objects.begin_content(bucket)
         try:
-            for part in chosen:
+            for (which, _), part in zip(parts, chosen, strict=True):
+                self._find(bucket, key, upload_id)  # others may have run meanwhile: what they took away is not kept
+                if self._catalog.part(number, which) != part:
+                    raise InvalidPart("a part was uploaded again meanwhile")
                 yield from self._objects.append(copy, part.content)
             content = copy.seal()
-            self._find(bucket, key, upload_id)  # others may have run meanwhile
+            self._find(bucket, key, upload_id)
             if self._choose(number, parts) != chosen:
                 raise InvalidPart("a part was uploaded again meanwhile")
             numbered = zip(parts, chosen, strict=True)

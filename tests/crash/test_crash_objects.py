@@ -118,6 +118,7 @@ def steps(machine: Scenario, rng: random.Random) -> Iterator[Callable[[], Any]]:
             *[lambda: machine.expire(3)] * 2,
             lambda: machine.write(rng.choice(keys), size(), 3, rng.random() < 0.5),
             lambda: machine.chmod(pick(), 0o600),
+            *[lambda: machine.write_meanwhile(pick(), size(), rng.choice(["put", "delete", "purge"]))] * 2,
             lambda: machine.unlink(pick()),
             lambda: machine.undelete(pick()),
             lambda: machine.set_versioning(rng.choice([b"plain", b"shared"]), rng.choice(list(State))),

@@ -133,27 +133,32 @@ class ObjectEngine(Lifetime):
         before = pickle.dumps(self.reference)
         self.operations.clear()
 
+        unseen = False
+
         def follow(found: Any) -> Any:
+            nonlocal unseen
             done = list(self.operations)
             turn = done.index(turning) if turning in done else len(done)
             after = self.reference
             then: ObjectReference = pickle.loads(before)
             then.now = self.clock.now
             then.after_event = None
-            for _ in range(turn):
+            for operation in done[:turn]:
+                if operation == "publish":  # of what a mount is writing, before something else becomes current
+                    then.publish_drafts()
+                    after.publish_drafts()
                 then.on_event()
                 self.kept.append((then.events, pickle.dumps(then)))
             after.events, after.last_us = then.events, then.last_us
             expected = reference(found)
-            assert turn < len(done) or turning in done or not self._differs(then), f"{done} without {turning}"
+            unseen = turning not in done and self.reference.buckets != then.buckets
             for _ in done[turn:]:
                 after.on_event()
             return expected
 
-        return self.do(engine, follow)
-
-    def _differs(self, then: ObjectReference) -> bool:
-        return self.reference.buckets != then.buckets
+        result = self.do(engine, follow)
+        assert not unseen, f"something changed without the event {turning}: {self.operations}"
+        return result
 
     def now_us(self) -> int:
         return self.clock.now // 1000
@@ -725,6 +730,36 @@ class ObjectEngine(Lifetime):
             ino = self.store.tree.find(*found[2])
             assert ino is not None
             self.act("setattr", lambda: self.store.tree.set_attributes(ino, mode=mode), lambda _: None)
+
+    @rule(pick=PICK, size=SIZES, what=st.sampled_from(["put", "delete", "purge"]))
+    def write_meanwhile(self, pick: int, size: int, what: str) -> None:
+        """A file is closed, which makes its content safe, and before its RELEASE comes S3 does something to the key."""
+        found = self._shown(pick)
+        if found is None:
+            return
+        bucket, key, where = found
+        files, data, old = self.store.files, self.data(size, 6), bucket.chains[key][0].body or b""
+        ino = self.store.tree.find(*where)
+        assert ino is not None
+        handle = files.open(ino, MOUNT)
+        files.write(handle, 0, data)
+        now = data + old[len(data) :]
+        self.act("draft", lambda: files.flush(handle), lambda _: self.reference.store_draft(bucket, key, now))
+        match what:
+            case "put":
+                with self.stored(bucket, data) as content:
+                    self._put(bucket, key, content, data, self.info(bucket, pick))
+            case "delete":
+                self._delete(bucket, key)
+            case _:
+                self._purge(bucket, key, bucket.chains[key][0])
+        drafted = key in bucket.drafts
+
+        def release() -> Seq:
+            files.release(handle)
+            return self.newest(bucket, key) if drafted else UNKNOWN
+
+        self.act("publish", release, lambda seq: self.reference.publish(bucket, key, seq) if drafted else None)
 
     @rule(pick=PICK)
     def unlink(self, pick: int) -> None:

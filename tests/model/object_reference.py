@@ -142,7 +142,7 @@ class ObjectReference:
             return
         if wanted and current is None:
             raise errors.NoSuchKey
-        if (current.info.etag if current else "") != wanted:
+        if current is not None and current.info.etag != (wanted or None):
             raise errors.ConditionFailed
 
     def _check_lockable(self, bucket: Bucket, info: ObjectInfo) -> None:
@@ -323,7 +323,11 @@ class ObjectReference:
         self.recover()
 
     def recover(self) -> None:
-        """A new process: drafts are published, with ids that are still to be seen."""
+        """A new process."""
+        self.publish_drafts()
+
+    def publish_drafts(self) -> None:
+        """All of them, with ids that are still to be seen."""
         for bucket in self.buckets.values():
             for key in sorted(bucket.drafts):
                 self.publish(bucket, key, UNKNOWN)

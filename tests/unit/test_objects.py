@@ -594,3 +594,18 @@ def test_nothing_is_made_in_a_bucket_that_went(store: Store, bucket: Ino) -> Non
         store.uploads.put_part(bucket, b"k", upload, 1, content, "e")
     assert store.events_made == before
     assert list(store.core.catalog.every_upload()) == []
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_part_goes_while_others_before_it_are_put_together(store: Store, bucket: Ino, again: bool) -> None:
+    """With its upload, or because it is uploaded again: its blocks may be collected at once, which is no damage."""
+    made = upload(store, bucket, [b"first", b"second", b"third"])
+    steps = store.uploads.complete(bucket, b"d/k", made, [(1, "e1"), (2, "e2"), (3, "e3")], S3, etag="m-3")
+    next(steps)
+    if again:
+        store.uploads.put_part(bucket, b"d/k", made, 2, body(store, bucket, b"another"), "e2")
+    else:
+        store.uploads.abort(bucket, b"d/k", made)
+    gc.run(store)
+    with pytest.raises(InvalidPart if again else NoSuchUpload):
+        finish(steps)
