@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import hmac
 import io
 import re
 import socket
@@ -475,6 +476,63 @@ def test_the_checksum_of_a_form(served: Served, s3: Any, bucket: str) -> None:
         answer = requests.post(f"{served.url}/{bucket}", data=form, files={"file": body}, timeout=60)
         assert answer.status_code == status, answer.text
     assert s3.head_object(Bucket=bucket, Key="k", ChecksumMode="ENABLED")["ChecksumSHA256"] == told
+
+
+def test_a_lock_that_is_over_keeps_no_default_away(served: Served, s3: Any, name: str) -> None:
+    s3.create_bucket(Bucket=name, ObjectLockEnabledForBucket=True)
+    past = {"ObjectLockMode": "GOVERNANCE", "ObjectLockRetainUntilDate": datetime(2020, 1, 1, tzinfo=UTC)}
+    s3.put_object(Bucket=name, Key="k", Body=b"")
+    for call in (
+        lambda: s3.put_object(Bucket=name, Key="l", **past),
+        lambda: s3.copy_object(Bucket=name, Key="l", CopySource=f"{name}/k", **past),
+        lambda: s3.create_multipart_upload(Bucket=name, Key="l", **past),
+    ):
+        with pytest.raises(ClientError) as error:
+            call()
+        assert code_of(error) == "InvalidArgument"
+    assert s3.list_objects_v2(Bucket=name)["KeyCount"] == 1
+
+
+def test_the_policy_of_a_form_names_the_bucket(served: Served, s3: Any, key: dict[str, Any], bucket: str) -> None:
+    import requests
+
+    document = '{"expiration": "2099-01-01T00:00:00Z", "conditions": [["starts-with", "$key", ""]]}'
+    policy = base64.b64encode(document.encode()).decode()
+    secret = key["SecretAccessKey"].encode()
+    signature = base64.b64encode(hmac.digest(secret, policy.encode(), "sha1")).decode()
+    form = {"key": "k", "AWSAccessKeyId": key["AccessKeyId"], "policy": policy, "signature": signature}
+    answer = requests.post(f"{served.url}/{bucket}", data=form, files={"file": b"x"}, timeout=60)
+    assert (answer.status_code, "Extra input fields: bucket" in answer.text) == (403, True), answer.text
+
+
+@pytest.mark.parametrize("digits", ["9" * 5000, "00000000199", "1" * 19])
+def test_long_numbers(s3: Any, bucket: str, digits: str) -> None:
+    s3.put_object(Bucket=bucket, Key="k", Body=b"x")
+    s3.meta.events.register("before-sign.s3", lambda request, **_: put_number(request, digits))
+    for call in (
+        lambda: s3.get_object(Bucket=bucket, Key="k"),
+        lambda: s3.delete_object(Bucket=bucket, Key="k", IfMatchSize=1),
+        lambda: s3.get_object_attributes(Bucket=bucket, Key="k", ObjectAttributes=["ObjectParts"], MaxParts=1),
+        lambda: s3.upload_part(Bucket=bucket, Key="k", UploadId="none", PartNumber=1, Body=b""),
+    ):
+        statuses = []
+        try:
+            call()
+        except ClientError as error:
+            statuses.append(error.response["ResponseMetadata"]["HTTPStatusCode"])
+        assert not [status for status in statuses if status >= 500]
+
+
+def put_number(request: Any, digits: str) -> None:
+    """Instead of the number that a request has."""
+    for name in ("x-amz-if-match-size", "x-amz-max-parts"):
+        if name in request.headers:
+            del request.headers[name]
+            request.headers[name] = digits
+    if "partNumber=1" in request.url:
+        request.url = request.url.replace("partNumber=1", f"partNumber={digits}")
+    elif request.method == "GET" and "?" not in request.url:
+        request.url += f"?partNumber={digits}"
 
 
 def test_rights(served: Served, s3: Any, key: dict[str, Any], bucket: str) -> None:

@@ -11,6 +11,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import trio
+import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,7 +20,7 @@ from vfs import errors
 from vfs.errors import InvalidRule
 from vfs.lifecycle import check
 from vfs.model import Filter
-from vfs.s3 import checksums, keys, xml
+from vfs.s3 import checksums, keys, server, xml
 from vfs.s3.dialects import OBS, OSS, S3
 from vfs.s3.door import ROUTES
 from vfs.s3.errors import CODE, STATUS, S3Error, translated
@@ -26,6 +28,7 @@ from vfs.s3.forms import check_policy
 from vfs.s3.lifecycle import read_rules
 from vfs.s3.objects import parse_range
 from vfs.s3.request import parse, split_host
+from vfs.s3.response import Response
 
 # -- errors -----------------------------------------------------------------------------------------------------------
 
@@ -298,3 +301,32 @@ def test_codes_of_devices(tmp_path: Path) -> None:
     assert not device.takes("ü", 59.0)
     made = keys.create_device(tmp_path, owner="o")
     assert keys.Keys(tmp_path).device(made.serial) == made
+
+
+# -- the server -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_body_in_tiny_chunks_lets_others_have_their_turn() -> None:
+    pieces = 2000
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    async def answer(incoming: server.Incoming) -> Response:
+        while await incoming.receive():
+            pass
+        return Response(body=str(turns).encode())
+
+    ours, theirs = trio.testing.memory_stream_pair()
+    head = b"PUT /b/k HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
+    await ours.send_all(head + b"1\r\nx\r\n" * pieces + b"0\r\n\r\n")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(others)
+        assert await server.Connection(theirs).serve_one(answer)
+        nursery.cancel_scope.cancel()
+    told = await ours.receive_some()
+    assert int(bytes(told).rpartition(b"\r\n")[2]) >= pieces // server.PIECES_PER_TURN - 1

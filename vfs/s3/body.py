@@ -13,7 +13,7 @@ from vfs.s3.checksums import Digests
 from vfs.s3.chunks import ChunkReader
 from vfs.s3.dialects import S3
 from vfs.s3.errors import S3Error
-from vfs.s3.request import Request
+from vfs.s3.request import Request, natural
 from vfs.s3.signed import Payload, Signed, decode_base64
 
 OBJECT_BYTES_MAX = 50 << 40  # S3's
@@ -134,6 +134,7 @@ def _length(request: Request, name: str) -> int | None:
     raw = request.header(name)
     if raw is None:
         return None
-    if not (raw.isascii() and raw.isdecimal()) or len(raw) > 18:
+    found = natural(raw)
+    if found is None:
         raise S3Error("InvalidArgument", f"{name} is a number of bytes")
-    return int(raw)
+    return found

@@ -15,7 +15,7 @@ from vfs.s3.body import Body
 from vfs.s3.dialects import Dialect
 from vfs.s3.errors import S3Error
 from vfs.s3.keys import AccessKey, Keys
-from vfs.s3.request import Request
+from vfs.s3.request import Request, natural
 from vfs.settings import Settings
 from vfs.store import Store
 
@@ -99,9 +99,10 @@ class Call:
         raw = self.request.parameter(name)
         if raw is None or raw == "":
             return default
-        if not (raw.isascii() and raw.isdecimal()) or len(raw) > 18:
+        found = natural(raw)
+        if found is None:
             raise S3Error("InvalidArgument", f"{name} is a number", fields={"ArgumentName": name, "ArgumentValue": raw})
-        return min(int(raw), most)
+        return min(found, most)
 
     @property
     def encodes(self) -> bool:

@@ -142,7 +142,7 @@ async def post_object(
         headers["x-amz-tagging"] = _tags_of_form(headers["tagging"])
     if "acl" in headers:
         headers["x-amz-acl"] = headers["acl"]
-    info = metadata.info_from(headers, call.dialect, call.who.owner_id)
+    info = metadata.info_from(headers, call.dialect, call.who.owner_id, call.now)
     wanted = checksums.given(headers)
     digests = Digests(["MD5", *([wanted[0]] if wanted else [])])
     async with new_content(call, ino) as copy:
@@ -230,7 +230,7 @@ def check_policy(fields: Mapping[str, str], bucket: str, now: datetime) -> tuple
                 _check_condition(word.lower(), name, value, values)
             case _:
                 raise S3Error("InvalidPolicyDocument", "Invalid Policy: Invalid condition")
-    for name in fields:
+    for name in (*fields, "bucket"):
         if name not in met and name not in _UNCONDITIONED and not name.startswith(_UNCONDITIONED_PREFIXES):
             raise S3Error("AccessDenied", f"Invalid according to Policy: Extra input fields: {name}")
     return smallest, largest

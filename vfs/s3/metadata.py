@@ -13,6 +13,7 @@ from vfs.s3 import checksums
 from vfs.s3.call import http_date, quoted
 from vfs.s3.dialects import Dialect
 from vfs.s3.errors import S3Error
+from vfs.s3.request import natural
 
 METADATA_BYTES_MAX = 8 << 10  # OSS's; S3 has 2 KiB
 TAGS_MAX = 10  # of an object
@@ -57,8 +58,10 @@ _CONTROL = re.compile(r"[\0-\x08\x0a-\x1f\x7f]")
 _TAG = re.compile(r"[\w \t+\-=.:/@]*\Z")
 
 
-def info_from(headers: Mapping[str, str], dialect: Dialect, owner: str) -> ObjectInfo:
-    """What headers, by lower-case names, say of a new object. Raises S3Error."""
+def info_from(headers: Mapping[str, str], dialect: Dialect, owner: str, now: int) -> ObjectInfo:
+    """What headers, by lower-case names, say of a new object. now: µs since 1970; a lock that is over would only keep
+    the bucket's default one away. Raises S3Error.
+    """
     check_unsupported(headers)
     kept = {name: headers[name] for name in _KEPT if headers.get(name)}
     encodings = [
@@ -78,6 +81,8 @@ def info_from(headers: Mapping[str, str], dialect: Dialect, owner: str) -> Objec
         check_header(name, value)
     tags = parse_tags(headers.get("x-amz-tagging", ""))
     retention = _retention(headers)
+    if retention is not None and retention.until <= now:
+        raise S3Error("InvalidArgument", "The retain until date must be in the future!")
     hold = _legal_hold(headers.get("x-amz-object-lock-legal-hold"))
     return ObjectInfo(headers=kept, metadata=metadata, tags=tags, retention=retention, legal_hold=hold, owner=owner)
 
@@ -211,12 +216,13 @@ def delete_condition_from(headers: Mapping[str, str]) -> Condition | None:
     size = headers.get("x-amz-if-match-size")
     if match is None and modified is None and size is None:
         return None
-    if size is not None and not size.isdecimal():
+    bytes_wanted = None if size is None else natural(size)
+    if size is not None and bytes_wanted is None:
         raise S3Error("InvalidArgument", "x-amz-if-match-size is a number of bytes")
     when = None if modified is None else parse_http_date(modified)
     if modified is not None and when is None:
         when = parse_moment(modified)
-    return Condition(_etags(match), None, when, None if size is None else int(size))
+    return Condition(_etags(match), None, when, bytes_wanted)
 
 
 def parse_http_date(text: str) -> int | None:

@@ -21,7 +21,7 @@ from vfs.s3.objects import (
     source_headers,
     store_body,
 )
-from vfs.s3.request import to_bytes
+from vfs.s3.request import natural, to_bytes
 from vfs.s3.response import Document, Response
 from vfs.uploads import PARTS_MAX
 
@@ -32,7 +32,7 @@ async def create(call: Call) -> Document:
     """CreateMultipartUpload."""
     await call.body.read()
     ino, _ = call.find(call.name, write=True)
-    info = metadata.info_from(call.request.headers, call.dialect, call.who.owner_id)
+    info = metadata.info_from(call.request.headers, call.dialect, call.who.owner_id, call.now)
     algorithm, kind = call.request.amz("checksum-algorithm") or "", call.request.amz("checksum-type") or ""
     if algorithm:
         algorithm = checksums.check_algorithm(algorithm)
@@ -55,10 +55,10 @@ def _upload_id(call: Call) -> str:
 
 
 def _part_number(call: Call) -> int:
-    raw = call.request.parameter("partNumber") or ""
-    if not (raw.isascii() and raw.isdecimal()) or not 1 <= int(raw[:9]) <= PARTS_MAX:
+    found = natural(call.request.parameter("partNumber") or "")
+    if found is None or not 1 <= found <= PARTS_MAX:
         raise S3Error("InvalidArgument", f"Part number must be an integer between 1 and {PARTS_MAX}, inclusive")
-    return int(raw)
+    return found
 
 
 async def put_part(call: Call) -> Response:

@@ -22,6 +22,7 @@ from vfs.s3.body import THREAD_BYTES_LEAST
 from vfs.s3.call import Call, http_date, quoted
 from vfs.s3.checksums import Digests
 from vfs.s3.errors import S3Error, translated
+from vfs.s3.request import natural
 from vfs.s3.response import Document, Response, Stream
 
 READ_BYTES_MAX = 256 << 10  # of an object, in one go
@@ -70,7 +71,7 @@ async def put_object(call: Call) -> Response:
     ino, _ = call.find(call.name, write=True)
     if call.body.length is None and "transfer-encoding" not in call.request.headers:
         raise S3Error("MissingContentLength", "You must provide the Content-Length HTTP header.")
-    info = metadata.info_from(call.request.headers, call.dialect, call.who.owner_id)
+    info = metadata.info_from(call.request.headers, call.dialect, call.who.owner_id, call.now)
     condition = metadata.condition_from(call.request.headers)
     async with new_content(call, ino) as copy:
         content = await store_body(call, copy)
@@ -222,14 +223,15 @@ def check_conditions(headers: Any, item: Object, found: dict[str, str], prefix: 
 
 def _wanted(call: Call, item: Object) -> Range | None:
     """The range that the request asks for; None is everything."""
-    part = call.request.parameter("partNumber")
-    if part is not None:
-        if not part.isdecimal() or not 1 <= int(part) <= 10_000:
+    raw = call.request.parameter("partNumber")
+    if raw is not None:
+        part = natural(raw)
+        if part is None or not 1 <= part <= 10_000:
             raise S3Error("InvalidArgument", "Part number must be an integer between 1 and 10000, inclusive")
         sizes = [size.size for size in item.info.parts] or [item.size]
-        if int(part) > len(sizes):
+        if part > len(sizes):
             raise S3Error("InvalidPartNumber", "The requested partnumber is not satisfiable")
-        return Range(sum(sizes[: int(part) - 1]), sizes[int(part) - 1]) if item.size else None
+        return Range(sum(sizes[: part - 1]), sizes[part - 1]) if item.size else None
     text = call.request.header("range")
     return None if text is None else parse_range(text, item.size)
 
@@ -285,9 +287,9 @@ def _checksum_elements(found: tuple[Checksum, ...]) -> dict[str, str]:
 
 
 def _parts(call: Call, item: Object) -> dict[str, Any]:
-    raw_limit, raw_after = call.request.amz("max-parts") or "", call.request.amz("part-number-marker") or ""
-    limit = min(int(raw_limit), PARTS_SHOWN_MAX) if raw_limit.isdecimal() else PARTS_SHOWN_MAX
-    after = int(raw_after) if raw_after.isdecimal() else 0
+    wanted = natural(call.request.amz("max-parts") or "")
+    limit = PARTS_SHOWN_MAX if wanted is None else min(wanted, PARTS_SHOWN_MAX)
+    after = natural(call.request.amz("part-number-marker") or "") or 0
     found = [part for part in item.info.parts if part.number > after]
     shown = found[:limit]
     content: dict[str, Any] = {
@@ -357,7 +359,7 @@ async def copy_object(call: Call) -> Document:
 
 def _info_of_copy(call: Call, source: Object, *, same: bool) -> ObjectInfo:
     headers = call.request.headers
-    given = metadata.info_from(headers, call.dialect, call.who.owner_id)
+    given = metadata.info_from(headers, call.dialect, call.who.owner_id, call.now)
     directive = call.request.amz("metadata-directive") or "COPY"
     tagging = call.request.amz("tagging-directive") or "COPY"
     if {directive.upper(), tagging.upper()} - {"COPY", "REPLACE"}:

@@ -116,6 +116,11 @@ def decoded(raw: bytes) -> bytes:
     return unquote_to_bytes(raw)
 
 
+def natural(text: str) -> int | None:
+    """A number from 0 on, of at most 18 digits (Python refuses to read very long ones); None if it is none."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 18 else None
+
+
 def parse_query(raw: bytes) -> tuple[tuple[str, str], ...]:
     """The parameters of a query. Raises S3Error."""
     if not raw:

@@ -31,6 +31,7 @@ SEND_S_MAX = 60.0  # that a client may take for one piece of an answer
 RATE_BYTES_MIN = 1 << 10  # that a body must come with per second, after the first RATE_S
 RATE_S = 60.0
 DRAIN_BYTES_MAX = 256 << 10  # of a body that nobody wants, for the sake of the connection
+PIECES_PER_TURN = 64  # of a body, before others get their turn
 BACKLOG = 256
 
 
@@ -138,6 +139,7 @@ class Connection:
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_BYTES_MAX)
         self._method = b""
         self._received = 0
+        self._pieces = 0
         self._since = 0.0
 
     async def serve_one(self, answer: Answer) -> bool:
@@ -193,6 +195,9 @@ class Connection:
             event = self._http.next_event()
             if isinstance(event, h11.Data):
                 self._received += len(event.data)
+                self._pieces += 1
+                if self._pieces % PIECES_PER_TURN == 0:  # a body in tiny chunks comes without waiting for the network
+                    await trio.lowlevel.checkpoint()
                 return bytes(event.data)
             if event is h11.NEED_DATA:
                 await self._receive_some()
