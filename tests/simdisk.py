@@ -71,6 +71,17 @@ def fail_at(
     return fault
 
 
+class Count:
+    """A fault that refuses nothing: how many of these calls there have been."""
+
+    def __init__(self, calls: Collection[str]) -> None:
+        self.calls = calls
+        self.seen = 0
+
+    def __call__(self, call: str, path: str) -> None:
+        self.seen += call in self.calls
+
+
 class Stored:
     """The bytes of one file: `data` as written; what of it was not synced is in `appends` (start, end).
 

@@ -18,11 +18,9 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from tests.crash.points import CrashPoints, watch_commits
 from tests.model.comparison import audit
-from tests.model.lifetime import BLOCK_BYTES, make_small
-from tests.model.object_engine import EVER_NS, empty
+from tests.model.object_engine import EVER_NS, empty, make_objects_small
 from tests.model.object_moves import MovingObjects
 from tests.model.object_reference import ObjectReference, compare_objects
-from vfs import journal, objects
 from vfs.model import Compression, LockMode, State
 from vfs.store import Store
 
@@ -32,11 +30,7 @@ EMPTIED = 0.2  # of the images
 
 @pytest.fixture(autouse=True)
 def small_and_quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    make_small(monkeypatch)
-    monkeypatch.setattr(objects, "BLOCK_BYTES", BLOCK_BYTES)
-    monkeypatch.setattr(objects, "LEAVES_PER_SLICE_MAX", 1)
-    monkeypatch.setattr(objects, "COPIED_BYTES_PER_SLICE_MAX", 100)
-    monkeypatch.setattr(journal, "SEGMENT_BYTES_MAX", 3000)
+    make_objects_small(monkeypatch)
     monkeypatch.setattr(CrashPoints, "tried", Counter())
     watch_commits(monkeypatch)
 

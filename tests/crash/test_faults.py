@@ -19,7 +19,7 @@ import pytest
 from tests.model.comparison import audit, compare, compare_handle
 from tests.model.reference import Handle
 from tests.model.test_engine import Engine, fill
-from tests.simdisk import fail_at, no_fault
+from tests.simdisk import Count, fail_at, no_fault
 from vfs import blocks, content, errors, files, journal
 from vfs.errors import DiskFailed, NoSpace
 from vfs.model import State, Writer
@@ -206,17 +206,11 @@ def run(machine: Faulty, seed: int) -> None:
 def calls_of(seed: int, calls: set[str]) -> int:
     """How many of these calls a scenario makes."""
     machine = Faulty()
-    count = 0
-
-    def counting(call: str, path: str) -> None:
-        nonlocal count
-        count += call in calls
-
-    machine.disk.fault = counting
+    machine.disk.fault = count = Count(calls)
     run(machine, seed)
     machine.disk.fault = no_fault
     machine.teardown()
-    return count
+    return count.seen
 
 
 STRIDES = [18, pytest.param(1, marks=pytest.mark.slow)]  # 1: every call; the seeds begin at calls of their own

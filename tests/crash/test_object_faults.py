@@ -12,10 +12,9 @@ from typing import Any
 import pytest
 
 from tests.crash.test_crash_objects import steps
-from tests.model.lifetime import BLOCK_BYTES, make_small
+from tests.model.object_engine import make_objects_small
 from tests.model.object_moves import MovingObjects
-from tests.simdisk import CALLS, fail_at, no_fault
-from vfs import journal, objects
+from tests.simdisk import CALLS, Count, fail_at, no_fault
 from vfs.errors import DiskFailed, NoSpace
 from vfs.model import Compression, State
 
@@ -24,11 +23,7 @@ STRIDES = [120, pytest.param(3, marks=pytest.mark.slow)]  # the seeds begin at c
 
 @pytest.fixture(autouse=True)
 def small_and_quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    make_small(monkeypatch)
-    monkeypatch.setattr(objects, "BLOCK_BYTES", BLOCK_BYTES)
-    monkeypatch.setattr(objects, "LEAVES_PER_SLICE_MAX", 1)
-    monkeypatch.setattr(objects, "COPIED_BYTES_PER_SLICE_MAX", 100)
-    monkeypatch.setattr(journal, "SEGMENT_BYTES_MAX", 3000)
+    make_objects_small(monkeypatch)
 
 
 class Refused(Exception):
@@ -128,18 +123,12 @@ def run(machine: Faulty, seed: int) -> None:
 def calls_of(seed: int, calls: set[str]) -> int:
     """How many of these calls a scenario makes."""
     machine = Faulty(seed)
-    count = 0
-
-    def counting(call: str, path: str) -> None:
-        nonlocal count
-        count += call in calls
-
-    machine.disk.fault = counting
+    machine.disk.fault = count = Count(calls)
     run(machine, seed)
     machine.disk.fault = no_fault
     assert not machine.faults
     machine.teardown()
-    return count
+    return count.seen
 
 
 @pytest.mark.parametrize("stride", STRIDES)

@@ -11,6 +11,7 @@ from tests.model.reference import Bucket, Directory, File, Handle, Node, Referen
 from vfs import content, files, model
 from vfs.content import WorkingCopy
 from vfs.model import STORE_ROOT, BlockId, Compression, Content, Ino, Kind, Seq
+from vfs.names import is_shown, split_key
 from vfs.store import Store
 
 IDS_APART_MAX = 1000  # µs: ids of one operation follow each other, in an order that the model does not know
@@ -301,3 +302,16 @@ def _audit_references(store: Store, roots: list[BlockId]) -> None:
 def number(raw: bytes) -> int:
     """A number as the catalog writes it."""
     return int.from_bytes(raw, "big")
+
+
+def shown_at(store: Store, bucket: Ino, key: bytes) -> tuple[Ino, bytes] | None:
+    """Where a mount shows a file at a key of S3: its directory and name."""
+    directories, name = split_key(key)
+    place = bucket
+    for directory in directories:
+        found = store.tree.find(place, directory) if is_shown(directory) else None
+        if found is None or not store.tree.inode(found).is_dir:
+            return None
+        place = found
+    found = store.tree.find(place, name) if is_shown(name) else None
+    return None if found is None or store.tree.inode(found).is_dir else (place, name)

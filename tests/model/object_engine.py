@@ -13,13 +13,14 @@ from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 
-from tests.model.comparison import audit
-from tests.model.lifetime import PICK, Lifetime, fill
+from tests.model.comparison import audit, shown_at
+from tests.model.lifetime import BLOCK_BYTES, PICK, Lifetime, fill, make_small
 from tests.model.object_reference import UNKNOWN, Bucket, ObjectReference, Part, Version, compare_objects
-from vfs import errors, expiring, gc
+from vfs import errors, expiring, gc, journal, objects
 from vfs.content import WorkingCopy
 from vfs.model import (
     STORE_ROOT,
@@ -64,6 +65,15 @@ RULES: tuple[tuple[LifecycleRule, ...], ...] = (
         LifecycleRule("marker", True, expire_marker=True),
     ),
 )
+
+
+def make_objects_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `make_small`; and slices of what takes long, and segments of the journal, so small that there are many."""
+    make_small(monkeypatch)
+    monkeypatch.setattr(objects, "BLOCK_BYTES", BLOCK_BYTES)
+    monkeypatch.setattr(objects, "LEAVES_PER_SLICE_MAX", 1)
+    monkeypatch.setattr(objects, "COPIED_BYTES_PER_SLICE_MAX", 100)
+    monkeypatch.setattr(journal, "SEGMENT_BYTES_MAX", 3000)
 
 
 class Body(NamedTuple):
@@ -718,7 +728,7 @@ class ObjectEngine(Lifetime):
             (bucket, key, where)
             for bucket in self.reference.buckets.values()
             for key in sorted(bucket.chains)
-            if bucket.name in (b"locked", b"shared") and (where := self._seen(bucket, key)) is not None
+            if bucket.name in (b"locked", b"shared") and (where := shown_at(self.store, bucket.ino, key)) is not None
         ]
         return found[pick % len(found)] if found else None
 
@@ -775,18 +785,6 @@ class ObjectEngine(Lifetime):
             return None if bucket.state_for(key) is State.UNVERSIONED else self.newest(bucket, key)
 
         self.act("unlink", unlink, lambda seq: self.reference.delete(bucket, key, seq))
-
-    def _seen(self, bucket: Bucket, key: bytes) -> tuple[Ino, bytes] | None:
-        """Where a mount shows a file at a key."""
-        directories, name = split_key(key)
-        place = bucket.ino
-        for directory in directories:
-            found = self.store.tree.find(place, directory) if is_shown(directory) else None
-            if found is None or not self.store.tree.inode(found).is_dir:
-                return None
-            place = found
-        found = self.store.tree.find(place, name) if is_shown(name) else None
-        return None if found is None or self.store.tree.inode(found).is_dir else (place, name)
 
     # -- buckets ----------------------------------------------------------------------------------------------
 

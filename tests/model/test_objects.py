@@ -14,6 +14,7 @@ from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
+from tests.model.comparison import shown_at
 from vfs import check, listing
 from vfs.check import rebuilding
 from vfs.errors import NoSuchKey, NoSuchVersion, VfsError
@@ -193,37 +194,25 @@ class Machine(RuleBasedStateMachine):
         files.release(handle)
         self.add(key, body)
 
-    def seen(self, key: bytes) -> tuple[Ino, bytes] | None:
-        """Where a mount shows a file at a key."""
-        *above, name = key.split(b"/")
-        place = self.bucket
-        for segment in above:
-            found = self.store.tree.find(place, segment) if is_shown(segment) else None
-            if found is None or not self.store.tree.inode(found).is_dir:
-                return None
-            place = found
-        found = self.store.tree.find(place, name) if is_shown(name) else None
-        return None if found is None or self.store.tree.inode(found).is_dir else (place, name)
-
     @rule(data=st.data())
     def unlink(self, data: st.DataObject) -> None:
-        shown = [key for key in sorted(self.known) if self.seen(key) is not None]
+        shown = [key for key in sorted(self.known) if shown_at(self.store, self.bucket, key) is not None]
         if shown:
             key = data.draw(st.sampled_from(shown))
-            where = self.seen(key)
+            where = shown_at(self.store, self.bucket, key)
             assert where is not None
             self.store.tree.unlink(*where, MOUNT)
             self.add(key, None)
 
     @rule(data=st.data(), onto=keys)
     def rename(self, data: st.DataObject, onto: bytes) -> None:
-        shown = [key for key in sorted(self.known) if self.seen(key) is not None]
+        shown = [key for key in sorted(self.known) if shown_at(self.store, self.bucket, key) is not None]
         *above, name = onto.split(b"/")
         if not shown or not is_shown(name):
             return
         source = data.draw(st.sampled_from(shown))
         parent = self.directory(above)
-        where = self.seen(source)
+        where = shown_at(self.store, self.bucket, source)
         assert where is not None
         if parent is None or source == onto:
             return

@@ -59,9 +59,7 @@ _TAG = re.compile(r"[\w \t+\-=.:/@]*\Z")
 
 
 def info_from(headers: Mapping[str, str], dialect: Dialect, owner: str, now: int) -> ObjectInfo:
-    """What headers, by lower-case names, say of a new object. now: µs since 1970; a lock that is over would only keep
-    the bucket's default one away. Raises S3Error.
-    """
+    """What headers, by lower-case names, say of a new object. now: µs since 1970. Raises S3Error."""
     check_unsupported(headers)
     kept = {name: headers[name] for name in _KEPT if headers.get(name)}
     encodings = [
@@ -80,9 +78,7 @@ def info_from(headers: Mapping[str, str], dialect: Dialect, owner: str, now: int
     for name, value in (*kept.items(), *metadata.items()):
         check_header(name, value)
     tags = parse_tags(headers.get("x-amz-tagging", ""))
-    retention = _retention(headers)
-    if retention is not None and retention.until <= now:
-        raise S3Error("InvalidArgument", "The retain until date must be in the future!")
+    retention = _retention(headers, now)
     hold = _legal_hold(headers.get("x-amz-object-lock-legal-hold"))
     return ObjectInfo(headers=kept, metadata=metadata, tags=tags, retention=retention, legal_hold=hold, owner=owner)
 
@@ -150,7 +146,17 @@ def parse_mode(text: str, code: str = "InvalidArgument") -> LockMode:
     return LockMode[text]
 
 
-def _retention(headers: Mapping[str, str]) -> Retention | None:
+def new_retention(mode: LockMode, until: str, now: int) -> Retention:
+    """A retention that begins now (µs since 1970). Raises S3Error, also if it would be over already: that would only
+    keep the bucket's default one away.
+    """
+    found = Retention(mode, parse_moment(until))
+    if found.until <= now:
+        raise S3Error("InvalidArgument", "The retain until date must be in the future!")
+    return found
+
+
+def _retention(headers: Mapping[str, str], now: int) -> Retention | None:
     mode = headers.get("x-amz-object-lock-mode")
     until = headers.get("x-amz-object-lock-retain-until-date")
     if mode is None and until is None:
@@ -160,7 +166,7 @@ def _retention(headers: Mapping[str, str]) -> Retention | None:
             "InvalidArgument",
             "x-amz-object-lock-retain-until-date and x-amz-object-lock-mode must both be supplied",
         )
-    return Retention(parse_mode(mode), parse_moment(until))
+    return new_retention(parse_mode(mode), until, now)
 
 
 def _legal_hold(text: str | None) -> bool:

@@ -18,10 +18,11 @@ from vfs.s3.objects import (
     in_slices,
     new_content,
     parse_range,
+    part_number,
     source_headers,
     store_body,
 )
-from vfs.s3.request import natural, to_bytes
+from vfs.s3.request import to_bytes
 from vfs.s3.response import Document, Response
 from vfs.uploads import PARTS_MAX
 
@@ -54,17 +55,10 @@ def _upload_id(call: Call) -> str:
     return call.request.parameter("uploadId") or ""
 
 
-def _part_number(call: Call) -> int:
-    found = natural(call.request.parameter("partNumber") or "")
-    if found is None or not 1 <= found <= PARTS_MAX:
-        raise S3Error("InvalidArgument", f"Part number must be an integer between 1 and {PARTS_MAX}, inclusive")
-    return found
-
-
 async def put_part(call: Call) -> Response:
     """UploadPart."""
     ino, _ = call.find(call.name, write=True)
-    number = _part_number(call)
+    number = part_number(call.request.parameter("partNumber") or "")
     upload = call.store.uploads.find(ino, call.key, _upload_id(call))
     async with new_content(call, ino) as copy:
         content = await store_body(call, copy, more=upload.checksum_algorithm)
@@ -84,7 +78,7 @@ async def put_part(call: Call) -> Response:
 async def copy_part(call: Call) -> Document:
     """UploadPartCopy: content is read for its ETag, and copied only where blocks do not lie on blocks."""
     ino, _ = call.find(call.name, write=True)
-    number = _part_number(call)
+    number = part_number(call.request.parameter("partNumber") or "")
     upload = call.store.uploads.find(ino, call.key, _upload_id(call))
     source, source_bucket = find_source(call)
     start, length = 0, source.size

@@ -24,6 +24,7 @@ from vfs.s3.checksums import Digests
 from vfs.s3.errors import S3Error, translated
 from vfs.s3.request import natural
 from vfs.s3.response import Document, Response, Stream
+from vfs.uploads import PARTS_MAX
 
 READ_BYTES_MAX = 256 << 10  # of an object, in one go
 DELETES_MAX = 1000  # keys of one DeleteObjects
@@ -221,13 +222,19 @@ def check_conditions(headers: Any, item: Object, found: dict[str, str], prefix: 
             raise same
 
 
+def part_number(raw: str) -> int:
+    """The number of a part, as a request has it. Raises S3Error."""
+    found = natural(raw)
+    if found is None or not 1 <= found <= PARTS_MAX:
+        raise S3Error("InvalidArgument", f"Part number must be an integer between 1 and {PARTS_MAX}, inclusive")
+    return found
+
+
 def _wanted(call: Call, item: Object) -> Range | None:
     """The range that the request asks for; None is everything."""
     raw = call.request.parameter("partNumber")
     if raw is not None:
-        part = natural(raw)
-        if part is None or not 1 <= part <= 10_000:
-            raise S3Error("InvalidArgument", "Part number must be an integer between 1 and 10000, inclusive")
+        part = part_number(raw)
         sizes = [size.size for size in item.info.parts] or [item.size]
         if part > len(sizes):
             raise S3Error("InvalidPartNumber", "The requested partnumber is not satisfiable")

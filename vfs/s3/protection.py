@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from vfs.errors import InvalidState
-from vfs.model import LockMode, ObjectLock, Retention, State
+from vfs.model import LockMode, ObjectLock, State
 from vfs.objects import Object
 from vfs.s3 import metadata, xml
 from vfs.s3.buckets import read_tags, tag_document
@@ -127,9 +127,7 @@ async def put_retention(call: Call) -> Response:
     if mode or until:
         if mode not in LockMode.__members__ or not until:
             raise S3Error("MalformedXML", "a retention has a mode and a date")
-        wanted = Retention(LockMode[mode], metadata.parse_moment(until))
-        if wanted.until <= call.now:
-            raise S3Error("InvalidArgument", "The retain until date must be in the future!")
+        wanted = metadata.new_retention(LockMode[mode], until, call.now)
     bypass = (call.request.amz("bypass-governance-retention") or "").lower() == "true" and call.who.bypass
     call.store.objects.set_retention(item, wanted, bypass=bypass)
     return Response(200, headers)
