@@ -9,13 +9,38 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 TIMEOUT_S = 60
 DYING_S_MAX = 5
 REPO = Path(__file__).parent.parent
 _UNEXPECTED = re.compile(r"\b(WARNING|ERROR|CRITICAL)\b")
+
+
+class Daemon(Protocol):
+    """A daemon under test."""
+
+    def start(self) -> None: ...
+
+    def end(self) -> None: ...
+
+    def clean_up(self) -> None: ...
+
+
+D = TypeVar("D", bound=Daemon)
+
+
+@contextlib.contextmanager
+def at_work(daemon: D) -> Iterator[D]:
+    """A daemon, started; it must end well if the tests did, and whatever happens it leaves nothing behind."""
+    try:
+        daemon.start()
+        yield daemon
+        daemon.end()
+    finally:
+        daemon.clean_up()
 
 
 class Mounted:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted import Mounted
+from tests.mounted import Mounted, at_work
 
 
 @pytest.fixture(scope="module")
@@ -19,13 +19,8 @@ def mounted(request: pytest.FixtureRequest) -> Iterator[Mounted]:
     options = getattr(request.module, "MOUNT_OPTIONS", "allow_other")
     with tempfile.TemporaryDirectory(prefix="vfs-test-") as folder:
         os.chmod(folder, 0o755)  # other users must get to the mount; pytest's own folders are closed to them
-        mount = Mounted(Path(folder), "-o", options)
-        try:
-            mount.start()
+        with at_work(Mounted(Path(folder), "-o", options)) as mount:
             yield mount
-            mount.end()
-        finally:
-            mount.clean_up()
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted import Mounted, run, wait_until
+from tests.mounted import Mounted, at_work, run, wait_until
 from vfs.model import LifecycleRule, ObjectInfo, ObjectLock, State, Writer
 from vfs.store import Store
 
@@ -40,12 +40,8 @@ def mount(tmp_path: Path) -> Iterator[Mounted]:
     store.objects.configure(bucket, lifecycle=(LifecycleRule("r", True, noncurrent_days=1),))
     store.close()
     (mount.store / "config.toml").write_text("lifecycle_interval = 0.05\nlifecycle_day = 0.01\n")
-    try:
-        mount.start()
+    with at_work(mount):
         yield mount
-        mount.end()
-    finally:
-        mount.clean_up()
 
 
 def test_a_mount_shows_what_it_can_and_keeps_the_rest(mount: Mounted) -> None:

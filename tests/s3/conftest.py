@@ -10,19 +10,21 @@ from typing import Any
 
 import pytest
 
+from tests.mounted import Mounted, at_work
 from tests.served import Served, client
 
 
 @pytest.fixture(scope="module")
 def served() -> Iterator[Served]:
-    with tempfile.TemporaryDirectory(prefix="vfs-s3-") as folder:
-        daemon = Served(Path(folder))
-        try:
-            daemon.start()
-            yield daemon
-            daemon.end()
-        finally:
-            daemon.clean_up()
+    with tempfile.TemporaryDirectory(prefix="vfs-s3-") as folder, at_work(Served(Path(folder))) as daemon:
+        yield daemon
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Iterator[Mounted]:
+    """A mount with an endpoint beside it."""
+    with at_work(Mounted(tmp_path, "--s3", "127.0.0.1:0")) as mount:
+        yield mount
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ import json
 import logging
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -55,9 +55,21 @@ DOCUMENTS = {
 }
 
 
+TRAILER = "4\r\nabcd\r\n0\r\nx-amz-checksum-crc32:7YLNEQ==\r\n\r\n"  # a body in chunks, with its checksum behind it
+
+
 def request(first: str, *headers: str, body: str = "") -> bytes:
     lines = (f"{first} HTTP/1.1", "Host: localhost", *headers, f"Content-Length: {len(body)}", "", body)
     return "\r\n".join(lines).encode()
+
+
+def form_of(fields: Mapping[str, str]) -> str:
+    """A form in the body of a POST, with the boundary x; its field `file` is one."""
+    lines = []
+    for name, value in fields.items():
+        more = '; filename="f"' if name == "file" else ""
+        lines += ["--x", f'Content-Disposition: form-data; name="{name}"{more}', "", value]
+    return "\r\n".join([*lines, "--x--", ""])
 
 
 def seeds() -> list[bytes]:
@@ -72,19 +84,16 @@ def seeds() -> list[bytes]:
         found.append(request(f"{method} {TARGETS[level]}{query}", *source, *signed, body=body))
     chunked = ["Content-Encoding: aws-chunked", "x-amz-decoded-content-length: 4"]
     chunks = "4;chunk-signature=0\r\nabcd\r\n0;chunk-signature=0\r\n\r\n"
-    trailer = "4\r\nabcd\r\n0\r\nx-amz-checksum-crc32:7YLNEQ==\r\n\r\n"
-    field = 'Content-Disposition: form-data; name="'
     policy = {"expiration": "2099-01-01T00:00:00Z", "conditions": [{"bucket": "bucket"}, ["starts-with", "$key", ""]]}
     told = base64.b64encode(json.dumps(policy).encode()).decode()
-    form = f'--x\r\n{field}policy"\r\n\r\n{told}\r\n'
-    form += f'--x\r\n{field}key"\r\n\r\nk\r\n--x\r\n{field}file"\r\n\r\nf\r\n--x--\r\n'
+    fields = {"policy": told, "key": "k", "file": "f"}
     return [
         *found,
         request("GET /bucket?list-type=2&prefix=d&delimiter=%2F&max-keys=1&encoding-type=url"),
         request("GET /bucket/d/k?versionId=null", "Range: bytes=1-2", 'If-Match: "a"'),
         request("PUT /bucket/k", *chunked, f"x-amz-content-sha256: {Payload.CHUNKS.value}", body=chunks),
-        request("PUT /bucket/k", *chunked, f"x-amz-content-sha256: {Payload.UNSIGNED_TRAILER.value}", body=trailer),
-        request("POST /bucket", "Content-Type: multipart/form-data; boundary=x", body=form),
+        request("PUT /bucket/k", *chunked, f"x-amz-content-sha256: {Payload.UNSIGNED_TRAILER.value}", body=TRAILER),
+        request("POST /bucket", "Content-Type: multipart/form-data; boundary=x", body=form_of(fields)),
     ]
 
 

@@ -10,7 +10,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,19 +40,13 @@ class Doors:
 
 
 @pytest.fixture
-def doors(tmp_path: Path) -> Iterator[Doors]:
-    mount = Mounted(tmp_path, "--s3", "127.0.0.1:0")
-    try:
-        mount.start()
-        found = Doors(mount)
-        s3 = found.client()
-        s3.create_bucket(Bucket=BUCKET)
-        s3.put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Enabled"})
-        s3.close()
-        yield found
-        mount.end()
-    finally:
-        mount.clean_up()
+def doors(mounted: Mounted) -> Doors:
+    found = Doors(mounted)
+    s3 = found.client()
+    s3.create_bucket(Bucket=BUCKET)
+    s3.put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Enabled"})
+    s3.close()
+    return found
 
 
 class Worker(threading.Thread):

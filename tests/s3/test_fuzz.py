@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.mounted import REPO, wait_until
+from tests.s3.fuzz import TRAILER, form_of
 from tests.s3.shapes import BUCKETS, Shapes
 from tests.served import Served, client
 
@@ -59,19 +60,9 @@ def templates(served: Served, s3: Any, bucket: str) -> list[bytes]:
     put = f"PUT {url.path}?{url.query} HTTP/1.1\r\nHost: {url.netloc}\r\n"
     url = urlsplit(s3.generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": "k"}))
     get = f"GET {url.path}?{url.query} HTTP/1.1\r\nHost: {url.netloc}\r\nRange: bytes=0-3\r\n\r\n"
-    form = s3.generate_presigned_post(bucket, "k")["fields"] | {"file": "content"}
-    fields = (
-        "".join(
-            f'--x\r\nContent-Disposition: form-data; name="{name}"; filename="f"\r\n\r\n{value}\r\n'
-            if name == "file"
-            else f'--x\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
-            for name, value in form.items()
-        )
-        + "--x--\r\n"
-    )
+    fields = form_of(s3.generate_presigned_post(bucket, "k")["fields"] | {"file": "content"})
     post = f"POST /{bucket} HTTP/1.1\r\nHost: {url.netloc}\r\nContent-Type: multipart/form-data; boundary=x\r\n"
     signed = "4;chunk-signature=" + "0" * 64 + "\r\nabcd\r\n0;chunk-signature=" + "0" * 64 + "\r\n\r\n"
-    trailer = "4\r\nabcd\r\n0\r\nx-amz-checksum-crc32:7YLNEQ==\r\n\r\n"
     aws = f"{put}Content-Encoding: aws-chunked\r\nx-amz-decoded-content-length: 4\r\n"
     streams = f"{aws}x-amz-content-sha256: STREAMING-AWS4-HMAC-SHA256-PAYLOAD\r\n"
     trails = f"{aws}x-amz-content-sha256: STREAMING-UNSIGNED-PAYLOAD-TRAILER\r\nx-amz-trailer: x-amz-checksum-crc32\r\n"
@@ -83,7 +74,7 @@ def templates(served: Served, s3: Any, bucket: str) -> list[bytes]:
             f"{put}Transfer-Encoding: chunked\r\n\r\n4\r\nabcd\r\n0\r\n\r\n{get}",
             f"{put}Expect: 100-continue\r\nContent-Length: 4\r\n\r\nabcd",
             f"{streams}Content-Length: {len(signed)}\r\n\r\n{signed}",
-            f"{trails}Content-Length: {len(trailer)}\r\n\r\n{trailer}",
+            f"{trails}Content-Length: {len(TRAILER)}\r\n\r\n{TRAILER}",
             f"{post}Content-Length: {len(fields)}\r\n\r\n{fields}",
         )
     ]
@@ -94,10 +85,7 @@ def spoilt(chance: random.Random, request: bytes) -> bytes:
     for _ in range(chance.choice((0, 1, 1, 1, 2, 5))):
         at = chance.randrange(len(request) + 1)
         to = at + chance.choice((0, 0, 1, 2, 30))
-        with_ = chance.choice(
-            (b"", b"", b"\r\n", b"\0", b"\xff", b"%", b":", b"-1", b"99999999999999999999", request[at:to] * 2)
-        )
-        request = request[:at] + with_ + request[to:]
+        request = request[:at] + chance.choice((*PIECES, request[at:to] * 2)) + request[to:]
     return request[: chance.randrange(len(request) + 1)] if chance.random() < 0.1 else request
 
 

@@ -25,17 +25,11 @@ MIB = 1 << 20
 
 
 @pytest.fixture
-def both(tmp_path: Path) -> Iterator[tuple[Path, Any]]:
+def both(mounted: Mounted) -> Iterator[tuple[Path, Any]]:
     """A mount, and boto3 at the endpoint beside it."""
-    mount = Mounted(tmp_path, "--s3", "127.0.0.1:0")
-    try:
-        mount.start()
-        made = client(listening_on(mount.log), new_key(mount.store))
-        yield mount.root, made
-        made.close()
-        mount.end()
-    finally:
-        mount.clean_up()
+    made = client(listening_on(mounted.log), new_key(mounted.store))
+    yield mounted.root, made
+    made.close()
 
 
 @pytest.mark.fuse

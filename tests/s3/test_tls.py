@@ -20,7 +20,7 @@ import trustme
 from botocore.config import Config
 from botocore.exceptions import SSLError
 
-from tests.mounted import REPO
+from tests.mounted import REPO, at_work
 from tests.served import Served
 
 MIB = 1 << 20
@@ -45,12 +45,8 @@ def served(authority: trustme.CA) -> Iterator[Served]:
         (daemon.store / "config.toml").write_text(
             f's3_certificate = "{folder}/certificate.pem"\ns3_certificate_key = "{folder}/key.pem"\n'
         )
-        try:
-            daemon.start()
+        with at_work(daemon):
             yield daemon
-            daemon.end()
-        finally:
-            daemon.clean_up()
 
 
 def client_of(served: Served, key: dict[str, Any], verify: Path) -> Any:
