@@ -74,6 +74,7 @@ FORMAT = 2
 FORMAT_COMPRESSED = 3  # of a store in which blocks may be compressed
 FORMAT_LOGGED = 4  # and in which there may be a sync log
 FORMAT_OBJECTS = 5  # and which may have objects, uploads, locks
+FORMAT_GUARDED = 6  # and which may say who purges, whose versions a name hid, and what was displaced while open
 RESERVE_BYTES = 8 << 20  # room set aside on the disk behind the file, for the commits that free space on a full one
 INODES_KEPT_MAX = 8192  # decoded inodes in memory, about 6 MiB
 NAMES_KEPT_MAX = 8192  # live names in memory, and once more as many of keys, about 1 MiB each

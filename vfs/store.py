@@ -22,7 +22,7 @@ import msgspec
 
 from vfs import events, locks, rules, settings, snapshot, synclog
 from vfs.blocks import Blocks, End
-from vfs.catalog import DAMAGE, FILE, FORMAT, FORMAT_COMPRESSED, FORMAT_LOGGED, FORMAT_OBJECTS, Catalog
+from vfs.catalog import DAMAGE, FILE, FORMAT, FORMAT_COMPRESSED, FORMAT_GUARDED, FORMAT_LOGGED, FORMAT_OBJECTS, Catalog
 from vfs.core import Clock, Core
 from vfs.disk import Disk, File, RealDisk, refusal, sync_directory, sync_file
 from vfs.errors import (
@@ -54,7 +54,7 @@ log = logging.getLogger("vfs.store")
 EVENTS_PER_CHECKPOINT_MAX = 2_000  # bounds the catalog's uncommitted pages, and what a recovery replays
 SYNCS_BEFORE_LOG = 8  # who does not ask for more pays for no sync log
 BUCKETS_MAX = 10_000
-FORMATS = (FORMAT, FORMAT_COMPRESSED, FORMAT_LOGGED, FORMAT_OBJECTS)
+FORMATS = (FORMAT, FORMAT_COMPRESSED, FORMAT_LOGGED, FORMAT_OBJECTS, FORMAT_GUARDED)
 DESCRIPTION = "store.toml"
 RESTORED = ".restored"  # the suffix of an empty file beside a catalog that was a snapshot, while it is recovered
 CATALOG_COPY = "catalog.copy"  # a compact copy in the making, for a snapshot
@@ -546,6 +546,12 @@ class Store:
     def _allow_objects(self) -> None:
         """The same for objects: a vfs that knows no locks would not obey them, nor keep parts of uploads."""
         self._raise_format(FORMAT_OBJECTS)
+
+    def _allow_guarded(self) -> None:
+        """The same for what came with format 6: a vfs that does not know it would purge what it must not, show what it
+        must not, or drop what is displaced.
+        """
+        self._raise_format(FORMAT_GUARDED)
 
     def _raise_format(self, wanted: int) -> None:
         if self._format >= wanted:
