@@ -28,7 +28,7 @@ from vfs.check import Kind, mend_headers
 from vfs.compression import BYTES_LEAST, Compressor, decompress
 from vfs.errors import Corrupt, NotAStore
 from vfs.model import BlockId, Compression, Ino
-from vfs.store import Store
+from vfs.store import FORMATS, Store
 
 MAGIC = compression._MAGIC
 TEXT = b"".join(b"line %07d\n" % number for number in range(BLOCK_BYTES // 13 + 1))[:BLOCK_BYTES]
@@ -340,8 +340,8 @@ def test_only_a_store_with_compression_has_the_format_that_others_refuse(tmp_pat
     assert "format = 3\n" in (store.path / "store.toml").read_text(), "there may be compressed blocks"
     store.close()
     Store.open(tmp_path / "store").close()
-    (store.path / "store.toml").write_text('format = 6\nengine = "lmdb-0.9"\n')
-    with pytest.raises(NotAStore, match="formats 2 to 5"):
+    (store.path / "store.toml").write_text(f'format = {FORMATS[-1] + 1}\nengine = "lmdb-0.9"\n')
+    with pytest.raises(NotAStore, match=f"formats 2 to {FORMATS[-1]}"):
         Store.open(tmp_path / "store")
 
 

@@ -96,7 +96,9 @@ def test_there_is_one_of_each_format(tmp_path: Path) -> None:
     for name in NAMES:
         unpack(FOLDER / f"{name}.tar.xz", tmp_path / name)
         found.add(tomllib.loads((tmp_path / name / "store.toml").read_text())["format"])
-    assert found >= set(FORMATS[:-1]), "a format has no golden store: give it a plan in tests/golden.py, run scripts/golden"
+    assert found >= set(FORMATS[:-1]), (
+        "a format has no golden store: give it a plan in tests/golden.py, run scripts/golden"
+    )
 
 
 @pytest.mark.parametrize("name", PLANS)
