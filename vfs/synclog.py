@@ -6,15 +6,18 @@ that belong at an offset of a file. After a crash `read` finds them, and `redo` 
 looks at the store.
 
 It has two halves, which take turns: one is written over once everything in it was synced in its own place. Owns the
-files under ``synclog/``; knows nothing of what the pieces are. They must be of files that are only appended to: then
-it harms nothing to redo a record that is not needed any more.
+files under ``synclog/``; knows of the pieces only that they are of segments, which are only appended to: so it harms
+nothing to redo a record that is not needed any more, and a record that names anything else is damage.
 """
 
 from __future__ import annotations
 
+import functools
+import itertools
 import os
+import re
 import struct
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, cast
 
@@ -27,6 +30,7 @@ from vfs.errors import Corrupt, DiskFailed, NoSpace
 FOLDER = "synclog"
 HALF_BYTES = 8 << 20
 PIECES_BYTES_MAX = 1 << 20  # of one record; more is synced in its own place
+PIECES_MAX = 2  # of one record: of the last segment of blocks, and of the last one of the journal
 PAGE_BYTES = 4096  # records begin at multiples: to write one touches no byte of another
 
 _HALVES = ("0", "1")
@@ -35,6 +39,7 @@ _KEY = struct.Struct("<Q")  # in the first page of a half
 _HEADER = struct.Struct("<4sIIQQ")  # magic, length of the table, of the bytes behind it, number, checksum
 _SEALED = struct.Struct("<4sIIQ")  # what the checksum covers, with the table and the bytes
 _ZEROS_BYTES = 1 << 20
+_SEGMENT = re.compile(r"blocks/[0-9a-f]{8}|journal/[0-9a-f]{16}")
 
 
 class Piece(NamedTuple):
@@ -109,7 +114,7 @@ class SyncLog:
 
     def place(self, pieces: Sequence[Piece]) -> Entry | None:
         """The next record, to be written before another one is placed. None: there is no room, or no log."""
-        if not self._halves:
+        if not self._halves or len(pieces) > PIECES_MAX or not all(_SEGMENT.fullmatch(piece.path) for piece in pieces):
             return None
         table = msgspec.msgpack.encode([(piece.path, piece.offset, len(piece.data)) for piece in pieces])
         size = sum(len(piece.data) for piece in pieces)
@@ -168,11 +173,12 @@ def read(disk: Disk) -> Contents:
     """Read the log that a crash left, all of it into memory. Raises DiskFailed if it cannot be opened."""
     keys = {path: _read_key(disk, path) for path in _paths(disk)}
     key = next((key for key in keys.values() if isinstance(key, int)), None)  # it is in both
+    size_of = functools.cache(functools.partial(_size_of, disk))
     halves = []
     for path, own in keys.items():
         half = _Half([], [own] if isinstance(own, _Gap) else [])
         if key is not None:
-            _read_records(half, disk, path, own if isinstance(own, int) else key)
+            _read_records(half, disk, path, own if isinstance(own, int) else key, size_of)
         halves.append(half)
     records = sorted(record for half in halves for record in half.records)
     numbers = {record.number for record in records}
@@ -251,8 +257,9 @@ def _damage(gap: _Gap) -> Corrupt:
     return Corrupt(
         f"{gap.path} at byte {gap.offset}",
         expected="what was synced last before a crash",
-        found=f"nothing: {gap.reason}; what programs had synced in the last seconds before the crash may be only there:"
-        " try again, or put the file back from a copy of the store, or do without it by `vfs rebuild --cut`",
+        found=f"nothing that can be used: {gap.reason}; what programs had synced in the last seconds before the crash"
+        " may be only there: try again, or put the file back from a copy of the store, or do without it by"
+        " `vfs rebuild --cut`",
     )
 
 
@@ -266,13 +273,15 @@ def _read_key(disk: Disk, path: str) -> int | _Gap:
         file.close()
 
 
-def _read_records(half: _Half, disk: Disk, path: str, key: int) -> None:
+def _read_records(half: _Half, disk: Disk, path: str, key: int, size_of: Callable[[str], int | None]) -> None:
     """Find every intact record of a half, whatever lies between."""
     file = disk.open(path)
     try:
         offset = PAGE_BYTES
-        while offset < file.size:
+        while offset < min(file.size, HALF_BYTES):
             found = _read(file, path, offset, key)
+            if isinstance(found, _Record) and (strange := _strangeness(found.pieces, size_of)):
+                found = _Gap(path, offset, found.number, f"record {found.number} {strange}")
             if isinstance(found, _Record):
                 half.records.append(found)
                 offset += found.length
@@ -309,12 +318,44 @@ def _read(file: File, path: str, offset: int, key: int) -> _Record | _Gap | None
         return _Gap(path, offset, number, str(error))
     if len(rest) < table_size + size or _checksum(key, header[: _SEALED.size], [rest]) != header[_SEALED.size :]:
         return None
-    pieces = []
-    at = table_size
-    for name, where, piece_size in _table.decode(rest[:table_size]):
-        pieces.append(Piece(name, where, rest[at : at + piece_size]))
-        at += piece_size
+    try:
+        pieces = _cut_up(_table.decode(rest[:table_size]), rest[table_size:])
+    except (ValueError, RecursionError) as error:  # msgspec.DecodeError is one
+        return _Gap(path, offset, number, f"record {number} has a table that makes no sense: {error}")
     return _Record(number, offset, length + -length % PAGE_BYTES, pieces)
+
+
+def _cut_up(table: Sequence[tuple[str, int, int]], data: bytes) -> list[Piece]:
+    """The pieces of a record. Raises ValueError if the lengths in its table are not those of its bytes."""
+    if len(table) > PIECES_MAX or any(size < 0 for _, _, size in table):
+        raise ValueError(f"{len(table)} pieces")
+    ends = list(itertools.accumulate(size for _, _, size in table))
+    if (ends[-1] if ends else 0) != len(data):
+        raise ValueError("its lengths do not add up")
+    return [Piece(path, offset, data[end - size : end]) for (path, offset, size), end in zip(table, ends, strict=True)]
+
+
+def _strangeness(pieces: Sequence[Piece], size_of: Callable[[str], int | None]) -> str:
+    """What no log of ours says: that bytes belong into what is no segment, or far behind the end of one. Else nothing.
+
+    What is before a piece is durable in its own place, or in the log.
+    """
+    for path, offset, _ in pieces:
+        if not _SEGMENT.fullmatch(path):
+            return f"is for {path!r}, which is no segment"
+        size = size_of(path)
+        if size is not None and not 0 <= offset <= size + len(_HALVES) * HALF_BYTES:
+            return f"is for byte {offset} of {path}, which has {size} bytes"
+    return ""
+
+
+def _size_of(disk: Disk, path: str) -> int | None:
+    """How long a segment is; None if it was removed since."""
+    if not _is_there(disk, path):
+        return None
+    file = disk.open(path)
+    file.close()
+    return file.size
 
 
 def _checksum(key: int, sealed: bytes, rest: Sequence[Buffer]) -> bytes:

@@ -5,21 +5,23 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from tests.simdisk import SimDisk, fail_at, no_fault
+from tests.simdisk import Count, SimDisk, fail_at, no_fault
 from vfs import synclog
 from vfs.disk import Disk, RealDisk
 from vfs.errors import Corrupt, DiskFailed, NoSpace
 from vfs.synclog import FOLDER, PAGE_BYTES, Piece, Redone, SyncLog, read
 
-WHERE = "folder/file"
+WHERE = "blocks/00000001"
+OTHER = "journal/0000000000000001"
 
 
 @pytest.fixture(params=["real", "simulated"])
 def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Disk:
     found: Disk = RealDisk(tmp_path) if request.param == "real" else SimDisk()
-    found.list("folder")
+    found.list("blocks")
     found.open(WHERE, create=True).close()
     return found
 
@@ -54,16 +56,17 @@ def contents(disk: Disk, path: str = WHERE) -> bytes:
 
 
 def test_what_was_written_is_put_where_it_belongs(disk: Disk) -> None:
-    disk.open("folder/other", create=True).close()
+    disk.list("journal")
+    disk.open(OTHER, create=True).close()
     log = made(disk)
-    entry = log.place([Piece(WHERE, 0, b"one"), Piece("folder/other", 2, b"two")])
+    entry = log.place([Piece(WHERE, 0, b"one"), Piece(OTHER, 2, b"two")])
     assert entry is not None
     entry.write()
     assert write(log, 3, b"three")
     log.close()
     assert redo(disk) == 2
     assert contents(disk) == b"onethree"
-    assert contents(disk, "folder/other") == b"\0\0two"
+    assert contents(disk, OTHER) == b"\0\0two"
     assert disk.list(FOLDER) == []
     assert redo(disk) == 0
 
@@ -87,7 +90,7 @@ def test_a_file_that_was_removed_stays_away(disk: Disk) -> None:
     log.close()
     disk.remove(WHERE)
     assert redo(disk) == 1
-    assert disk.list("folder") == []
+    assert disk.list("blocks") == []
 
 
 def test_a_half_is_written_over_only_when_it_was_settled(disk: Disk) -> None:
@@ -138,7 +141,7 @@ def test_a_record_larger_than_a_half_has_no_room(disk: Disk) -> None:
 @pytest.mark.parametrize("at", [0, 5, 20, 27, 40])
 def test_a_damaged_record_is_passed_over_and_those_behind_it_are_not(at: int) -> None:
     disk = SimDisk()
-    disk.list("folder")
+    disk.list("blocks")
     disk.open(WHERE, create=True)
     log = made(disk)
     for number in range(3):
@@ -153,7 +156,7 @@ def test_what_was_written_survives_the_power_and_what_was_not_is_whole_or_not_th
     seen = set()
     for seed in range(200):
         disk = SimDisk()
-        disk.list("folder")
+        disk.list("blocks")
         disk.open(WHERE, create=True)
         log = made(disk)
         assert write(log, 0, b"a" * 5000)
@@ -169,7 +172,7 @@ def test_what_was_written_survives_the_power_and_what_was_not_is_whole_or_not_th
 def test_redo_can_be_done_again_after_the_power_went_in_it() -> None:
     for call in range(1, 30):
         disk = SimDisk()
-        disk.list("folder")
+        disk.list("blocks")
         disk.open(WHERE, create=True)
         log = made(disk)
         for number in range(5):
@@ -191,16 +194,16 @@ def test_what_a_failed_sync_left_in_memory_alone_is_redone_all_the_same() -> Non
     """It reads as it should, but no later sync makes it durable unless it is written again."""
     for seed in range(50):
         disk = SimDisk()
-        disk.list("folder")
+        disk.list("blocks")
         file = disk.open(WHERE, create=True)
         log = made(disk)
         for number, data in enumerate((b"first", b"again")):
             file.append([data])
             assert write(log, 5 * number, data)
-            disk.fault = fail_at(1, DiskFailed, calls={"sync"}, under="folder")
+            disk.fault = fail_at(1, DiskFailed, calls={"sync"}, under="blocks")
             with pytest.raises(DiskFailed):
                 file.sync()
-        disk.fault = fail_at(1, DiskFailed, calls={"sync"}, under="folder")
+        disk.fault = fail_at(1, DiskFailed, calls={"sync"}, under="blocks")
         with pytest.raises(DiskFailed):
             redo(disk)
         disk.fault = no_fault
@@ -210,10 +213,11 @@ def test_what_a_failed_sync_left_in_memory_alone_is_redone_all_the_same() -> Non
 
 def test_what_users_wrote_is_never_taken_for_a_record(disk: Disk) -> None:
     """Of a half that is used again, pages are left that hold their bytes: one may look like a record."""
-    disk.open("folder/target", create=True).close()
+    disk.list("journal")
+    disk.open(OTHER, create=True).close()
     forged = SyncLog(disk)
     forged._halves = (disk.open(WHERE),) * 2
-    entry = forged.place([Piece("folder/target", 0, b"evil")])
+    entry = forged.place([Piece(OTHER, 0, b"evil")])
     assert entry is not None
     log = made(disk)
     head = log.place([Piece(WHERE, 0, bytes(2 * PAGE_BYTES))])
@@ -229,7 +233,7 @@ def test_what_users_wrote_is_never_taken_for_a_record(disk: Disk) -> None:
     assert write(log, 0, b"short")
     log.close()
     redo(disk)
-    assert contents(disk, "folder/target") == b""
+    assert contents(disk, OTHER) == b""
 
 
 def test_a_full_disk_makes_no_log() -> None:
@@ -259,12 +263,93 @@ def test_the_disk_as_it_will_be(disk: Disk) -> None:
     assert contents(disk) == b"abc"
 
 
+# --- what no log of ours says
+
+
+STRANGE = {
+    "absolute": ([("/etc/file", 0, 1)], "is no segment"),
+    "outside": ([("../blocks/00000001", 0, 1)], "is no segment"),
+    "outside, by a segment's folder": ([("blocks/../../00000001", 0, 1)], "is no segment"),
+    "not a segment": ([("store.toml", 0, 1)], "is no segment"),
+    "of the other kind": ([("blocks/0000000000000001", 0, 1)], "is no segment"),
+    "with a line feed": ([("blocks/00000001\n", 0, 1)], "is no segment"),
+    "of the log itself": ([("synclog/1", 0, 1)], "is no segment"),
+    "without a name": ([("", 0, 1)], "is no segment"),
+    "the second": ([(WHERE, 0, 1), ("/etc/file", 0, 1)], "is no segment"),
+    "far behind the end": ([(WHERE, 1 << 40, 1)], "has 0 bytes"),
+    "just too far behind the end": ([(WHERE, 10 * PAGE_BYTES + 1, 1)], "has 0 bytes"),
+    "before the beginning": ([(WHERE, -1, 1)], "has 0 bytes"),
+    "as far as a number goes": ([(WHERE, (1 << 64) - 1, 1)], "has 0 bytes"),
+    "longer than its bytes": ([(WHERE, 0, 5)], "do not add up"),
+    "shorter than its bytes": ([(WHERE, 0, 0)], "do not add up"),
+    "of a negative length": ([(WHERE, 0, 5), (WHERE, 0, -4)], "pieces"),
+    "of many pieces": ([(WHERE, 0, 0)] * 3, "pieces"),
+    "no table": ("table", "makes no sense"),
+    "a table of other things": ([1, 2, 3], "makes no sense"),
+}
+
+
+@pytest.mark.parametrize("how", STRANGE)
+@pytest.mark.parametrize("behind", [False, True])
+def test_a_record_with_a_right_checksum_that_makes_no_sense_is_damage(disk: Disk, how: str, behind: bool) -> None:
+    table, reason = STRANGE[how]
+    log = made(disk)
+    if behind:
+        assert write(log, 0, b"")
+    data = b"x" * (2 if how == "the second" else 1)
+    forge(log, msgspec.msgpack.encode(table), data)
+    log.close()
+    found = read(disk)
+    assert found.damage is not None
+    assert reason in str(found.damage)
+    assert len(found.records) == behind
+    with pytest.raises(Corrupt):
+        synclog.redo(disk, found)
+    assert contents(disk) == b""
+    assert synclog.redo(disk, found, partly=True) == behind
+    assert contents(disk) == b""
+    assert Redone(disk, found).open(WHERE).size == 0
+
+
+def test_a_piece_may_lie_as_far_behind_the_end_as_the_log_has_room(disk: Disk) -> None:
+    log = made(disk)
+    forge(log, msgspec.msgpack.encode([(WHERE, 10 * PAGE_BYTES, 1)]), b"x")
+    log.close()
+    assert redo(disk) == 1
+    assert contents(disk) == bytes(10 * PAGE_BYTES) + b"x"
+
+
+def test_a_log_of_any_length_is_read_as_far_as_it_can_be_ours() -> None:
+    disk = sim_disk()
+    log = log_of(disk, 3)
+    log.close()
+    disk.replace(f"{FOLDER}/0", disk.contents(f"{FOLDER}/0") + bytes(100 * PAGE_BYTES))
+    disk.fault = count = Count({"read"})
+    assert len(read(disk).records) == 1
+    assert count.seen < 15
+
+
+def test_what_reading_would_refuse_is_not_written(disk: Disk) -> None:
+    log = made(disk)
+    assert log.place([Piece("blocks/1", 0, b"x")]) is None
+    assert log.place([Piece(WHERE, 0, b"x")] * 3) is None
+
+
+def forge(log: SyncLog, table: bytes, data: bytes) -> None:
+    """Put a record with a right checksum behind those that there are."""
+    entry = log.place([Piece(WHERE, 0, b"")])
+    assert entry is not None
+    sealed = synclog._SEALED.pack(b"vfsL", len(table), len(data), log._number)
+    record = [sealed, synclog._checksum(log._key, sealed, [table, data]), table, data]
+    entry.file.write(entry.offset, [b"".join(record)])
+
+
 # --- what cannot be read
 
 
 def sim_disk() -> SimDisk:
     disk = SimDisk()
-    disk.list("folder")
+    disk.list("blocks")
     disk.open(WHERE, create=True)
     return disk
 
