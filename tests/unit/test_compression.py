@@ -135,7 +135,7 @@ def test_a_bomb_takes_no_memory() -> None:
 
 def test_the_library_is_loaded_when_it_is_needed() -> None:
     code = (
-        "import sys; from vfs.store import Store; import vfs.cli.main, vfs.blocks\n"
+        "import sys; from vfs.store import FORMATS, Store; import vfs.cli.main, vfs.blocks\n"
         "print(any('zstd' in name for name in sys.modules))"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "False\n"
