@@ -27,7 +27,7 @@ MIB = 1 << 20
 @pytest.fixture
 def both(mounted: Mounted) -> Iterator[tuple[Path, Any]]:
     """A mount, and boto3 at the endpoint beside it."""
-    made = client(listening_on(mounted.log), new_key(mounted.store))
+    made = client(listening_on(mounted.log), new_key(mounted.store, "--purge"))
     yield mounted.root, made
     made.close()
 

@@ -947,3 +947,35 @@ def test_gc_tells_a_daemon_that_ended_from_one_that_is_done(monkeypatch: pytest.
     monkeypatch.setattr(os, "setxattr", lambda *_: None)
     with pytest.raises(Failure, match="ended before it was done"):
         space._ask("/mnt")
+
+
+# -- access keys ------------------------------------------------------------------------------------------------------
+
+
+def test_rights_of_access_keys(vfs: Run, store: Path) -> None:
+    def rights_of(*options: str) -> list[str]:
+        code, out, _ = vfs("s3", "key", "create", store, "--json", *options)
+        assert code == 0
+        made: list[str] = json.loads(out)["Rights"]
+        return made
+
+    assert rights_of("--read-only") == ["read"]
+    assert rights_of() == ["read", "write"]
+    assert rights_of("--purge") == ["read", "write", "purge"]
+    assert rights_of("--hold") == ["read", "write", "hold"]
+    assert rights_of("--bypass") == ["read", "write", "purge", "hold", "bypass"]
+    assert rights_of("--purge", "--hold", "--bucket", "docs") == ["read", "write", "purge", "hold"]
+    for option in ("--purge", "--hold", "--bypass"):
+        assert vfs("s3", "key", "create", store, "--read-only", option)[0] == 2
+    keys = json.loads(vfs("s3", "key", "list", store, "--json")[1])
+    assert len(keys) == 6
+    identity = keys[1]["AccessKeyId"]
+    assert vfs("s3", "key", "rights", store, identity) == (0, "read write\n", "")
+    assert vfs("s3", "key", "rights", store, identity, "write", "purge") == (0, "read write purge\n", "")
+    assert vfs("s3", "key", "rights", store, identity)[1] == "read write purge\n"
+    assert vfs("s3", "key", "rights", store, identity, "read")[1] == "read\n"
+    for wrong in (["purge"], ["write", "fly"]):
+        assert vfs("s3", "key", "rights", store, identity, *wrong)[0] == 2
+    assert vfs("s3", "key", "rights", store, identity)[1] == "read\n"
+    assert vfs("s3", "key", "rights", store, "VFSNOBODY", "read")[0] == 1
+    assert "read write purge hold bypass" in " ".join(vfs("s3", "key", "list", store)[1].split())

@@ -140,7 +140,8 @@ def test_dialects_translate_headers_both_ways() -> None:
 
 
 def test_routes_that_write_are_those_that_are_not_get() -> None:
-    assert all(route.writes == (method not in ("GET", "HEAD")) for (method, _, _), route in ROUTES.items())
+    for (method, _, _), route in ROUTES.items():
+        assert (route.needs is keys.Right.READ) == (method in ("GET", "HEAD"))
 
 
 # -- XML --------------------------------------------------------------------------------------------------------------
@@ -274,7 +275,7 @@ def test_access_keys(tmp_path: Path) -> None:
     looking = keys.Keys(tmp_path)
     assert looking.find("x") is None
     one = keys.create(tmp_path, owner="ada", created="2026-11-20T00:00:00+00:00")
-    two = keys.create(tmp_path, owner="bob", created="2026-11-20T00:00:00+00:00", write=False, buckets=("b",))
+    two = keys.create(tmp_path, owner="bob", created="2026-11-20T00:00:00+00:00", rights=[], buckets=("b",))
     assert stat.S_IMODE(os.stat(tmp_path / keys.FILE).st_mode) == 0o600
     assert looking.find(one.id) == one
     assert looking.secret(two.id) == two.secret

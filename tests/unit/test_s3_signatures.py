@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import datetime as dates
+import hmac
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import oss2
 import pytest
@@ -20,25 +21,27 @@ from vfs.s3.dialects import OBS, OSS, S3, Dialect
 from vfs.s3.door import ROUTES
 from vfs.s3.errors import S3Error
 from vfs.s3.request import Request, parse
-from vfs.s3.signatures import authenticate, dialect_of
+from vfs.s3.signatures import authenticate, dialect_for, dialect_of
+from vfs.s3.signatures2 import AWS2, OBS2, OSS1
 from vfs.s3.signatures4 import AWS4, Credential
-from vfs.s3.signed import ChunkSigner, Payload
+from vfs.s3.signed import ChunkSigner, Payload, check_skew, encode_base64, moment_of
 
 KEY, SECRET = "AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
 URL = "http://127.0.0.1:9000/bucket/dir/k%20%C3%BC"
 QUERY = "?versionId=20261120T151617.000001Z&uploads"
 
-Signer = Callable[[], Request]
+Signer = Callable[..., Request]  # with more headers
 
 
 def secrets(key: str) -> str | None:
     return SECRET if key == KEY else None
 
 
-def from_botocore(signer: type, *more: Any) -> Request:
-    request = AWSRequest("PUT", URL + QUERY, headers={"x-amz-meta-a": "b", "Content-Type": "text/plain"})
+def from_botocore(signer: type, *how: Any, **more: str) -> Request:
+    headers = {"x-amz-meta-a": "b", "Content-Type": "text/plain", **more}
+    request = AWSRequest("PUT", URL + QUERY, headers=headers)
     request.auth_path = None
-    signer(Credentials(KEY, SECRET), *more).add_auth(request)
+    signer(Credentials(KEY, SECRET), *how).add_auth(request)
     made = request.prepare()
     parts = urlsplit(made.url)
     headers = [(name.lower(), _text(value)) for name, value in made.headers.items()]
@@ -51,9 +54,9 @@ def _text(value: str | bytes) -> str:
     return value.decode() if isinstance(value, bytes) else value
 
 
-def from_oss2(auth: Any, *, presign: bool = False) -> Request:
+def from_oss2(auth: Any, *, presign: bool = False, **more: str) -> Request:
     params = {"versionId": "20261120T151617.000001Z", "uploads": ""}
-    headers = {"x-oss-meta-a": "b", "Content-Type": "text/plain"}
+    headers = {"x-oss-meta-a": "b", "Content-Type": "text/plain", **more}
     made = oss2.http.Request("PUT", URL, params=params, headers=headers, region="r", product="oss")
     if presign:
         parts = urlsplit(auth._sign_url(made, "bucket", "dir/k ü", 60))
@@ -67,16 +70,16 @@ def from_oss2(auth: Any, *, presign: bool = False) -> Request:
 
 
 SIGNERS: dict[str, Signer] = {
-    "SigV4": lambda: from_botocore(aws.S3SigV4Auth, "s3", "eu-west-1"),
-    "SigV4 presigned": lambda: from_botocore(aws.S3SigV4QueryAuth, "s3", "eu-west-1", 60),
-    "SigV2": lambda: from_botocore(aws.HmacV1Auth),
-    "SigV2 presigned": lambda: from_botocore(aws.HmacV1QueryAuth),
-    "OSS V1": lambda: from_oss2(oss2.Auth(KEY, SECRET)),
-    "OSS V2": lambda: from_oss2(oss2.AuthV2(KEY, SECRET)),
-    "OSS V4": lambda: from_oss2(oss2.AuthV4(KEY, SECRET)),
-    "OSS V1 presigned": lambda: from_oss2(oss2.Auth(KEY, SECRET), presign=True),
-    "OSS V2 presigned": lambda: from_oss2(oss2.AuthV2(KEY, SECRET), presign=True),
-    "OSS V4 presigned": lambda: from_oss2(oss2.AuthV4(KEY, SECRET), presign=True),
+    "SigV4": lambda **more: from_botocore(aws.S3SigV4Auth, "s3", "eu-west-1", **more),
+    "SigV4 presigned": lambda **more: from_botocore(aws.S3SigV4QueryAuth, "s3", "eu-west-1", 60, **more),
+    "SigV2": lambda **more: from_botocore(aws.HmacV1Auth, **more),
+    "SigV2 presigned": lambda **more: from_botocore(aws.HmacV1QueryAuth, **more),
+    "OSS V1": lambda **more: from_oss2(oss2.Auth(KEY, SECRET), **more),
+    "OSS V2": lambda **more: from_oss2(oss2.AuthV2(KEY, SECRET), **more),
+    "OSS V4": lambda **more: from_oss2(oss2.AuthV4(KEY, SECRET), **more),
+    "OSS V1 presigned": lambda **more: from_oss2(oss2.Auth(KEY, SECRET), presign=True, **more),
+    "OSS V2 presigned": lambda **more: from_oss2(oss2.AuthV2(KEY, SECRET), presign=True, **more),
+    "OSS V4 presigned": lambda **more: from_oss2(oss2.AuthV4(KEY, SECRET), presign=True, **more),
 }
 
 
@@ -169,6 +172,159 @@ def test_headers_may_be_in_the_query_of_a_presigned_request() -> None:
     signed = authenticate(parse("PUT", target.encode(), [("host", "127.0.0.1:9000")]), secrets, now())
     assert signed is not None
     assert dict(signed.headers) == {"x-amz-tagging": "a=b", "x-amz-acl": "private"}
+
+
+# -- what a request means, and is not signed --------------------------------------------------------------------------
+
+BUCKETS_KEYS = [("uploads", "private/x"), ("private", "x"), ("uploads", "a%2Fb"), ("uploads", "a/b"), ("a", "k ü")]
+HOSTS = ["127.0.0.1", "uploads", "private", "uploads.localhost", "private.localhost", "uploads.store.lan"]
+HOSTS += ["store.lan", "uploads.s3.example.com", "uploads.obs.example.com", "s3.example.com", "example.org"]
+SCHEMES2 = {"AWS": AWS2, "OBS": OBS2, "OSS": OSS1}
+DATE = "Fri, 20 Nov 2026 12:00:00 GMT"
+
+
+def signed2(word: str, method: str, resource: str) -> dict[str, str]:
+    """Headers of a request that somebody signed for a resource, by hand."""
+    digest = hmac.digest(SECRET.encode(), f"{method}\n\n\n{DATE}\n{resource}".encode(), "sha1")
+    return {"authorization": f"{word} {KEY}:{encode_base64(digest)}", "date": DATE}
+
+
+@pytest.mark.parametrize("word", SCHEMES2)
+@pytest.mark.parametrize("host", HOSTS)
+def test_no_host_makes_another_object_of_a_signed_one(word: str, host: str) -> None:
+    """The Host is signed by version 4 alone: whatever it is, a signature for one object opens no other."""
+    for bucket, key in BUCKETS_KEYS:
+        resource = f"/{bucket}/{key if word == 'OSS' else quote(key)}"
+        headers = signed2(word, "GET", resource)
+        encoded = quote(f"{bucket}/{key}")
+        paths = {f"/{encoded}", f"/{quote(key)}", f"/{key}", resource, resource.partition("/")[2].partition("/")[2]}
+        paths |= {resource.replace("/", "%2F"), f"/{bucket}%2F{quote(key)}", resource.replace("%2F", "/")}
+        for path in {path if path.startswith("/") else f"/{path}" for path in paths}:
+            with suppress(S3Error, UnicodeError):
+                request = parse("GET", path.encode("ascii"), [*headers.items(), ("host", host)], ("store.lan",))
+                authenticate(request, secrets, datetime(2026, 11, 20, 12, tzinfo=UTC))
+                assert (request.bucket, request.key) == (bucket.encode(), key.encode())
+
+
+@pytest.mark.parametrize("word", SCHEMES2)
+@pytest.mark.parametrize("host", ["127.0.0.1", "uploads.store.lan", "uploads.s3.example.com", "uploads.localhost"])
+def test_the_host_may_name_the_bucket_that_was_signed(word: str, host: str) -> None:
+    headers = signed2(word, "GET", "/uploads/private/x")
+    path = b"/uploads/private/x" if host == "127.0.0.1" else b"/private/x"
+    request = parse("GET", path, [*headers.items(), ("host", host)], ("store.lan",))
+    assert authenticate(request, secrets, datetime(2026, 11, 20, 12, tzinfo=UTC)) is not None
+    assert (request.bucket, request.key) == (b"uploads", b"private/x")
+
+
+def test_a_bucket_has_no_slash() -> None:
+    with pytest.raises(S3Error) as error:
+        parse("PUT", b"/private%2Fx", [("host", "h")])
+    assert error.value.code == "InvalidBucketName"
+
+
+@pytest.mark.parametrize("query", [b"versionId=1&versionId=2", b"a&a=1", b"prefix=%61&prefix=b"])
+def test_a_parameter_has_one_value(query: bytes) -> None:
+    with pytest.raises(S3Error) as error:
+        parse("GET", b"/b/k?" + query, [("host", "h")])
+    assert error.value.code == "InvalidArgument"
+    assert parse("GET", b"/b/k?a=1&a=1", [("host", "h")]).parameter("a") == "1"
+
+
+@pytest.mark.parametrize("scheme", [scheme for scheme in SIGNERS if "presigned" in scheme])
+@pytest.mark.parametrize("other", ["AWSAccessKeyId", "OSSAccessKeyId", "AccessKeyId", "x-oss-signature-version"])
+def test_no_dialect_but_that_of_the_signature_is_spoken(scheme: str, other: str) -> None:
+    """Another dialect has other headers, which this signature does not cover: x-oss-copy-source, for one."""
+    request = SIGNERS[scheme]()
+    if other in dict(request.query):
+        return
+    more = request._replace(query=(*request.query, (other, "x")))
+    with pytest.raises(S3Error):
+        authenticate(more, secrets, now())
+
+
+@pytest.mark.parametrize("scheme", SIGNERS)
+@pytest.mark.parametrize("domain", ["127.0.0.1", "oss-cn-hangzhou.example.com", "obs.example.com", "s3.example.com"])
+def test_the_host_changes_no_dialect_to_one_whose_headers_are_not_signed(scheme: str, domain: str) -> None:
+    request = SIGNERS[scheme]()
+    signed = authenticate(request, secrets, now())
+    assert signed is not None
+    spoken = dialect_for(request._replace(domain=domain), signed)
+    assert spoken.prefix == signed.dialect.prefix
+    assert spoken.prefix == ("x-oss-" if scheme.startswith("OSS") else "x-amz-")
+
+
+@pytest.mark.parametrize("scheme", SIGNERS)
+def test_headers_whose_names_begin_alike_are_signed_by_name(scheme: str) -> None:
+    """Sorted as lines, `a-b:` would come before `a:`."""
+    prefix = "x-oss-" if scheme.startswith("OSS") else "x-amz-"
+    request = SIGNERS[scheme](**{f"{prefix}meta-a-b": "c", f"{prefix}meta-a.b": "d"})
+    assert authenticate(request, secrets, now()) is not None
+
+
+@pytest.mark.parametrize("scheme", ["SigV4 presigned", "OSS V4 presigned"])
+@pytest.mark.parametrize(("early", "code"), [(899, None), (901, "AccessDenied"), (86_400 * 8, "AccessDenied")])
+def test_presigned_in_the_future(scheme: str, early: int, code: str | None) -> None:
+    request = SIGNERS[scheme]()
+    when = moment_of(dict(request.query)["X-Amz-Date" if scheme.startswith("SigV4") else "x-oss-date"], "")
+    at = when - timedelta(seconds=early)
+    if code is None:
+        assert authenticate(request, secrets, at) is not None
+        return
+    with pytest.raises(S3Error) as error:
+        authenticate(request, secrets, at)
+    assert error.value.code == code
+
+
+@pytest.mark.parametrize("scheme", [scheme for scheme in SIGNERS if "presigned" not in scheme])
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_a_clock_that_is_off_by_more_than_the_skew(scheme: str, sign: int) -> None:
+    request = SIGNERS[scheme]()
+    with pytest.raises(S3Error) as error:
+        authenticate(request, secrets, now() + timedelta(seconds=sign * 905))
+    assert error.value.code == "RequestTimeTooSkewed"
+    assert authenticate(request, secrets, now() + timedelta(seconds=sign * 890)) is not None
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_how_much_a_clock_may_be_off(sign: int) -> None:
+    check_skew(now(), now() + timedelta(seconds=sign * 899))
+    with pytest.raises(S3Error):
+        check_skew(now(), now() + timedelta(seconds=sign * 901.5))
+
+
+@pytest.mark.parametrize("seconds", ["0", "604801", "-1", "", "1.5", "x"])
+def test_a_presigned_request_lives_for_a_week_at_most(seconds: str) -> None:
+    request = SIGNERS["SigV4 presigned"]()
+    query = tuple((name, seconds if name == "X-Amz-Expires" else value) for name, value in request.query)
+    with pytest.raises(S3Error) as error:
+        authenticate(request._replace(query=query), secrets, now())
+    assert error.value.code == "AuthorizationQueryParametersError"
+
+
+def test_a_presigned_request_is_over_when_it_says() -> None:
+    request = SIGNERS["SigV4 presigned"]()
+    when = moment_of(dict(request.query)["X-Amz-Date"], "")
+    assert authenticate(request, secrets, when + timedelta(seconds=60)) is not None
+    with pytest.raises(S3Error, match="expired"):
+        authenticate(request, secrets, when + timedelta(seconds=61))
+
+
+def test_the_host_must_be_signed() -> None:
+    request = SIGNERS["SigV4"]()
+    changed = request.headers["authorization"].replace("host;", "")
+    with pytest.raises(S3Error) as error:
+        authenticate(request._replace(headers={**request.headers, "authorization": changed}), secrets, now())
+    assert error.value.code == "AccessDenied"
+    with pytest.raises(S3Error) as error:
+        authenticate(request._replace(host="bucket.s3.example.com"), secrets, now())
+    assert error.value.code == "SignatureDoesNotMatch"
+
+
+@pytest.mark.parametrize("dialect", [OSS, OBS])
+@pytest.mark.parametrize("word", ["x-amz-acl", "x-oss-acl", "x-obs-acl", "x-oss-object-acl"])
+def test_a_dialect_hears_its_own_headers_only(dialect: Dialect, word: str) -> None:
+    heard = "x-amz-acl" in dialect.to_amz({word: "private"})
+    assert heard == word.startswith(dialect.prefix)
 
 
 def test_every_header_of_amazon_must_be_signed() -> None:

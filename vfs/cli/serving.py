@@ -79,20 +79,38 @@ def key() -> None:
 @click.option("--owner", metavar="NAME", default="vfs", help="Whose key it is; keys of one owner share their buckets.")
 @click.option("--bucket", "buckets", metavar="NAME", multiple=True, help="Only for this bucket; may be repeated.")
 @click.option("--read-only", is_flag=True, help="It may read only.")
-@click.option("--bypass", is_flag=True, help="It may bypass governance of object lock.")
+@click.option("--purge", is_flag=True, help="It may remove versions for good.")
+@click.option("--hold", is_flag=True, help="It may put and lift legal holds and retentions.")
+@click.option("--bypass", is_flag=True, help="It may bypass governance of object lock, and do all of the above.")
 @click.option("--mfa", is_flag=True, help="Make a device for MFA delete, too.")
 @click.option("--json", "as_json", is_flag=True, help="An object with AccessKeyId and SecretAccessKey.")
 def create(
-    store: str, owner: str, buckets: tuple[str, ...], read_only: bool, bypass: bool, mfa: bool, as_json: bool
+    store: str,
+    owner: str,
+    buckets: tuple[str, ...],
+    read_only: bool,
+    purge: bool,
+    hold: bool,
+    bypass: bool,
+    mfa: bool,
+    as_json: bool,
 ) -> None:
-    """Make an access key for the buckets of STORE. The secret is shown now, and kept in the file s3-keys in STORE."""
+    """Make an access key for the buckets of STORE. The secret is shown now, and kept in the file s3-keys in STORE.
+
+    Unless it says more, a key reads and writes, and removes nothing for good: what it overwrites or deletes in a
+    bucket with versioning stays in the history.
+    """
     from vfs.s3 import keys
 
     path = _store(store)
+    if read_only and (purge or hold or bypass):
+        raise Failure("--purge, --hold and --bypass are of use only to a key that writes", WRONG)
+    wanted = {"write": not read_only, "purge": purge or bypass, "hold": hold or bypass, "bypass": bypass}
+    rights = {right for right in keys.Right if wanted.get(right.value)}
     if not owner or len(owner) > 64 or not owner.isprintable():
         raise Failure("an owner's name has 1 to 64 characters that can be printed", WRONG)
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    made = keys.create(path, owner=owner, created=now, write=not read_only, bypass=bypass, buckets=buckets or None)
+    made = keys.create(path, owner=owner, created=now, rights=rights, buckets=buckets or None)
     facts = _facts(made) | {"SecretAccessKey": made.secret}
     if mfa:
         device = keys.create_device(path, owner=owner)
@@ -132,6 +150,37 @@ def revoke(store: str, access_key_id: str) -> None:
     output.write(f"revoked {access_key_id}")
 
 
+@key.command("rights", short_help="Show or set what a key may do.")
+@click.argument("store")
+@click.argument("access_key_id")
+@click.argument("rights", metavar="[RIGHT]...", nargs=-1)
+def set_rights(store: str, access_key_id: str, rights: tuple[str, ...]) -> None:
+    """Show what the access key ACCESS_KEY_ID of STORE may do; with RIGHTs, let it do just that from now on.
+
+    \b
+    read    get and list; every key may
+    write   add versions and delete markers
+    purge   remove versions for good, also by a lifecycle or by suspending versioning
+    hold    put and lift legal holds and retentions
+    bypass  bypass governance, in what it may purge or hold
+    """
+    from vfs.s3 import keys
+
+    path = _store(store)
+    if rights:
+        words = {right.value: right for right in keys.Right}
+        for word in rights:
+            if word not in words:
+                raise Failure(f"{word!r} is no right; there are {', '.join(words)}", WRONG)
+        try:
+            found = keys.set_rights(path, access_key_id, [words[word] for word in rights])
+        except keys.InvalidRights as error:
+            raise Failure(str(error), WRONG) from error
+    else:
+        found = keys.find(path, access_key_id)
+    output.write(" ".join(found.words))
+
+
 def _store(store: str) -> Path:
     path = Path(os.path.abspath(store))
     if not (path / "store.toml").is_file():
@@ -145,6 +194,7 @@ def _facts(found: AccessKey) -> dict[str, Any]:
         "Owner": found.owner,
         "OwnerId": found.owner_id,
         "Write": found.write,
+        "Rights": found.words,
         "BypassGovernance": found.bypass,
         "Buckets": None if found.buckets is None else list(found.buckets),
         "Created": found.created,
@@ -152,6 +202,6 @@ def _facts(found: AccessKey) -> dict[str, Any]:
 
 
 def _row(found: AccessKey) -> list[Cell]:
-    may = ("write" if found.write else "read") + (", bypass" if found.bypass else "")
     names = "all" if found.buckets is None else " ".join(found.buckets)
-    return [Cell(found.id, "blue"), Cell(found.owner), Cell(may), Cell(names), Cell(output.human_time(found.created))]
+    created = Cell(output.human_time(found.created))
+    return [Cell(found.id, "blue"), Cell(found.owner), Cell(" ".join(found.words)), Cell(names), created]

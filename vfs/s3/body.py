@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hmac
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import trio
@@ -35,13 +35,14 @@ class Body:
         payload = self._signed.payload
         encoding = request.header("content-encoding") or ""
         told = request.amz("decoded-content-length") is not None  # some say so, and send it as it is
-        chunked = payload.in_chunks or (told and "aws-chunked" in encoding.split(","))
+        chunked = payload.in_chunks or (told and "aws-chunked" in [word.strip() for word in encoding.split(",")])
         self._chunks = ChunkReader(self._signed.chunks if payload.signed_chunks else None) if chunked else None
         self.length = _length(request, "x-amz-decoded-content-length" if chunked else "content-length")
         if chunked and self.length is None:
             raise S3Error("MissingContentLength", "You must provide the x-amz-decoded-content-length HTTP header.")
         if self.length is not None and self.length > OBJECT_BYTES_MAX:
             raise S3Error("EntityTooLarge", "Your proposed upload exceeds the maximum allowed object size")
+        self._sha256 = self._signed.sha256 or _sha256(request)
         self._md5 = request.header("content-md5")
         if self._md5 is not None and len(decode_base64(self._md5) or b"") != 16:
             raise S3Error("InvalidDigest", "The Content-MD5 you specified is not valid.")
@@ -60,16 +61,10 @@ class Body:
             return checksums.check_algorithm(trailer.removeprefix("x-amz-checksum-")), None
         return (checksums.check_algorithm(wanted) if wanted else ""), None
 
-    @property
-    def is_vouched_for(self) -> bool:
-        """Whether the client sent a digest of it, outside its signature."""
-        return self._md5 is not None or bool(self._algorithm)
-
     async def pieces(self, *, more: str = "") -> AsyncIterator[bytes]:
         """The bytes, piece by piece. more: an algorithm of a checksum that is wanted whatever the client asked for."""
         wanted = [name for name in (self._algorithm or more,) if name]
-        by_signature = self._signed.payload is Payload.SHA256
-        digests = Digests(["MD5", *wanted, *(["SHA256"] if by_signature else [])])
+        digests = Digests(["MD5", *wanted, *(["SHA256"] if self._sha256 else [])])
         size = 0
         while raw := await self._receive():
             for piece in self._chunks.feed(raw) if self._chunks else (raw,):
@@ -94,12 +89,12 @@ class Body:
             raise S3Error(
                 "IncompleteBody", "You did not provide the number of bytes specified by the Content-Length HTTP header"
             )
-        if payload is Payload.SHA256 and not hmac.compare_digest(digests.digest("SHA256").hex(), self._signed.sha256):
+        if self._sha256 and digests.digest("SHA256").hex() != self._sha256:
             raise S3Error(
                 "XAmzContentSHA256Mismatch",
                 "The provided 'x-amz-content-sha256' header does not match what was computed.",
                 fields={
-                    "ClientComputedContentSHA256": self._signed.sha256,
+                    "ClientComputedContentSHA256": self._sha256,
                     "S3ComputedContentSHA256": digests.digest("SHA256").hex(),
                 },
             )
@@ -107,9 +102,10 @@ class Body:
             raise S3Error("BadDigest", "The Content-MD5 you specified did not match what we received.")
         if self._algorithm:
             value = self._value
-            if value is None and self._chunks:
-                value = self._chunks.trailers.get(checksums.header_of(self._algorithm))
-                if value is None and self._request.amz("trailer"):
+            if value is None and self._request.amz("trailer"):
+                trailers = self._chunks.trailers if self._chunks else {}
+                value = trailers.get(checksums.header_of(self._algorithm))
+                if value is None:
                     raise S3Error("InvalidRequest", "the checksum that x-amz-trailer announces did not come")
             if value is not None:
                 checksums.check(digests, self._algorithm, value)
@@ -128,6 +124,12 @@ class Body:
             if len(found) > DOCUMENT_BYTES_MAX:
                 raise S3Error("MaxMessageLengthExceeded", "Your request was too big.")
         return bytes(found)
+
+
+def _sha256(request: Request) -> str:
+    """The digest of the body that a header tells, where the signature has none; empty: it tells none."""
+    told = request.amz("content-sha256") or ""
+    return told if re.fullmatch(r"[0-9a-f]{64}", told) else ""
 
 
 def _length(request: Request, name: str) -> int | None:

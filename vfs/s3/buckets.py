@@ -10,9 +10,10 @@ from vfs.errors import BucketExists, InvalidName
 from vfs.model import STORE_ROOT, ObjectLock, State
 from vfs.names import check_bucket_name
 from vfs.s3 import xml
-from vfs.s3.call import Call, text
+from vfs.s3.call import Call, denied, is_named, text
 from vfs.s3.dialects import OBS, OSS, S3
 from vfs.s3.errors import S3Error
+from vfs.s3.keys import Right
 from vfs.s3.metadata import check_tags, check_unsupported
 from vfs.s3.response import Document, Response
 
@@ -24,10 +25,11 @@ _LOCATION = re.compile(r"[A-Za-z0-9_:-]{0,64}\Z")
 
 async def create_bucket(call: Call) -> Response:
     """CreateBucket. It starts unversioned, unless object lock is asked for."""
-    if not call.who.write or (call.who.buckets is not None and text(call.name) not in call.who.buckets):
-        raise S3Error("AccessDenied", "Access Denied")
+    if not is_named(call.who, call.name):
+        raise denied()
     check_unsupported(call.request.headers)
     location = _location(await call.body.read())
+    call.check_key()
     locked = (call.request.amz("bucket-object-lock-enabled") or "").lower() == "true"
     try:
         check_bucket_name(call.name)
@@ -119,6 +121,8 @@ async def put_versioning(call: Call) -> Response:
             "InvalidBucketState",
             "An Object Lock configuration is present on this bucket, so the versioning state cannot be changed.",
         )
+    if status == "Suspended":
+        call.require(Right.PURGE)  # what is null is replaced from then on, and so lost
     changes: dict[str, Any] = {"state": State[status.upper()]}
     wanted = mfa == "Enabled" if mfa else bucket.mfa_delete
     if bucket.mfa_delete or wanted:

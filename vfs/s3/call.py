@@ -14,8 +14,9 @@ from vfs.names import show
 from vfs.s3.body import Body
 from vfs.s3.dialects import Dialect
 from vfs.s3.errors import S3Error
-from vfs.s3.keys import AccessKey, Keys
+from vfs.s3.keys import AccessKey, Keys, Right
 from vfs.s3.request import Request, natural
+from vfs.s3.signed import text_of
 from vfs.settings import Settings
 from vfs.store import Store
 
@@ -58,7 +59,11 @@ class Call:
         return Writer(0, 0, f"s3:{self.who.id}")
 
     def find(self, name: bytes, *, write: bool) -> tuple[Ino, Bucket]:
-        """A bucket that the caller may use. Raises NoSuchBucket, AccessDenied."""
+        """A bucket that the caller may use. Raises NoSuchBucket, AccessDenied: to a key that names its buckets also for
+        what is not there, so that it learns nothing of others.
+        """
+        if not is_named(self.who, name):
+            raise denied()
         try:
             ino = self.store.find_bucket(name)
         except NoSuchBucket:
@@ -80,9 +85,25 @@ class Call:
 
     def check_right(self, bucket: Bucket, *, write: bool) -> None:
         """Raise AccessDenied unless the caller may read, or write to, a bucket."""
-        revoked = self.keys.find(self.who.id) != self.who  # or changed, while the body came in
-        if revoked or not is_allowed(self.who, bucket) or (write and not self.who.write):
-            raise S3Error("AccessDenied", "Access Denied")
+        self.check_key()
+        if not is_allowed(self.who, bucket) or (write and Right.WRITE not in self.who.rights):
+            raise denied()
+
+    def check_key(self) -> None:
+        """Raise AccessDenied if the caller's key was revoked, or changed, while the body came in."""
+        if self.keys.find(self.who.id) != self.who:
+            raise denied()
+
+    def require(self, right: Right) -> None:
+        """Raise AccessDenied unless the caller has a right."""
+        if right not in self.who.rights:
+            raise denied()
+
+    @property
+    def bypasses(self) -> bool:
+        """Whether the caller wants to bypass governance, and may."""
+        wanted = (self.request.amz("bypass-governance-retention") or "").lower() == "true"
+        return wanted and Right.BYPASS in self.who.rights
 
     def require_mfa(self, bucket: Bucket, serial: str) -> None:
         """Raise AccessDenied unless the request carries the code that the bucket's device shows now."""
@@ -130,9 +151,17 @@ class Call:
 
 def is_allowed(who: AccessKey, bucket: Bucket) -> bool:
     """Whether an access key may use a bucket at all: it is named by the key, or is its owner's or nobody's."""
-    if who.buckets is not None:
-        return bucket.name.decode() in who.buckets
-    return bucket.owner in ("", who.owner_id)
+    return is_named(who, bucket.name) and (who.buckets is not None or bucket.owner in ("", who.owner_id))
+
+
+def is_named(who: AccessKey, name: bytes) -> bool:
+    """Whether an access key may know of a bucket of that name: of each, unless it names its own."""
+    return who.buckets is None or text_of(name) in who.buckets
+
+
+def denied() -> S3Error:
+    """The same whatever it was: a right, somebody else's bucket, or one that there is not."""
+    return S3Error("AccessDenied", "Access Denied")
 
 
 def text(raw: bytes) -> str:

@@ -55,6 +55,7 @@ _COMBINERS: dict[str, tuple[Callable[[int, int, int], int], int]] = {
     "CRC64NVME": (crt.combine_crc64nvme, 8),
 }
 ALGORITHMS = tuple(name for name in _MAKERS if name != "MD5")
+_PREFIX = "x-amz-checksum-"
 _SIZES = {name: len(maker().digest()) for name, maker in _MAKERS.items()}
 _KINDS = {
     "CRC32": (COMPOSITE, FULL),
@@ -87,12 +88,18 @@ class Digests:
 
 def header_of(algorithm: str) -> str:
     """The header that a checksum is in."""
-    return f"x-amz-checksum-{algorithm.lower()}"
+    return _PREFIX + algorithm.lower()
+
+
+_HEADERS = frozenset(map(header_of, ALGORITHMS)) | {_PREFIX + word for word in ("algorithm", "mode", "type")}
 
 
 def given(headers: Mapping[str, str]) -> tuple[str, str] | None:
     """The checksum that headers, or fields of a form, say a body has: algorithm and value. Raises S3Error."""
     found = [(name, headers[header_of(name)]) for name in ALGORITHMS if header_of(name) in headers]
+    for name in headers:
+        if name.startswith(_PREFIX) and name not in _HEADERS:  # asked for, and so not to be passed over
+            raise S3Error("InvalidRequest", f"the checksum algorithm is one of {', '.join(ALGORITHMS)}")
     if len(found) > 1:
         raise S3Error(
             "InvalidRequest", "Expecting a single x-amz-checksum- header. Multiple checksum Types are not allowed."

@@ -91,11 +91,14 @@ class ChunkReader:
             return
         if len(self.trailers) >= TRAILERS_MAX:
             raise _malformed("too many trailing headers")
-        name, _, value = line.decode("latin-1").partition(":")
+        name, colon, value = line.decode("latin-1").partition(":")
         if name.lower() == "x-amz-trailer-signature":
             self._trailer_signature = value.strip()
             return
-        self.trailers[name.lower().strip()] = value.strip()
+        name = name.lower().strip()
+        if not colon or name in self.trailers:
+            raise _malformed("a trailing header has a name of its own, and a value")
+        self.trailers[name] = value.strip()
         self._signed_lines += line + b"\n"
 
     def _check_chunk(self) -> None:

@@ -14,13 +14,13 @@ from vfs.names import show
 from vfs.s3 import buckets, forms, lifecycle, listings, multipart, objects, protection
 from vfs.s3.body import Body
 from vfs.s3.call import Call, http_date
-from vfs.s3.dialects import S3, Dialect
+from vfs.s3.dialects import S3
 from vfs.s3.errors import S3Error, translated
-from vfs.s3.keys import Keys
+from vfs.s3.keys import Keys, Right
 from vfs.s3.request import Request, parse
 from vfs.s3.response import Document, Response, failed
 from vfs.s3.server import Disconnected, Incoming, TooSlow
-from vfs.s3.signatures import authenticate, authenticate_form, dialect_of
+from vfs.s3.signatures import authenticate, authenticate_form, dialect_for, dialect_of
 from vfs.s3.signed import Signed
 from vfs.service.process import Settle
 from vfs.store import Store
@@ -39,13 +39,13 @@ class Level(Enum):
 
 
 class Route(NamedTuple):
-    """writes: it may change something."""
+    """needs: what the key must have the right to, whatever else the handler asks for."""
 
     handler: Handler
-    writes: bool = False
+    needs: Right = Right.READ
 
 
-_READ, _WRITE = False, True
+_WRITE, _PURGE, _HOLD = Right.WRITE, Right.PURGE, Right.HOLD
 
 # (method, level, subresource) -> handler. The subresource is a parameter of the query, or `copy` for a PUT with a
 # source. HEAD without a row of its own is answered as GET.
@@ -65,10 +65,10 @@ ROUTES: dict[tuple[str, Level, str], Route] = {
     ("PUT", Level.BUCKET, "tagging"): Route(buckets.put_tags, _WRITE),
     ("DELETE", Level.BUCKET, "tagging"): Route(buckets.delete_tags, _WRITE),
     ("GET", Level.BUCKET, "lifecycle"): Route(lifecycle.get_lifecycle),
-    ("PUT", Level.BUCKET, "lifecycle"): Route(lifecycle.put_lifecycle, _WRITE),
+    ("PUT", Level.BUCKET, "lifecycle"): Route(lifecycle.put_lifecycle, _PURGE),
     ("DELETE", Level.BUCKET, "lifecycle"): Route(lifecycle.delete_lifecycle, _WRITE),
     ("GET", Level.BUCKET, "object-lock"): Route(protection.get_lock),
-    ("PUT", Level.BUCKET, "object-lock"): Route(protection.put_lock, _WRITE),
+    ("PUT", Level.BUCKET, "object-lock"): Route(protection.put_lock, _HOLD),
     ("GET", Level.BUCKET, "acl"): Route(buckets.get_acl),
     ("PUT", Level.BUCKET, "acl"): Route(buckets.put_acl, _WRITE),
     ("GET", Level.BUCKET, "bucketInfo"): Route(buckets.get_info),
@@ -88,9 +88,9 @@ ROUTES: dict[tuple[str, Level, str], Route] = {
     ("PUT", Level.OBJECT, "tagging"): Route(protection.put_tags, _WRITE),
     ("DELETE", Level.OBJECT, "tagging"): Route(protection.delete_tags, _WRITE),
     ("GET", Level.OBJECT, "retention"): Route(protection.get_retention),
-    ("PUT", Level.OBJECT, "retention"): Route(protection.put_retention, _WRITE),
+    ("PUT", Level.OBJECT, "retention"): Route(protection.put_retention, _HOLD),
     ("GET", Level.OBJECT, "legal-hold"): Route(protection.get_legal_hold),
-    ("PUT", Level.OBJECT, "legal-hold"): Route(protection.put_legal_hold, _WRITE),
+    ("PUT", Level.OBJECT, "legal-hold"): Route(protection.put_legal_hold, _HOLD),
     ("GET", Level.OBJECT, "acl"): Route(buckets.get_acl),
     ("PUT", Level.OBJECT, "acl"): Route(buckets.put_acl, _WRITE),
     **{("GET", Level.BUCKET, name): Route(buckets.get_absent) for name in (*buckets.ABSENT, *buckets.EMPTY)},
@@ -125,6 +125,8 @@ _SUBRESOURCES = frozenset(name for _, _, name in ROUTES if name) | frozenset(
         "x-image-process",
     ]
 )
+_DECISIVE = _SUBRESOURCES | {"partNumber", "versionId"}  # what a request does is in these: they must be signed
+
 # Parameters that say more about a request, and may be empty.
 _PARAMETERS = frozenset(
     [
@@ -169,7 +171,7 @@ class Door:
         try:
             request = parse(incoming.method, incoming.target, incoming.headers, self._store.settings.s3_domains)
             dialect = dialect_of(request)
-            response = await self._answer(request, dialect, incoming)
+            response = await self._answer(request, incoming)
         except (S3Error, VfsError) as error:
             response = self._failed(error, request, incoming, request_id)
         except (TooSlow, Disconnected):
@@ -196,7 +198,7 @@ class Door:
         response = failed(found, resource=resource, request_id=number, host=request.domain if request else "")
         return response._replace(body=b"") if incoming.method == "HEAD" else response
 
-    async def _answer(self, request: Request, dialect: Dialect, incoming: Incoming) -> Response:
+    async def _answer(self, request: Request, incoming: Incoming) -> Response:
         if request.method == "HEAD" and request.parameter("apiversion") is not None:
             return Response(200, {"x-obs-api": "3.0"})  # asked before anything is signed, by the SDK of OBS
         if request.method not in METHODS:
@@ -207,13 +209,12 @@ class Door:
         if signed is None:
             is_form = (request.header("content-type") or "").startswith("multipart/form-data")
             if request.method == "POST" and request.bucket is not None and request.key is None and is_form:
-                return await self._post(request, dialect, incoming)
+                return await self._post(request, incoming)
             raise S3Error("AccessDenied", "Access Denied")
-        call = self._call(request, dialect, signed, incoming)
+        call = self._call(request, signed, incoming)
         route = self._route(call.request, signed)
-        if route.writes and not call.who.write:
-            raise S3Error("AccessDenied", "Access Denied")
-        return await self._finish(call, await route.handler(call), writes=route.writes)
+        call.require(route.needs)
+        return await self._finish(call, await route.handler(call), writes=route.needs is not Right.READ)
 
     async def _finish(self, call: Call, answer: Response | Document, *, writes: bool) -> Response:
         if writes:
@@ -222,10 +223,11 @@ class Door:
             return answer.written(call.dialect, call.request.domain)
         return answer
 
-    def _call(self, request: Request, dialect: Dialect, signed: Signed, incoming: Incoming) -> Call:
+    def _call(self, request: Request, signed: Signed, incoming: Incoming) -> Call:
         who = self._keys.find(signed.access_key)
         if who is None:  # revoked in this moment
             raise S3Error("InvalidAccessKeyId", "The AWS Access Key Id you provided does not exist in our records.")
+        dialect = dialect_for(request, signed)
         headers = {**signed.headers, **dialect.to_amz(request.headers)}
         translated_request = request._replace(headers=headers)
         body = Body(incoming.receive, translated_request, signed)
@@ -240,10 +242,11 @@ class Door:
         for name, value in request.query:  # of a service that has grown: no operation must pass for another
             if not (value or name in _SUBRESOURCES or name in _PARAMETERS or name.lower().startswith(_PREFIXES)):
                 raise S3Error("NotImplemented", f"{request.method} ?{name} is not implemented")
-        names = sorted({name for name, _ in request.query} & _SUBRESOURCES)
-        for name in names:
+        given = {name for name, _ in request.query}
+        for name in sorted(given & _DECISIVE):
             if not signed.covers(name):
                 raise S3Error("AccessDenied", f"this version of signatures does not cover the parameter {name}")
+        names = sorted(given & _SUBRESOURCES)
         if level is Level.OBJECT and "uploadId" in names:
             names = ["uploadId"]
         if len(names) > 1:
@@ -260,7 +263,7 @@ class Door:
             raise S3Error("MethodNotAllowed", "The specified method is not allowed against this resource.")
         return found
 
-    async def _post(self, request: Request, dialect: Dialect, incoming: Incoming) -> Response:
+    async def _post(self, request: Request, incoming: Incoming) -> Response:
         form = forms.Form(request.header("content-type") or "")
         pieces: list[bytes] = []
         while not form.has_file:
@@ -271,9 +274,8 @@ class Door:
         signed = authenticate_form(form.fields, self._keys.secret)
         if signed is None:
             raise S3Error("AccessDenied", "Access Denied")
-        if dialect is S3:
-            dialect = signed.dialect
-        call = self._call(request._replace(headers={}), dialect, signed, incoming)
+        call = self._call(request._replace(headers={}), signed, incoming)
+        call.require(Right.WRITE)
         return await self._finish(call, await forms.post_object(call, form, pieces, incoming.receive), writes=True)
 
 

@@ -23,9 +23,10 @@ from vfs.s3.buckets import read_tags
 from vfs.s3.call import Call, text
 from vfs.s3.checksums import Digests
 from vfs.s3.errors import S3Error
-from vfs.s3.objects import headers_of_new, new_content
+from vfs.s3.objects import headers_of_new, info_of_new, new_content
 from vfs.s3.request import to_bytes
 from vfs.s3.response import Document, Response
+from vfs.s3.signed import text_of
 
 logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of what clients send
 
@@ -136,13 +137,13 @@ async def post_object(
         raise S3Error("InvalidArgument", "Bucket POST must contain a field named 'key'.")
     key = to_bytes(fields["key"].replace("${filename}", form.filename))
     now = datetime.fromtimestamp(call.now / 1e6, UTC)
-    smallest, largest = check_policy({**fields, "key": text(key)}, text(call.name), now)
+    smallest, largest = check_policy({**fields, "key": text_of(key)}, text(call.name), now)
     headers = call.dialect.to_amz(fields)
     if "tagging" in headers:
         headers["x-amz-tagging"] = _tags_of_form(headers["tagging"])
     if "acl" in headers:
         headers["x-amz-acl"] = headers["acl"]
-    info = metadata.info_from(headers, call.dialect, call.who.owner_id, call.now)
+    info = info_of_new(call, headers)
     wanted = checksums.given(headers)
     digests = Digests(["MD5", *([wanted[0]] if wanted else [])])
     async with new_content(call, ino) as copy:
@@ -223,7 +224,7 @@ def check_policy(fields: Mapping[str, str], bucket: str, now: datetime) -> tuple
             condition = ["eq", f"${name}", value]
         match condition:
             case [str(word), int(low), int(high)] if word.lower() == "content-length-range":
-                smallest, largest = low, high
+                smallest, largest = max(smallest, low), high if largest is None else min(largest, high)
             case [str(word), str(name), str(value)] if name.startswith("$") and word.lower() in ("eq", "starts-with"):
                 name = name[1:].lower()
                 met.add(name)

@@ -13,7 +13,8 @@ import hmac
 import os
 import secrets
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from enum import Enum
 from pathlib import Path
 
 import msgspec
@@ -28,9 +29,31 @@ TOTP_STEP_S = 30
 TOTP_STEPS_OFF = 1  # a code of the step before or after is taken too
 
 
+class NoSuchAccessKey(VfsError):
+    """There is no access key of that id."""
+
+
+class InvalidRights(VfsError):
+    """No key can have just these rights."""
+
+
+class Right(Enum):
+    """What a key may do with the buckets that it may use. Values: as the command line has them."""
+
+    READ = "read"
+    WRITE = "write"  # add versions and delete markers, and replace null versions; nothing else goes
+    PURGE = "purge"  # remove versions for good, also by a lifecycle, or by no longer keeping them
+    HOLD = "hold"  # put and change retentions and legal holds, and take these away
+    BYPASS = "bypass"  # bypass governance, in what it may purge or hold
+
+
+NEW_RIGHTS = frozenset((Right.READ, Right.WRITE))  # of a key that is made without saying more
+
+
 class AccessKey(Struct, frozen=True, forbid_unknown_fields=True):
     """A key with its secret. owner: a name; keys of one owner share their buckets. buckets: names; None: all that its
-    owner has, and those that nobody owns. bypass: it may bypass governance. created: ISO 8601.
+    owner has, and those that nobody owns. created: ISO 8601. The rest: `rights`; a key that only reads has no other,
+    and one from before there was purge and hold has both.
     """
 
     id: str
@@ -40,6 +63,29 @@ class AccessKey(Struct, frozen=True, forbid_unknown_fields=True):
     write: bool = True
     bypass: bool = False
     buckets: tuple[str, ...] | None = None
+    purge: bool = True
+    hold: bool = True
+
+    @property
+    def rights(self) -> frozenset[Right]:
+        """What it may do."""
+        if not self.write:
+            return frozenset((Right.READ,))
+        more = {Right.PURGE: self.purge, Right.HOLD: self.hold, Right.BYPASS: self.bypass}
+        return NEW_RIGHTS | {right for right, has in more.items() if has}
+
+    @property
+    def words(self) -> list[str]:
+        """Its rights as the command line has them."""
+        return [right.value for right in Right if right in self.rights]
+
+    def with_rights(self, rights: Iterable[Right]) -> AccessKey:
+        """The same with other rights. Raises InvalidRights."""
+        wanted = frozenset(rights) | {Right.READ}
+        if Right.WRITE not in wanted and len(wanted) > 1:
+            raise InvalidRights("purge, hold and bypass are of use only with write")
+        flags = {right.value: right in wanted for right in Right if right is not Right.READ}
+        return msgspec.structs.replace(self, **flags)
 
     @property
     def owner_id(self) -> str:
@@ -134,20 +180,12 @@ def create(
     *,
     owner: str,
     created: str,
-    write: bool = True,
-    bypass: bool = False,
+    rights: Iterable[Right] = NEW_RIGHTS,
     buckets: tuple[str, ...] | None = None,
 ) -> AccessKey:
-    """Make a key. Raises LimitReached, NotAStore, OSError."""
-    key = AccessKey(
-        "VFS" + base64.b32encode(secrets.token_bytes(11)).decode()[:17],
-        secrets.token_urlsafe(30),
-        owner,
-        created,
-        write,
-        bypass,
-        buckets,
-    )
+    """Make a key. Raises InvalidRights, LimitReached, NotAStore, OSError."""
+    number = base64.b32encode(secrets.token_bytes(11)).decode()[:17]
+    key = AccessKey(f"VFS{number}", secrets.token_urlsafe(30), owner, created, buckets=buckets).with_rights(rights)
     with _changing(store) as content:
         if len(content.keys) >= KEYS_MAX:
             raise LimitReached(f"a store has at most {KEYS_MAX} access keys")
@@ -166,17 +204,30 @@ def create_device(store: Path, *, owner: str) -> Device:
     return device
 
 
-class NoSuchAccessKey(VfsError):
-    """There is no access key of that id."""
-
-
 def revoke(store: Path, access_key: str) -> None:
     """Remove a key; its secret is of no use from the next request on. Raises NoSuchAccessKey, NotAStore, OSError."""
     with _changing(store) as content:
-        left = [key for key in content.keys if key.id != access_key]
-        if len(left) == len(content.keys):
-            raise NoSuchAccessKey(f"there is no access key {access_key}; `vfs s3 key list` shows those that there are")
-        content.keys = left
+        content.keys.remove(_named(content.keys, access_key))
+
+
+def set_rights(store: Path, access_key: str, rights: Iterable[Right]) -> AccessKey:
+    """Give a key other rights, from the next request on. Raises InvalidRights, NoSuchAccessKey, NotAStore, OSError."""
+    with _changing(store) as content:
+        old = _named(content.keys, access_key)
+        new = content.keys[content.keys.index(old)] = old.with_rights(rights)
+    return new
+
+
+def find(store: Path, access_key: str) -> AccessKey:
+    """The key of an id. Raises NoSuchAccessKey, NotAStore."""
+    return _named(every(store), access_key)
+
+
+def _named(keys: list[AccessKey], access_key: str) -> AccessKey:
+    for key in keys:
+        if key.id == access_key:
+            return key
+    raise NoSuchAccessKey(f"there is no access key {access_key}; `vfs s3 key list` shows those that there are")
 
 
 def _read(path: Path) -> _Content:

@@ -16,6 +16,7 @@ from vfs.s3.objects import (
     find_source,
     headers_of_new,
     in_slices,
+    info_of_new,
     new_content,
     parse_range,
     part_number,
@@ -33,7 +34,7 @@ async def create(call: Call) -> Document:
     """CreateMultipartUpload."""
     await call.body.read()
     ino, _ = call.find(call.name, write=True)
-    info = metadata.info_from(call.request.headers, call.dialect, call.who.owner_id, call.now)
+    info = info_of_new(call, call.request.headers)
     algorithm, kind = call.request.amz("checksum-algorithm") or "", call.request.amz("checksum-type") or ""
     if algorithm:
         algorithm = checksums.check_algorithm(algorithm)
@@ -93,10 +94,10 @@ async def copy_part(call: Call) -> Document:
         start, length = found
     read = call.store.objects.read(source)
     try:
-        names = ["MD5", *([upload.checksum_algorithm] if upload.checksum_algorithm else [])]
-        digests = await digests_of(read, start, length, names)
-        summed = tuple(Checksum(name, digests.base64(name)) for name in names if name != "MD5")
         async with new_content(call, ino) as copy:
+            names = ["MD5", *([upload.checksum_algorithm] if upload.checksum_algorithm else [])]
+            digests = await digests_of(read, start, length, names)
+            summed = tuple(Checksum(name, digests.base64(name)) for name in names if name != "MD5")
             content: Content = source.content
             if (start, length) != (0, source.size):
                 await in_slices(call.store.objects.append(copy, source.content, offset=start, length=length))
@@ -143,7 +144,8 @@ async def complete(call: Call) -> Document:
             etag=checksums.etag_of_parts([part.etag for part in parts]),
             checksums=summed,
             condition=metadata.condition_from(call.request.headers),
-        )
+        ),
+        lambda: call.check_still(ino),
     )
     call.changed += added.changed
     return _completed(call, added.info, added.version_id)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Generator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Generator, Mapping
+from contextlib import asynccontextmanager, closing
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote, unquote_to_bytes
 
@@ -22,6 +22,7 @@ from vfs.s3.body import THREAD_BYTES_LEAST
 from vfs.s3.call import Call, http_date, quoted
 from vfs.s3.checksums import Digests
 from vfs.s3.errors import S3Error, translated
+from vfs.s3.keys import Right
 from vfs.s3.request import natural
 from vfs.s3.response import Document, Response, Stream
 from vfs.uploads import PARTS_MAX
@@ -36,14 +37,18 @@ _OVERRIDES = ("Content-Type", "Content-Language", "Expires", "Cache-Control", "C
 Result = TypeVar("Result")
 
 
-async def in_slices(work: Generator[None, None, Result]) -> Result:
-    """The value of a generator of the engine; others have their turn between its slices."""
-    while True:
-        try:
-            next(work)
-        except StopIteration as done:
-            return done.value  # type: ignore[no-any-return]
-        await trio.lowlevel.checkpoint()
+async def in_slices(work: Generator[None, None, Result], check: Callable[[], object] = lambda: None) -> Result:
+    """The value of a generator of the engine; others have their turn between its slices. check: raises after such a
+    turn if the work must not go on.
+    """
+    with closing(work):
+        while True:
+            try:
+                next(work)
+            except StopIteration as done:
+                return done.value  # type: ignore[no-any-return]
+            await trio.lowlevel.checkpoint()
+            check()
 
 
 # -- put --------------------------------------------------------------------------------------------------------------
@@ -59,6 +64,14 @@ async def new_content(call: Call, bucket: Ino) -> AsyncIterator[WorkingCopy]:
         call.store.objects.end_content(copy)
 
 
+def info_of_new(call: Call, headers: Mapping[str, str]) -> ObjectInfo:
+    """What headers, or the fields of a form, say of a new object; its lock takes a right. Raises S3Error."""
+    info = metadata.info_from(headers, call.dialect, call.who.owner_id, call.now)
+    if info.retention is not None or info.legal_hold:
+        call.require(Right.HOLD)
+    return info
+
+
 async def store_body(call: Call, copy: WorkingCopy, *, more: str = "") -> Content:
     """The body of a request as stored content. Raises S3Error, NoSpace."""
     at = 0
@@ -72,7 +85,7 @@ async def put_object(call: Call) -> Response:
     ino, _ = call.find(call.name, write=True)
     if call.body.length is None and "transfer-encoding" not in call.request.headers:
         raise S3Error("MissingContentLength", "You must provide the Content-Length HTTP header.")
-    info = metadata.info_from(call.request.headers, call.dialect, call.who.owner_id, call.now)
+    info = info_of_new(call, call.request.headers)
     condition = metadata.condition_from(call.request.headers)
     async with new_content(call, ino) as copy:
         content = await store_body(call, copy)
@@ -366,7 +379,7 @@ async def copy_object(call: Call) -> Document:
 
 def _info_of_copy(call: Call, source: Object, *, same: bool) -> ObjectInfo:
     headers = call.request.headers
-    given = metadata.info_from(headers, call.dialect, call.who.owner_id, call.now)
+    given = info_of_new(call, headers)
     directive = call.request.amz("metadata-directive") or "COPY"
     tagging = call.request.amz("tagging-directive") or "COPY"
     if {directive.upper(), tagging.upper()} - {"COPY", "REPLACE"}:
@@ -411,19 +424,17 @@ async def digests_of(copy: WorkingCopy, start: int, length: int, names: list[str
 # -- delete -----------------------------------------------------------------------------------------------------------
 
 
-def _bypass(call: Call) -> bool:
-    return (call.request.amz("bypass-governance-retention") or "").lower() == "true" and call.who.bypass
-
-
 def _delete(call: Call, ino: Ino, bucket: Bucket, key: bytes, version_id: str | None, condition: Any) -> Deleted:
     objects = call.store.objects
-    if version_id is not None and bucket.mfa_delete:
-        call.require_mfa(bucket, bucket.mfa_device)
+    if version_id is not None:
+        call.require(Right.PURGE)
+        if bucket.mfa_delete:
+            call.require_mfa(bucket, bucket.mfa_device)
     try:
         if version_id is None:
             done = objects.delete(ino, key, call.writer, condition=condition)
         else:
-            done = objects.purge(ino, key, version_id, call.writer, bypass=_bypass(call), condition=condition)
+            done = objects.purge(ino, key, version_id, call.writer, bypass=call.bypasses, condition=condition)
     except NoSuchKey:  # a condition on what is not there: a delete of that is no error
         return Deleted(None, False, [])
     call.changed += done.changed

@@ -128,8 +128,7 @@ async def put_retention(call: Call) -> Response:
         if mode not in LockMode.__members__ or not until:
             raise S3Error("MalformedXML", "a retention has a mode and a date")
         wanted = metadata.new_retention(LockMode[mode], until, call.now)
-    bypass = (call.request.amz("bypass-governance-retention") or "").lower() == "true" and call.who.bypass
-    call.store.objects.set_retention(item, wanted, bypass=bypass)
+    call.store.objects.set_retention(item, wanted, bypass=call.bypasses)
     return Response(200, headers)
 
 

@@ -76,6 +76,8 @@ def parse(method: str, target: bytes, headers: Iterable[tuple[str, str]], domain
         bucket = decoded(first) or None
         if bucket is None and rest:
             raise S3Error("InvalidURI", "the path names no bucket")
+    if bucket is not None and b"/" in bucket:  # signed without its percent sign it would pass for another and a key
+        raise S3Error("InvalidBucketName", "the name of a bucket has no slash")
     key = decoded(rest) or None
     return Request(method, path, parse_query(raw_query), found, host, domain, bucket, key, bucket_in_host is not None)
 
@@ -132,6 +134,8 @@ def parse_query(raw: bytes) -> tuple[tuple[str, str], ...]:
         if field:
             name, _, value = field.replace(b"+", b" ").partition(b"=")
             found.append((_text(name), _text(value)))
+    if len(dict(found)) < len(set(found)):  # like a header of _SINGLE
+        raise S3Error("InvalidArgument", "a parameter is there twice, with different values")
     return tuple(found)
 
 

@@ -20,7 +20,7 @@ from vfs.s3.signed import NOBODYS_SECRET, Secrets, Signed, compare, encode_base6
 
 
 def dialect_of(request: Request) -> Dialect:
-    """What an answer to this is to be written in, whoever sent it."""
+    """What a refusal of this is to be written in, whoever sent it."""
     scheme = (request.header("authorization") or "").partition(" ")[0]
     if scheme.startswith("OSS"):
         return OSS
@@ -37,6 +37,11 @@ def dialect_of(request: Request) -> Dialect:
     return by_name
 
 
+def dialect_for(request: Request, signed: Signed) -> Dialect:
+    """What a signed request speaks: its signature decides, which covers its own dialect's headers and no others."""
+    return OBS_AMZ if signed.dialect is S3 and request.dialect_of_domain is OBS else signed.dialect
+
+
 def authenticate(request: Request, secrets: Secrets, now: datetime) -> Signed | None:
     """Who signed it; None if nobody did. Raises S3Error: AccessDenied, InvalidAccessKeyId, SignatureDoesNotMatch,
     RequestTimeTooSkewed, AuthorizationHeaderMalformed, AuthorizationQueryParametersError.
@@ -44,9 +49,9 @@ def authenticate(request: Request, secrets: Secrets, now: datetime) -> Signed | 
     header = request.header("authorization")
     query = dict(request.query)
     in_query = [name for name in _IN_QUERY if name in query]
+    if len(in_query) + (header is not None) > 1:
+        raise S3Error("InvalidArgument", "a request is signed in one way only")
     if header is not None:
-        if in_query:
-            raise S3Error("InvalidArgument", "a request is signed in one way only")
         scheme, _, rest = header.partition(" ")
         verify = _IN_HEADER.get(scheme)
         if verify is None:

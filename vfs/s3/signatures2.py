@@ -279,9 +279,8 @@ def _verify2(
 ) -> Scheme2:
     """Returns the scheme whose list of subresources was signed."""
     prefix = scheme.dialect.prefix
-    headers = "".join(
-        sorted(f"{name}:{sent(value)}\n" for name, value in request.headers.items() if name.startswith(prefix))
-    )
+    own = sorted(name for name in request.headers if name.startswith(prefix))
+    headers = "".join(f"{name}:{sent(request.headers[name])}\n" for name in own)
     content = (request.header("content-md5") or "", request.header("content-type") or "")
     start = "\n".join((request.method, *content, date, headers))
     resources = _resources2(scheme, request)
@@ -293,21 +292,26 @@ def _verify2(
     return resources[texts[wanted.index(signature)].removeprefix(start)]
 
 
-def _resources2(scheme: Scheme2, request: Request) -> dict[str, Scheme2]:
-    """How clients write what a request is about: with the path as sent, or decoded; OBS's SDK has a list of
-    subresources of its own, also when it signs as for S3.
+def _paths2(scheme: Scheme2, request: Request) -> list[str]:
+    """How the clients of a scheme write the bucket and the key of a request. No path is one of two keys: the Host is
+    not signed, so the bucket always stands in front; OSS signs the key itself, the others sign it percent-encoded.
     """
     if request.bucket is None:
-        paths = ["/"]
-    else:
-        name = text_of(request.bucket)
-        path = request.path.decode("utf-8", "surrogateescape")
-        sent = f"/{name}{path}" if request.host_style else path
-        paths = [sent, f"/{name}/{text_of(request.key)}"]
-        if request.key is None:
-            paths.append(f"/{name}")
-        if not request.host_style and request.domain:
-            paths.append(f"/{request.domain}{path}")  # a client that takes the host's name for the bucket's (CNAME)
+        return ["/"]
+    name, key = text_of(request.bucket), text_of(request.key)
+    if request.key is None:
+        return [f"/{name}/", f"/{name}"]
+    if scheme is OSS1:
+        return [f"/{name}/{key}"]
+    path = request.path.decode("utf-8", "surrogateescape")
+    return [f"/{name}{path}" if request.host_style else path, f"/{name}/{quote(to_bytes(key), safe='/~')}"]
+
+
+def _resources2(scheme: Scheme2, request: Request) -> dict[str, Scheme2]:
+    """What a request is about, as it may have been signed: OBS's SDK has a list of subresources of its own, also when
+    it signs as for S3.
+    """
+    paths = _paths2(scheme, request)
     schemes = [OBS2, scheme] if scheme is AWS2 else [scheme]
     resources: dict[str, Scheme2] = {}
     for kind in schemes:
@@ -349,11 +353,8 @@ def _verify_oss2(
     request: Request, access_key: str, date: str, additional: str, signature: str, secrets: Secrets
 ) -> None:
     more = sorted(name for name in additional.lower().split(";") if name)
-    headers = sorted(
-        f"{name}:{sent(value)}\n"
-        for name, value in request.headers.items()
-        if name in more or name.startswith("x-oss-")
-    )
+    named = sorted(name for name in request.headers if name in more or name.startswith("x-oss-"))
+    headers = [f"{name}:{sent(request.headers[name])}\n" for name in named]
     path = "/" if request.bucket is None else f"/{text_of(request.bucket)}/{text_of(request.key)}"
     query = canonical_query(request, ("x-oss-signature",), bare=True)
     content = (request.header("content-md5") or "", request.header("content-type") or "")

@@ -164,7 +164,7 @@ def _canonical4(request: Request, signed: Iterable[str], payload_hash: str, *, w
         value = request.host if name == "host" else request.header(name)
         if value is None and name != "content-length":
             raise S3Error("SignatureDoesNotMatch", f"the header {name} is signed, and not there")
-        lines.append(f"{name}:{sent(' '.join((value or '').split()))}\n")
+        lines.append(f"{name}:{' '.join(sent(value or '').split())}\n")
     return "\n".join(
         (
             request.method,
@@ -235,11 +235,8 @@ def oss4_query(request: Request, query: dict[str, str], secrets: Secrets, now: d
 
 def _canonical_oss4(request: Request, additional: list[str], *, without: tuple[str, ...]) -> str:
     wanted = {"content-type", "content-md5", *additional}
-    lines = sorted(
-        f"{name}:{sent(value)}\n"
-        for name, value in request.headers.items()
-        if name in wanted or name.startswith("x-oss-")
-    )
+    named = sorted(name for name in request.headers if name in wanted or name.startswith("x-oss-"))
+    lines = [f"{name}:{sent(request.headers[name])}\n" for name in named]
     path = "/" if request.bucket is None else f"/{text_of(request.bucket)}/{text_of(request.key)}"
     return "\n".join(
         (
