@@ -113,8 +113,15 @@ class TestEveryDisk:
         file = disk.open("f/a", create=True)
         file.append((b"abc",))
         file.sync()
+        file.append((b"def",))
         file.sync()
+        assert file.read(0, 10) == b"abcdef", "a sync changes nothing that is read"
         file.close()
+        again = disk.open("f/a")
+        assert (again.size, again.read(0, 10)) == (6, b"abcdef"), "nor does a close"
+        again.close()
+        with pytest.raises(DiskFailed):
+            file.sync()
 
     def test_a_closed_file_fails(self, disk: Disk) -> None:
         disk.list("f")
@@ -162,6 +169,28 @@ class TestLimitsOfTheProcess:
             disk.open("f/a")
         with pytest.raises(LimitReached):
             disk.list("f")
+
+    def test_a_sync_asks_the_kernel_for_the_file_and_a_new_name_for_its_folder(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked: list[str] = []
+        for call in ("fsync", "fdatasync"):
+            real = getattr(os, call)
+
+            def watched(fd: int, real: Callable[[int], None] = real) -> None:
+                asked.append(os.readlink(f"/proc/self/fd/{fd}").removeprefix(str(tmp_path)))
+                real(fd)
+
+            monkeypatch.setattr(os, call, watched)
+        disk = RealDisk(tmp_path)
+        disk.list("f")
+        file = disk.open("f/a", create=True)
+        assert "/f" in asked
+        asked.clear()
+        file.append((b"abc",))
+        assert asked == []
+        file.sync()
+        assert asked == ["/f/a"]
 
     def test_a_new_file_whose_name_cannot_be_made_durable_is_not_there(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

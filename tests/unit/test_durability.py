@@ -1,21 +1,39 @@
-"""Durability: what is promised for the commit interval holds while somebody else has the commits."""
+"""Durability: what is promised for the commit interval holds while somebody else has the commits; with "close" what was
+answered is on the disk.
+"""
 
 from __future__ import annotations
 
+import os
 import random
+import stat
 import threading
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import NamedTuple
 
+import pyfuse3
 import pytest
 import trio
 import trio.testing
 
 from tests.simdisk import SimDisk
+from tests.unit.doors import caller, door_to, fields
 from tests.unit.test_catalog import WRITER, open_store, save
+from vfs import acl
+from vfs.blocks import End
+from vfs.catalog import Catalog
 from vfs.check import check
 from vfs.errors import DiskFailed, NoSpace
+from vfs.fuse.nodes import Node
+from vfs.fuse.nodes import number as number_of
+from vfs.fuse.operations import Operations
+from vfs.journal import Position
+from vfs.model import STORE_ROOT, Ino, KeyId
+from vfs.names import format_version_id
+from vfs.service import durability as durability_module
 from vfs.service.durability import INLINE_US_MAX, QUICK_WRITES, QUICK_WRITES_MAX, Durability, Pace
-from vfs.store import Store
+from vfs.store import Pending, Store
 from vfs.synclog import FOLDER, Entry
 
 pytestmark = pytest.mark.usefixtures("small_sync_log")
@@ -186,3 +204,290 @@ def test_the_pace_of_a_disk() -> None:
         wanted = min(2 * wanted, QUICK_WRITES_MAX)
     pace.took(slow)
     assert not pace.is_quick
+
+
+# -- what a sync and a checkpoint promise -----------------------------------------------------------------------------
+
+
+class SlowSyncs:
+    """The syncs of the segments wait in their thread until they may go on. begun: how many were begun."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.begun = 0
+        self.may_go_on = threading.Event()
+        sync_files = durability_module.sync_files
+
+        def slow(pending: Pending) -> None:
+            self.begun += 1
+            assert self.may_go_on.wait(10)
+            sync_files(pending)
+
+        monkeypatch.setattr(durability_module, "sync_files", slow)
+
+
+async def test_a_sync_that_began_before_a_change_does_not_count_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = SimDisk()
+    store = open_store(tmp_path / "store", disk)
+    bucket = store.create_bucket(b"bucket", uid=0, gid=0)
+    store.place()
+    slow = SlowSyncs(monkeypatch)
+    durability = Durability(store)
+    save(store, bucket, b"before", b"x")
+    before = store.core.journal.end.number
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(durability.sync)
+        await trio.testing.wait_all_tasks_blocked()
+        save(store, bucket, b"meanwhile", b"y")
+        nursery.start_soon(durability.sync)
+        await trio.testing.wait_all_tasks_blocked()
+        slow.may_go_on.set()
+    assert slow.begun == 2, "the second one shares no sync that began before its change"
+    assert synced(store)
+    assert store.core.journal.durable > before
+    assert not unsynced(disk)
+    store.abandon()
+
+
+async def test_one_sync_serves_all_that_wait_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = open_store(tmp_path / "store", SimDisk())
+    bucket = store.create_bucket(b"bucket", uid=0, gid=0)
+    store.place()
+    slow = SlowSyncs(monkeypatch)
+    durability = Durability(store)
+    async with trio.open_nursery() as nursery:
+        for number in range(10):
+            save(store, bucket, b"%d" % number, b"x")
+            nursery.start_soon(durability.sync)
+            await trio.testing.wait_all_tasks_blocked()
+        slow.may_go_on.set()
+    assert slow.begun == 2, "the first one's, and one for all who came meanwhile"
+    assert synced(store)
+    store.abandon()
+
+
+def unsynced(disk: SimDisk) -> list[str]:
+    """The files, apart from the sync log's, of which a power loss would take something."""
+    return [path for path in disk.paths if disk._files[path].appends and not path.startswith(FOLDER)]
+
+
+@pytest.mark.parametrize("logged", [False, True])
+async def test_a_checkpoint_syncs_again_before_the_catalog_commits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logged: bool
+) -> None:
+    """What came while it synced in the thread is in the catalog, too: so it must be in its own place before, also where
+    the sync log has it.
+    """
+    store, disk = logging_store(tmp_path)
+    bucket = store.find_bucket(b"bucket")
+    durability = Durability(store)
+    slow = SlowSyncs(monkeypatch)
+    found: list[list[str]] = []
+    commit = Catalog.commit
+
+    def watched(catalog: Catalog, position: Position, blocks: End) -> None:
+        found.append(unsynced(disk))
+        assert position.number == store.core.journal.end.number
+        commit(catalog, position, blocks)
+
+    monkeypatch.setattr(Catalog, "commit", watched)
+    save(store, bucket, b"before", b"x")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(durability.checkpoint)
+        await trio.testing.wait_all_tasks_blocked()
+        save(store, bucket, b"meanwhile", b"y")
+        if logged:
+            await durability.sync()
+            assert synced(store)
+            assert unsynced(disk)
+        slow.may_go_on.set()
+    assert found == [[]]
+    after = disk.crash(random.Random(1))
+    store.abandon()
+    again = Store.open(tmp_path / "store", disk=after)
+    assert again.tree.find(bucket, b"meanwhile") is not None
+    again.abandon()
+
+
+# -- durability = "close" ---------------------------------------------------------------------------------------------
+
+
+class Prepared(NamedTuple):
+    """A bucket with a file `f` of two versions, another one `g`, an empty directory `d`, and an attribute of `f`."""
+
+    door: Operations
+    bucket: Ino
+    file: Ino
+
+    @property
+    def store(self) -> Store:
+        return self.door.store
+
+    def key(self) -> KeyId:
+        key = self.store.core.catalog.key(self.bucket, b"f")
+        assert key is not None
+        return key
+
+    def versions(self) -> list[int]:
+        """The sequences of the versions of `f`, newest first."""
+        return [seq for seq, _ in self.store.core.catalog.versions(self.key())]
+
+
+def prepare(path: Path, settings: str) -> Prepared:
+    path.mkdir()
+    (path / "config.toml").write_text(settings)
+    store = open_store(path, SimDisk())
+    bucket = store.create_bucket(b"bucket", uid=0, gid=0)
+    save(store, bucket, b"f", b"one")
+    file = save(store, bucket, b"f", b"two")
+    save(store, bucket, b"g", b"three")
+    store.tree.mkdir(bucket, b"d", 0o755, 0, WRITER)
+    store.create_bucket(b"empty", uid=0, gid=0)
+    store.tree.set_attribute(file, b"user.kept", b"x")
+    store.place()
+    door = door_to(store)
+    door.enable_acl = True
+    return Prepared(door, bucket, file)
+
+
+def attributes(**values: int) -> pyfuse3.EntryAttributes:
+    made = pyfuse3.EntryAttributes()
+    for name, value in values.items():
+        setattr(made, f"st_{name}", value)
+    return made
+
+
+async def close_after(at: Prepared, made: tuple[pyfuse3.FileInfo, object] | pyfuse3.FileInfo) -> None:
+    """Write to what was opened, and close it: what close(2) waits for is FLUSH."""
+    info = made[0] if isinstance(made, tuple) else made
+    await at.door.write(info.fh, 0, b"written")
+    await at.door.flush(info.fh)
+
+
+async def close_a_new_file(at: Prepared) -> None:
+    await close_after(at, await at.door.create(at.bucket, b"new", 0o644, os.O_WRONLY, ROOT))
+
+
+async def close_after_truncating(at: Prepared) -> None:
+    await close_after(at, await at.door.open(at.file, os.O_WRONLY | os.O_TRUNC, ROOT))
+
+
+async def restore(at: Prepared) -> None:
+    value = b"%d\0h" % at.versions()[-1]
+    await at.door.setxattr(at.bucket, b"user.vfs.restore", value, ROOT)
+
+
+async def purge(at: Prepared) -> None:
+    name = format_version_id(at.versions()[-1]).encode()
+    await at.door.unlink(number_of(Node.KEY, at.key()), name, ROOT)
+
+
+ROOT = caller()
+LIST = acl.encode(
+    (
+        acl.Entry(acl.Tag.OWNER, 0, 7),
+        acl.Entry(acl.Tag.USER, 5, 7),
+        acl.Entry(acl.Tag.OWNING_GROUP, 0, 5),
+        acl.Entry(acl.Tag.MASK, 0, 7),
+        acl.Entry(acl.Tag.OTHER, 0, 0),
+    )
+)
+CHANGES: dict[str, Callable[[Prepared], Awaitable[object]]] = {
+    "mkdir of a bucket": lambda at: at.door.mkdir(STORE_ROOT, b"other", 0o755, ROOT),
+    "rmdir of a bucket": lambda at: at.door.rmdir(STORE_ROOT, b"empty", ROOT),
+    "mkdir": lambda at: at.door.mkdir(at.bucket, b"e", 0o755, ROOT),
+    "rmdir": lambda at: at.door.rmdir(at.bucket, b"d", ROOT),
+    "mknod": lambda at: at.door.mknod(at.bucket, b"fifo", stat.S_IFIFO | 0o600, 0, ROOT),
+    "symlink": lambda at: at.door.symlink(at.bucket, b"link", b"f", ROOT),
+    "link": lambda at: at.door.link(at.file, at.bucket, b"again", ROOT),
+    "create": lambda at: at.door.create(at.bucket, b"new", 0o644, os.O_WRONLY, ROOT),
+    "close of a new file": close_a_new_file,
+    "close after O_TRUNC": close_after_truncating,
+    "unlink": lambda at: at.door.unlink(at.bucket, b"f", ROOT),
+    "rename": lambda at: at.door.rename(at.bucket, b"f", at.bucket, b"h", 0, ROOT),
+    "rename over another": lambda at: at.door.rename(at.bucket, b"f", at.bucket, b"g", 0, ROOT),
+    "rename of a directory": lambda at: at.door.rename(at.bucket, b"d", at.bucket, b"e", 0, ROOT),
+    "exchange": lambda at: at.door.rename(at.bucket, b"f", at.bucket, b"g", pyfuse3.RENAME_EXCHANGE, ROOT),
+    "chmod": lambda at: at.door.setattr(at.file, attributes(mode=stat.S_IFREG | 0o600), fields("mode"), None, ROOT),
+    "utimensat": lambda at: at.door.setattr(at.file, attributes(mtime_ns=5), fields("mtime"), None, ROOT),
+    "truncate": lambda at: at.door.setattr(at.file, attributes(size=1), fields("size"), None, ROOT),
+    "setxattr": lambda at: at.door.setxattr(at.file, b"user.a", b"x", ROOT),
+    "setxattr of a list": lambda at: at.door.setxattr(at.file, acl.ACCESS, LIST, ROOT),
+    "removexattr": lambda at: at.door.removexattr(at.file, b"user.kept", ROOT),
+    "versioning": lambda at: at.door.setxattr(at.bucket, b"user.vfs.versioning", b"Suspended", ROOT),
+    "compression": lambda at: at.door.setxattr(at.bucket, b"user.vfs.compression", b"zstd", ROOT),
+    "lock": lambda at: at.door.setxattr(at.bucket, b"user.vfs.lock", b"governance 1 days", ROOT),
+    "lifecycle": lambda at: at.door.setxattr(at.bucket, b"user.vfs.lifecycle", b"[]", ROOT),
+    "restore": restore,
+    "purge": purge,
+}
+
+
+@pytest.mark.parametrize("setting", ["close", "interval"])
+@pytest.mark.parametrize("change", CHANGES)
+async def test_what_was_answered_is_durable(tmp_path: Path, change: str, setting: str) -> None:
+    at = prepare(tmp_path / "store", f'durability = "{setting}"\n')
+    before = at.store.core.journal.end.number
+    assert synced(at.store)
+    await CHANGES[change](at)
+    assert at.store.core.journal.end.number > before, "it changes something"
+    assert synced(at.store) == (setting == "close")
+    assert at.door.durability._changed.is_set(), "and a checkpoint is due"
+    at.store.abandon()
+
+
+async def test_fsync_makes_durable_what_was_written_and_all_else(tmp_path: Path) -> None:
+    at = prepare(tmp_path / "store", "")
+    info = await at.door.open(at.file, os.O_WRONLY, ROOT)
+    await at.door.write(info.fh, 0, b"TWO")
+    await at.door.mkdir(at.bucket, b"e", 0o755, ROOT)
+    await at.door.fsync(info.fh, False)
+    assert synced(at.store)
+    draft = at.store.core.catalog.draft(at.file)
+    assert draft is not None, "what was written is part of it"
+    await at.door.mkdir(at.bucket, b"e2", 0o755, ROOT)
+    await at.door.fsyncdir(0, False)
+    assert synced(at.store)
+    at.store.abandon()
+
+
+async def test_what_a_release_publishes_is_due_within_the_interval(tmp_path: Path) -> None:
+    at = prepare(tmp_path / "store", "")
+    info = await at.door.open(at.file, os.O_WRONLY, ROOT)
+    await close_after(at, info)
+    at.door.durability._changed = trio.Event()
+    await at.door.release(info.fh)
+    assert at.door.durability._changed.is_set()
+    at.store.abandon()
+
+
+@pytest.mark.parametrize(
+    ("settings", "waits"),
+    [("", False), ('durability = "close"\n', True), ('s3_durability = "close"\n', True)],
+)
+async def test_what_another_door_changed_is_as_durable_as_the_settings_say(
+    tmp_path: Path, settings: str, waits: bool
+) -> None:
+    at = prepare(tmp_path / "store", settings)
+    save(at.store, at.bucket, b"f", b"by another door")
+    await at.door.settle([])
+    assert synced(at.store) == waits
+    assert at.door.durability._changed.is_set()
+    at.store.abandon()
+
+
+async def test_much_that_changes_does_not_wait_for_the_interval(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vfs.store.EVENTS_PER_CHECKPOINT_MAX", 10)
+    at = prepare(tmp_path / "store", "commit_interval = 3600\n")
+    known = at.store.core.catalog.checkpoint.journal.number
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(at.door.durability.run)
+        with trio.fail_after(10):
+            while at.store.core.catalog.checkpoint.journal.number == known:
+                await at.door.setxattr(at.file, b"user.a", b"x", ROOT)
+                await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+    at.store.abandon()
