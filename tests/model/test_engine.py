@@ -16,7 +16,7 @@ from hypothesis.stateful import initialize, precondition, rule, run_state_machin
 from tests.model.comparison import Ids, Snapshot, audit, compare, compare_handle, compare_past, snapshot
 from tests.model.lifetime import PICK, Lifetime, fill, make_small
 from tests.model.reference import Bucket, Directory, File, Handle, Node, Reference
-from vfs import files, gc
+from vfs import catalog, files, gc
 from vfs.model import Compression, Ino, Kind, Seq, State, Writer
 
 MOMENTS_MAX = 12
@@ -499,6 +499,24 @@ def small_and_quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_engine() -> None:
     run_state_machine_as_test(Engine, settings=settings(max_examples=60, stateful_step_count=40))
+
+
+def tiny_caches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything that the catalog keeps in memory is written and read again all the time."""
+    monkeypatch.setattr(catalog, "INODES_KEPT_MAX", 2)
+    monkeypatch.setattr(catalog, "NAMES_KEPT_MAX", 2)
+    monkeypatch.setattr(catalog, "COUNTS_MAX", 1)
+
+
+def test_engine_with_tiny_caches(monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny_caches(monkeypatch)
+    run_state_machine_as_test(Engine, settings=settings(max_examples=25, stateful_step_count=30))
+
+
+@pytest.mark.slow
+def test_engine_with_tiny_caches_at_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny_caches(monkeypatch)
+    run_state_machine_as_test(Engine, settings=settings(max_examples=1000, stateful_step_count=60))
 
 
 @pytest.mark.slow

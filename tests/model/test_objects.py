@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from tests.model.comparison import shown_at
-from vfs import check, listing
+from vfs import catalog, check, listing
 from vfs.check import rebuilding
 from vfs.errors import NoSuchKey, NoSuchVersion, VfsError
 from vfs.model import Content, Ino, ObjectInfo, State, Writer
@@ -327,6 +327,12 @@ def test_pages_that_look_at_few_names(monkeypatch: pytest.MonkeyPatch) -> None:
     """A page that ends before it is full goes on where it ended."""
     monkeypatch.setattr(listing, "LOOKED_MAX", 9)
     run_state_machine_as_test(Machine, settings=settings(max_examples=20, stateful_step_count=20, phases=PHASES))
+
+
+def test_objects_with_tiny_caches(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, limit in (("INODES_KEPT_MAX", 2), ("NAMES_KEPT_MAX", 2), ("COUNTS_MAX", 1)):
+        monkeypatch.setattr(catalog, name, limit)
+    run_state_machine_as_test(Machine, settings=settings(max_examples=15, stateful_step_count=25, phases=PHASES))
 
 
 class Renaming(Machine):

@@ -18,11 +18,11 @@ import pytest
 from tests.model.comparison import audit, tables
 from tests.simdisk import SimDisk
 from tests.unit.test_catalog import WRITER, open_store, purge_all, save
-from vfs import blocks, check, gc, journal, snapshot
+from vfs import blocks, catalog, check, content, gc, journal, snapshot
 from vfs.catalog import Catalog
 from vfs.disk import RealDisk, RealFile
 from vfs.errors import Corrupt, DiskFailed, NoSpace
-from vfs.model import Ino, Seq
+from vfs.model import Ino, ObjectInfo, Seq
 from vfs.store import Store, disk_usage
 
 SEGMENT_BYTES_MAX = 420_000
@@ -674,6 +674,56 @@ def test_a_snapshot_stands_for_the_journal(store: Store) -> None:
         audit(again)
         again.close()
         check_clean(store.path)
+
+
+@pytest.mark.parametrize("counts", [1, 3, 20_000])
+@pytest.mark.parametrize("rebuilt", [False, True])
+def test_a_snapshot_of_what_was_open_is_counted_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rebuilt: bool, counts: int
+) -> None:
+    """Drafts of open files, parts of uploads, and versions refer to blocks, and to what is below nodes: all of it is
+    counted when a store begins with a snapshot, however few counts there is room for.
+    """
+    for module in (blocks, content):
+        monkeypatch.setattr(module, "BLOCK_BYTES", 64)
+    monkeypatch.setattr(content, "FANOUT", 2)
+    monkeypatch.setattr(catalog, "COUNTS_MAX", counts)
+    store = open_store(tmp_path / "store")
+    bucket = store.create_bucket(b"bucket", uid=0, gid=0)
+    for number in range(8):
+        save(store, bucket, b"f%d" % number, random_bytes(300, number))
+    handles = []
+    for name, seed in ((b"f0", 100), (b"f1", 100), (b"new", 101)):  # two drafts are equal
+        ino = store.tree.find(bucket, name) or store.tree.create(bucket, name, 0o644, 0, WRITER)[0]
+        handle = store.files.open(ino, WRITER, truncate=True)
+        store.files.write(handle, 0, random_bytes(400, seed))
+        store.files.flush(handle)
+        handles.append(handle)
+    upload = store.uploads.create(bucket, b"u", ObjectInfo())
+    for number in (1, 2):
+        copy = store.objects.begin_content(bucket)
+        copy.write(0, random_bytes(200, 200 + number))
+        store.uploads.put_part(bucket, b"u", upload, number, copy.seal(), f"e{number}")
+        store.objects.end_content(copy)
+    gc.run(store)
+    assert len(snapshot.complete(store.disk)) == 1
+    assert store.core.catalog.count("drafts") == 3
+    store.abandon()
+    shutil.rmtree(store.path / "catalog")
+    if rebuilt:
+        check.rebuild(store.path, lambda *_: None)
+    again = open_store(store.path)
+    audit(again)
+    assert [read(again, name) for name in (b"f0", b"f1", b"new")] == [random_bytes(400, s) for s in (100, 100, 101)]
+    gc.run(again)
+    for _ in again.uploads.complete(bucket, b"u", upload, [(1, "e1"), (2, "e2")], WRITER, etag="m"):
+        pass
+    assert read(again, b"u") == random_bytes(200, 201) + random_bytes(200, 202)
+    audit(again)
+    purge_all(again)
+    audit(again)
+    assert all(row.references == 0 for _, row in again.core.catalog.blocks())
+    again.close()
 
 
 def test_a_damaged_snapshot_is_reported_and_the_store_opens(store: Store) -> None:
