@@ -63,9 +63,14 @@ class Mounted:
         self.root.mkdir(parents=True, exist_ok=True)
 
     def start(self) -> None:
-        """Mount, and return when the mount answers."""
+        """Mount, and return when the daemon says that it answers: while it asks, it keeps the mount busy itself."""
+        known = self.log.read_text().count(self._says_mounted) if self.log.exists() else 0
         process = self._spawn()
-        wait_until(lambda: process.poll() is not None or self._is_mounted(), "the mount")
+
+        def answers() -> bool:
+            return self.log.read_text().count(self._says_mounted) > known and self._is_mounted()
+
+        wait_until(lambda: process.poll() is not None or answers(), "the mount")
         assert process.poll() is None, f"the daemon ended: {self.log.read_text()}"
 
     def _spawn(self) -> subprocess.Popen[bytes]:
@@ -79,6 +84,10 @@ class Mounted:
                 cwd=REPO,
             )
         return self._process
+
+    @property
+    def _says_mounted(self) -> str:
+        return f"{self.root} is mounted\n"
 
     def _is_mounted(self) -> bool:
         try:

@@ -11,12 +11,14 @@ import os
 import sqlite3
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.mounted import REPO, Mounted, run, wait_until
+from vfs.catalog import FORMAT_LOGGED
 
 pytestmark = pytest.mark.fuse
 
@@ -168,12 +170,25 @@ def test_sqlite_is_told(mount: Mounted, disk: Disk) -> None:
 def test_a_sync_log_that_cannot_be_read_is_told_and_given_up_by_word_only(mount: Mounted, disk: Disk) -> None:
     """The daemon was killed and the power stayed: so nothing is lost, but nobody can know that."""
     fd = os.open(mount.root / "file", os.O_CREAT | os.O_RDWR)
-    for number in range(20):
-        os.write(fd, b"%d " % number)
+    written = b""
+
+    def sync_more() -> None:
+        nonlocal written
+        written += os.urandom(1)
+        os.pwrite(fd, written, 0)
         os.fsync(fd)
+
+    def has_log() -> bool:
+        """The format says so, before the log takes what is synced: it is made in the background."""
+        sync_more()
+        return tomllib.loads((mount.store / "store.toml").read_text())["format"] >= FORMAT_LOGGED
+
+    wait_until(has_log, "the sync log")
+    for _ in range(5):
+        sync_more()
     os.close(fd)
     mount.kill()
-    assert os.listdir(mount.store / "synclog") == ["0", "1"]
+    assert sorted(os.listdir(mount.store / "synclog")) == ["0", "1"]
     disk.spoil_log()
 
     def vfs(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -191,7 +206,7 @@ def test_a_sync_log_that_cannot_be_read_is_told_and_given_up_by_word_only(mount:
     assert done.returncode == 0, done.stderr
     assert [sorted(os.listdir(aside)) for aside in mount.store.glob("synclog.cut-*")] == [["0", "1"]]
     mount.start()
-    assert (mount.root / "file").read_bytes() == b"".join(b"%d " % number for number in range(20))
+    assert (mount.root / "file").read_bytes() == written
 
 
 def test_the_daemon_ends_and_says_so(mount: Mounted, disk: Disk) -> None:
