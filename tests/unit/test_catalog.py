@@ -26,13 +26,6 @@ def open_store(path: Path, disk: SimDisk | None = None) -> Store:
     return Store.open(path, disk=disk, clock=lambda: next(ticks))
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    opened = open_store(tmp_path / "store")
-    yield opened
-    opened.abandon()
-
-
 def save(store: Store, directory: Ino, name: bytes, data: bytes) -> Ino:
     found = store.tree.find(directory, name)
     ino = store.tree.create(directory, name, 0o644, 0, WRITER)[0] if found is None else found

@@ -2,33 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import count
-from pathlib import Path
-
 import pytest
 
 from tests.unit.test_catalog import save
+from tests.unit.test_objects import put
 from vfs.content import WorkingCopy
-from vfs.errors import InvalidName, IsADirectory, NoSuchKey, NoSuchVersion, NotADirectory, NotPermitted
-from vfs.model import STORE_ROOT, Ino, Kind, Seq, Writer
+from vfs.errors import InvalidName, IsADirectory, Locked, NoSuchKey, NoSuchVersion, NotADirectory, NotPermitted
+from vfs.model import STORE_ROOT, Ino, KeyId, Kind, LockMode, ObjectLock, Retention, Seq, State, Writer
 from vfs.names import format_version_id
 from vfs.store import Store
 
 WRITER = Writer(0, 1, "test")
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    ticks = count(1_800_000_000_000_000_000, 1_000_000)
-    opened = Store.open(tmp_path / "store", clock=lambda: next(ticks))
-    yield opened
-    opened.abandon()
-
-
-@pytest.fixture
-def bucket(store: Store) -> Ino:
-    return store.create_bucket(b"bucket", uid=0, gid=0)
 
 
 def mkdir(store: Store, parent: Ino, name: bytes) -> Ino:
@@ -244,3 +228,239 @@ def test_purging_down_to_a_symlink_while_a_file_is_written(store: Store, bucket:
     assert current is not None
     store.history.purge(key, current, WRITER)
     assert store.core.catalog.inode(ino).seq == 0, "nothing that is published is current"
+
+
+# -- whose a version is, and what the cache of that remembers ---------------------------------------------------------
+
+ALICE, BOB, CAROL = Writer(1000, 2, "alice"), Writer(1001, 3, "bob"), Writer(1002, 4, "carol")
+
+
+def write(store: Store, parent: Ino, name: bytes, data: bytes, writer: Writer, mode: int) -> Ino:
+    """A new file of somebody."""
+    ino = store.tree.create(parent, name, mode, 0, writer)[0]
+    handle = store.files.open(ino, writer, created=True)
+    store.files.write(handle, 0, data)
+    store.files.flush(handle)
+    store.files.release(handle)
+    return ino
+
+
+def taken_over(store: Store, bucket: Ino) -> KeyId:
+    """A key: Alice's file, closed, then one of Bob, then another one of Bob, and Carol's, which is open to all."""
+    for number, (writer, mode) in enumerate(((ALICE, 0o600), (BOB, 0o640), (BOB, 0o600), (CAROL, 0o644))):
+        write(store, bucket, b"n", b"%d" % number, writer, mode)
+        store.tree.rename(bucket, b"n", bucket, b"f", writer)
+    key = store.core.catalog.key(bucket, b"f")
+    assert key is not None
+    return key
+
+
+def all_rights(store: Store, key: KeyId) -> list[tuple[int, int]]:
+    """Owner and mode of each version, newest first."""
+    return [
+        store.history.version_rights(key, seq, version)[0:3:2] for seq, version in list(store.history.versions(key))
+    ]
+
+
+def test_a_version_is_as_hard_to_read_as_its_own_file_was(store: Store, bucket: Ino) -> None:
+    key = taken_over(store, bucket)
+    assert all_rights(store, key) == [(1002, 0o644), (1001, 0o600), (1001, 0o600), (1000, 0o600)]
+    store.tree.set_attributes(store.tree.lookup(bucket, b"f")[0], mode=0o666)
+    assert all_rights(store, key) == [(1002, 0o666), (1001, 0o600), (1001, 0o600), (1000, 0o600)]
+
+
+@pytest.mark.parametrize("at", range(4))
+@pytest.mark.parametrize("last", range(4))
+def test_rights_are_right_after_a_purge(store: Store, bucket: Ino, last: int, at: int) -> None:
+    """Whatever was looked at last before it: a listing asks for one version after the other, which is remembered."""
+    key = taken_over(store, bucket)
+    store.history.version_rights(key, *list(store.history.versions(key))[last])
+    store.history.purge(key, list(store.history.versions(key))[at][0], Writer(0, 1, "root"))
+    left = list(store.history.versions(key))
+    found = {seq: store.history.version_rights(key, seq, version) for seq, version in left}
+    for seq, version in left:
+        store.history._run = None
+        assert found[seq] == store.history.version_rights(key, seq, version), "as without what is remembered"
+
+
+def test_what_is_remembered_of_rights_is_of_one_key(store: Store, bucket: Ino) -> None:
+    first = taken_over(store, bucket)
+    store.tree.rename(bucket, b"f", bucket, b"aside", ALICE)
+    write(store, bucket, b"n", b"x", BOB, 0o666)
+    store.tree.rename(bucket, b"n", bucket, b"aside", BOB)
+    second = store.core.catalog.key(bucket, b"aside")
+    assert second is not None
+    for seq, version in list(store.history.versions(first)):
+        store.history._run = None
+        alone = store.history.version_rights(first, seq, version)
+        for other in list(store.history.versions(second)):
+            store.history.version_rights(second, *other)
+            assert store.history.version_rights(first, seq, version) == alone
+
+
+def test_what_is_current_again_has_the_rights_of_its_own_file(store: Store, bucket: Ino) -> None:
+    """Not those of somebody else's that stood there in between."""
+    ino = write(store, bucket, b"f", b"secret", ALICE, 0o600)
+    store.tree.set_attribute(ino, b"user.of", b"alice")
+    other = write(store, bucket, b"n", b"open", BOB, 0o666)
+    store.tree.set_attribute(other, b"user.of", b"bob")
+    store.tree.rename(bucket, b"n", bucket, b"f", BOB)
+    key = store.core.catalog.key(bucket, b"f")
+    assert key is not None
+    newest = store.history.current(key)
+    assert newest is not None
+    store.history.purge(key, newest, BOB)
+    again, inode = store.tree.lookup(bucket, b"f")
+    assert (inode.uid, inode.mode & 0o777) == (1000, 0o600)
+    assert store.tree.list_attributes(again) == [], "the attributes were of the other file"
+    (version,) = [version for _, version in store.history.versions(key)]
+    assert (version.uid, version.mode & 0o777) == (1000, 0o600)
+
+
+@pytest.mark.parametrize(
+    ("writer", "owner", "mode"), [(BOB, 1001, 0o755), (ALICE, 1000, 0o755), (WRITER, 1000, 0o4755)]
+)
+def test_nobody_but_root_makes_a_file_of_somebody_else(
+    store: Store, bucket: Ino, writer: Writer, owner: int, mode: int
+) -> None:
+    ino = write(store, bucket, b"f", b"x", ALICE, 0o755)
+    store.tree.set_attributes(ino, mode=0o4755)
+    key = store.history.past(bucket, b"f").keys[0]
+    seq = store.history.current(key)
+    assert seq is not None
+    store.tree.unlink(bucket, b"f", ALICE)
+    store.history.restore(seq, bucket, b"f", writer, gid=77)
+    _, inode = store.tree.lookup(bucket, b"f")
+    assert (inode.uid, inode.mode & 0o7777) == (owner, mode)
+    assert inode.gid == (77 if owner == 1001 else 0)
+
+
+# -- the past ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_moment_is_up_to_and_with_its_version(store: Store, bucket: Ino) -> None:
+    save(store, bucket, b"f", b"1")
+    save(store, bucket, b"f", b"2")
+    store.tree.unlink(bucket, b"f", WRITER)
+    key = store.history.past(bucket, b"f").keys[0]
+    marker, two, one = [seq for seq, _ in store.history.versions(key)]
+    for moment, wanted in (
+        (one - 1, None),
+        (one, one),
+        (two - 1, one),
+        (two, two),
+        (marker - 1, two),
+        (marker, None),
+        (marker + 1, None),
+    ):
+        found = store.history.version_at(key, Seq(moment))
+        assert (None if found is None else found[0]) == wanted
+        if wanted is None:
+            with pytest.raises(NoSuchKey):
+                store.history.lookup_at(bucket, b"f", Seq(moment))
+        else:
+            assert store.history.lookup_at(bucket, b"f", Seq(moment))[0] == wanted
+        listed_then = [name for name, _, found in store.history.list_at(bucket, Seq(moment)) if found is not None]
+        assert listed_then == [b"f"] * (wanted is not None)
+    assert store.history.changed_between(Seq(one - 1), one)
+    assert not store.history.changed_between(one, Seq(one))
+    assert not store.history.changed_between(marker, Seq(marker + 1_000_000_000))
+
+
+def test_a_directory_hid_a_file_of_its_name_then(store: Store, bucket: Ino) -> None:
+    put(store, bucket, b"a", b"file")
+    before = store.core.catalog.last_seq
+    put(store, bucket, b"a/b", b"below")
+    both = store.core.catalog.last_seq
+    store.objects.delete(bucket, b"a/b", WRITER)
+    after = store.core.catalog.last_seq
+    for moment, wanted in ((before, b"a"), (both, b"a/"), (after, b"a")):
+        found = [name for name, _, then in store.history.list_at(bucket, moment) if then is not None]
+        assert found == [wanted]
+        kind = store.history.lookup_at(bucket, b"a", moment)[1].kind
+        assert kind is (Kind.DIRECTORY if wanted == b"a/" else Kind.CONTENT)
+
+
+def test_where_somebody_may_not_go_his_places_end(store: Store, bucket: Ino) -> None:
+    """A directory in place of a removed one shows the history of that to those who may get into both."""
+    closed = store.tree.mkdir(bucket, b"d", 0o700, 0, ALICE)[0]
+    write(store, closed, b"f", b"secret", ALICE, 0o644)
+    remove_all(store, bucket, b"d")
+    made = store.tree.mkdir(bucket, b"d", 0o755, 0, BOB)[0]
+    assert made != closed
+    assert store.history.places(made) == [made, closed]
+    assert store.history.places(made, lambda inode: inode.uid == 1001) == [made]
+    assert [name for _, name, _ in store.history.names(made)] == [b"f"]
+    assert list(store.history.names(made, b"", lambda inode: inode.uid == 1001)) == []
+    with pytest.raises(NoSuchKey):
+        store.history.past(made, b"f", lambda inode: inode.uid == 1001)
+
+
+def test_purging_one_name_of_a_file_that_is_being_changed_keeps_that_under_the_others(
+    store: Store, bucket: Ino
+) -> None:
+    ino = save(store, bucket, b"a", b"one")
+    store.tree.link(ino, bucket, b"b", WRITER)
+    handle = store.files.open(ino, WRITER)
+    store.files.write(handle, 0, b"new")
+    key = store.history.past(bucket, b"a").keys[0]
+    current = store.history.current(key)
+    assert current is not None
+    store.history.purge(key, current, WRITER)
+    assert b"new" in held(store, bucket, b"b")
+    store.files.flush(handle)
+    store.files.release(handle)
+    assert held(store, bucket, b"b")[0] == b"new"
+
+
+def test_the_record_of_a_directory_is_not_purged(store: Store, bucket: Ino) -> None:
+    directory = mkdir(store, bucket, b"d")
+    save(store, directory, b"f", b"x")
+    key = store.core.catalog.key(bucket, b"d/")
+    assert key is not None
+    seq = store.history.current(key)
+    assert seq is not None
+    with pytest.raises(NotPermitted):
+        store.history.purge(key, seq, WRITER)
+    remove_all(store, bucket, b"d")
+    seq = store.history.current(key)
+    assert seq is not None
+    with pytest.raises(NotPermitted):
+        store.history.purge(key, seq, WRITER)
+    assert held(store, directory, b"f") == [None, b"x"]
+
+
+@pytest.mark.parametrize("state", [State.SUSPENDED, State.ENABLED])
+def test_a_null_version_is_found_by_that_word_alone(store: Store, state: State) -> None:
+    plain = store.create_bucket(b"plain", uid=0, gid=0, state=State.UNVERSIONED)
+    save(store, plain, b"f", b"1")
+    store.set_versioning(plain, State.ENABLED)
+    save(store, plain, b"f", b"2")
+    store.set_versioning(plain, state)
+    key = store.history.past(plain, b"f").keys[0]
+    (two, _), (one, _) = list(store.history.versions(key))
+    assert store.history.version(key, "null")[0] == one
+    assert store.history.version(key, format_version_id(two))[0] == two
+    with pytest.raises(NoSuchVersion):
+        store.history.version(key, format_version_id(one))
+
+
+def test_a_purge_asks_for_its_lock(store: Store, bucket: Ino) -> None:
+    store.objects.configure(bucket, lock=ObjectLock())
+    for name, mode, bypass, goes in (
+        (b"a", LockMode.GOVERNANCE, False, False),
+        (b"b", LockMode.GOVERNANCE, True, True),
+        (b"c", LockMode.COMPLIANCE, False, False),
+        (b"d", LockMode.COMPLIANCE, True, False),
+    ):
+        save(store, bucket, name, b"x")
+        item = store.objects.current(bucket, name)
+        store.objects.set_retention(item, Retention(mode, Seq(item.seq + 1_000_000_000)))
+        try:
+            store.history.purge(item.key_id, item.seq, WRITER, bypass=bypass)
+        except Locked:
+            assert not goes
+            assert held(store, bucket, name) == [b"x"]
+        else:
+            assert goes
+            assert store.core.catalog.key(bucket, name) is None

@@ -1,0 +1,544 @@
+"""What a mount shows of the past, asked without a mount: `.snapshots`, `.versions`, `user.vfs.*`, and who asks."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import subprocess
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import pyfuse3
+import pytest
+
+from tests.unit.conftest import Clock
+from tests.unit.doors import Replies, caller, door_to
+from tests.unit.test_catalog import save
+from tests.unit.test_history import mkdir, remove_all
+from tests.unit.test_objects import put
+from tests.unit.test_tree import ALICE, BOB, ROOT, write
+from vfs.errors import AccessDenied, CrossBucket, NoSuchKey, NotPermitted, VfsError
+from vfs.fuse import callers, operations, snapshots
+from vfs.fuse.callers import READ, SEARCH, WRITE, Caller, Callers
+from vfs.fuse.nodes import Node, number, split
+from vfs.fuse.past import PastTree
+from vfs.history import Rights
+from vfs.model import SEQ_MAX, STORE_ROOT, Ino, KeyId, Seq, State, Writer
+from vfs.names import format_version_id
+from vfs.store import Store
+
+HOUR_S = 3600
+AS_ROOT, AS_ALICE, AS_BOB = Caller(caller()), Caller(caller(1000, 1000)), Caller(caller(1001, 1001))
+
+
+def key_of(store: Store, parent: Ino, name: bytes) -> KeyId:
+    key = store.core.catalog.key(parent, name)
+    assert key is not None
+    return key
+
+
+def sequences(store: Store, parent: Ino, name: bytes) -> list[Seq]:
+    """Of the versions of a name, newest first."""
+    return [seq for seq, _ in store.history.versions(key_of(store, parent, name))]
+
+
+def moment(store: Store, bucket: Ino, past: PastTree, seq: Seq | None = None, who: Caller = AS_ROOT) -> int:
+    """The node of a bucket as it was at a version, or as it is now."""
+    name = format_version_id(seq or store.core.catalog.last_seq).encode()
+    return past.lookup(number(Node.SNAPSHOTS, bucket), name, who).ino
+
+
+# -- who asks ---------------------------------------------------------------------------------------------------------
+
+
+def groups_of(monkeypatch: pytest.MonkeyPatch, found: dict[int, set[int]]) -> None:
+    """The supplementary groups of processes; asking for those of any other fails as for one that has ended."""
+
+    def get_sup_groups(pid: int) -> set[int]:
+        if pid not in found:
+            raise FileNotFoundError
+        return found[pid]
+
+    monkeypatch.setattr(callers, "get_sup_groups", get_sup_groups)
+
+
+def test_the_groups_of_a_process_that_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who opened a listing may be gone when it is read: somebody else has the descriptor."""
+    running = {7: {2000}}
+    groups_of(monkeypatch, running)
+    held, late, asked = (Caller(caller(5, 5, 7)) for _ in range(3))
+    held.hold()
+    assert asked.is_in(2000)
+    del running[7]
+    assert held.is_in(2000)
+    assert asked.is_in(2000), "known since it was asked"
+    assert not late.is_in(2000), "nobody can know, so no"
+    assert late.is_in(5)
+    assert not late.may(Rights(6, 2000, 0o040), READ)
+    assert held.may(Rights(6, 2000, 0o040), READ)
+
+
+def test_a_process_that_is_really_gone_has_no_groups() -> None:
+    process = subprocess.Popen(["true"])
+    process.wait()
+    assert not Caller(caller(5, 5, process.pid)).hold().is_in(0)
+    assert Callers().writer(caller(5, 5, process.pid)).program == ""
+
+
+def test_a_listing_is_that_of_who_opened_it(store: Store, bucket: Ino, monkeypatch: pytest.MonkeyPatch) -> None:
+    running = {7: {2000}}
+    groups_of(monkeypatch, running)
+    made = store.tree.mkdir(bucket, b"d", 0o750, 2000, ALICE)[0]
+    write(store, made, b"f", b"x", ALICE)
+    remove_all(store, bucket, b"d")
+    again = store.tree.mkdir(bucket, b"d", 0o755, 2000, BOB)[0]
+    assert again != made
+    past = PastTree(store)
+
+    def listed(who: Caller) -> list[bytes]:
+        return [name for name, _, _ in past.list(number(Node.DIRECTORY, again), 0, who)]
+
+    member = Caller(caller(5, 5, 7)).hold()
+    del running[7]
+    assert listed(member) == [b"f"]
+    assert listed(Caller(caller(5, 5, 7)).hold()) == []
+
+
+@contextlib.contextmanager
+def running(count: int) -> Iterator[list[int]]:
+    """The numbers of so many processes of `cat`."""
+    processes = [subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(count)]
+    try:
+        for process in processes:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(b"x")
+            process.stdin.flush()
+            assert process.stdout.read(1) == b"x"  # it is cat by now, no longer a copy of this
+        yield [process.pid for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+def test_the_name_of_a_program_is_that_of_the_process_that_has_the_number_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file of its name is kept open, and tells when its process is gone."""
+    known = Callers()
+    with running(1) as (pid,):
+        assert known.writer(caller(pid=pid)).program == "cat"
+    real = os.open
+
+    def instead(path: str, flags: int) -> int:
+        return real("/proc/self/comm" if path == f"/proc/{pid}/comm" else path, flags)
+
+    monkeypatch.setattr(os, "open", instead)
+    assert known.writer(caller(pid=pid)).program == Path("/proc/self/comm").read_text().strip()
+
+
+def test_so_many_names_of_programs_are_kept_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(callers, "NAMES_OPEN_MAX", 2)
+    known = Callers()
+    with running(4) as pids:
+        for pid in pids * 2:
+            assert known.writer(caller(pid=pid)).program == "cat"
+            assert len(known._names) <= 2
+
+
+@pytest.mark.parametrize(
+    ("uid", "gid", "mode", "may"),
+    [
+        (1000, 5, 0o400, READ),
+        (1000, 5, 0o047, 0),  # the owner's class decides, though others may
+        (5, 1000, 0o040, READ),
+        (5, 1000, 0o407, 0),  # and the group's
+        (5, 5, 0o004, READ),
+        (5, 5, 0o770, 0),
+        (5, 5, 0o003, WRITE | SEARCH),
+        (1000, 5, 0o700, READ | WRITE | SEARCH),
+    ],
+)
+def test_what_permission_bits_allow(uid: int, gid: int, mode: int, may: int) -> None:
+    owned = Rights(uid, gid, mode)
+    for wanted in range(1, 8):
+        assert AS_ALICE.may(owned, wanted) == (may & wanted == wanted), wanted
+        assert AS_ROOT.may(owned, wanted)
+    assert AS_ALICE.owns(owned) == (uid == 1000)
+    assert AS_ROOT.owns(owned)
+
+
+# -- moments ----------------------------------------------------------------------------------------------------------
+
+
+def shown(store: Store, bucket: Ino) -> list[str]:
+    past = PastTree(store)
+    return [name.decode() for name, _, _ in past.list(number(Node.SNAPSHOTS, bucket), 0, AS_ROOT)]
+
+
+def test_the_list_of_moments_is_bounded_and_of_what_changed(store: Store, bucket: Ino, clock: Clock) -> None:
+    """A store of four months in which something changes every 50 minutes."""
+    assert len(shown(store, bucket)) <= 1
+    for _ in range(120 * 24 * 60 // 50):
+        store.tree.set_attributes(bucket, mode=0o755)
+        put(store, bucket, b"k")
+        clock.pass_s(50 * 60)
+    names = shown(store, bucket)
+    most = sum(count for _, count in snapshots._SHOWN)
+    assert most // 2 < len(names) <= most
+    assert names == sorted(names, reverse=True), "newest first"
+    assert len(set(names)) == len(names)
+    clock.pass_s(365 * 24 * HOUR_S)
+    assert shown(store, bucket) == [], "a year in which nothing changes"
+
+
+def test_only_hours_in_which_something_changed_are_listed(store: Store, bucket: Ino, clock: Clock) -> None:
+    clock.now += -clock.now % (24 * HOUR_S * 10**9)
+    put(store, bucket, b"k")
+    clock.pass_s(3 * HOUR_S)
+    put(store, bucket, b"k")
+    clock.pass_s(2 * HOUR_S)
+    hours = [name[-8:-6] for name in shown(store, bucket) if name.endswith(".00.00")]
+    assert hours == ["04", "01"], "the ends of the hours of both"
+
+
+def test_moments_that_are_none(store: Store, bucket: Ino, clock: Clock) -> None:
+    past = PastTree(store)
+    put(store, bucket, b"k")
+    future = Seq(clock.now // 1000 + 10_000_000)
+    for name in (b"x", b"", b"\xff", b"null", format_version_id(future).encode(), b"99991231T235959.999999Z"):
+        with pytest.raises(NoSuchKey):
+            past.lookup(number(Node.SNAPSHOTS, bucket), name, AS_ROOT)
+    assert moment(store, bucket, past)
+
+
+def test_a_number_of_another_life_of_the_daemon_leads_nowhere(store: Store, bucket: Ino) -> None:
+    past = PastTree(store)
+    put(store, bucket, b"k")
+    node = moment(store, bucket, past)
+    assert past.stat(node).ino == node
+    other = PastTree(store)
+    for call in (
+        lambda: other.stat(node),
+        lambda: other.lookup(node, b"k", AS_ROOT),
+        lambda: list(other.list(node, 0, AS_ROOT)),
+    ):
+        with pytest.raises(NoSuchKey):
+            call()
+
+
+def test_a_file_that_was_closed_to_others_through_an_open_directory(store: Store, bucket: Ino) -> None:
+    """Whoever has the directory of a moment open, from when it could be read, reads no more of it than now."""
+    directory = mkdir(store, bucket, b"d")
+    ino = write(store, directory, b"f", b"secret", ALICE, 0o644)
+    past = PastTree(store)
+    then = past.lookup(moment(store, bucket, past), b"d", AS_BOB).ino
+    node = past.lookup(then, b"f", AS_BOB).ino
+    past.check_readable(node, AS_BOB)
+    store.tree.set_attributes(ino, mode=0o600)
+    for found in (past.stat(node), past.lookup(then, b"f", AS_BOB), *(one for _, one, _ in past.list(then, 0, AS_BOB))):
+        assert stat.S_IMODE(found.mode) & 0o077 == 0
+    with pytest.raises(AccessDenied):
+        past.check_readable(node, AS_BOB)
+    past.check_readable(node, AS_ALICE)
+
+
+async def test_a_version_is_opened_by_who_may_read_it_and_its_key(store: Store, bucket: Ino) -> None:
+    """The kernel saw the mode of the version only, which was open; by now the name is Alice's, closed."""
+    write(store, bucket, b"f", b"open then", BOB, 0o644)
+    write(store, bucket, b"n", b"closed", ALICE, 0o600)
+    seq = sequences(store, bucket, b"f")[0]
+    store.tree.rename(bucket, b"n", bucket, b"f", ALICE)
+    door = door_to(store)
+    node = number(Node.VERSION, seq)
+    assert door._past.stat(node).mode & 0o044, "as hard to read as the file itself was"
+    with pytest.raises(pyfuse3.FUSEError):
+        await door.open(node, os.O_RDONLY, caller(5, 5))
+    with pytest.raises(pyfuse3.FUSEError):
+        await door.getxattr(node, b"user.vfs.etag", caller(5, 5))
+    info = await door.open(node, os.O_RDONLY, caller())
+    assert await door.read(info.fh, 0, 100) == b"open then"
+    await door.release(info.fh)
+    for flags in (os.O_WRONLY, os.O_RDWR, os.O_RDONLY | os.O_TRUNC):
+        with pytest.raises(pyfuse3.FUSEError):
+            await door.open(node, flags, caller())
+
+
+def test_a_directory_that_moved_is_no_easier_to_get_into(store: Store, bucket: Ino) -> None:
+    directory = mkdir(store, bucket, b"d")
+    save(store, directory, b"f", b"x")
+    closed = store.tree.mkdir(bucket, b"closed", 0o700, 0, ROOT)[0]
+    inner = mkdir(store, closed, b"in")
+    past = PastTree(store)
+    node = moment(store, bucket, past)
+    assert past.lookup(node, b"d", AS_BOB)
+    store.tree.rename(bucket, b"d", inner, b"d", ROOT)
+    with pytest.raises(AccessDenied):
+        past.lookup(node, b"d", AS_BOB)
+    assert past.lookup(node, b"d", AS_ROOT)
+    store.tree.set_attributes(closed, mode=0o755)
+    store.tree.set_attributes(inner, mode=0o700)
+    with pytest.raises(AccessDenied):
+        past.lookup(node, b"d", AS_BOB)
+
+
+def test_a_moment_shows_what_was_there_and_nothing_else(store: Store, bucket: Ino) -> None:
+    past = PastTree(store)
+    directory = mkdir(store, bucket, b"d")
+    save(store, directory, b"f", b"x")
+    then = moment(store, bucket, past)
+    remove_all(store, bucket, b"d")
+    save(store, bucket, b"new", b"x")
+    now = moment(store, bucket, past)
+    assert [name for name, _, _ in past.list(then, 0, AS_ROOT)] == [b"d"]
+    assert [name for name, _, _ in past.list(now, 0, AS_ROOT)] == [b"new"]
+    below = past.lookup(then, b"d", AS_ROOT)
+    assert stat.S_ISDIR(below.mode)
+    (row,) = past.list(below.ino, 0, AS_ROOT)
+    assert (row[0], split(row[1].ino)[0]) == (b"f", Node.VERSION)
+    for name in (b"d", b"absent"):
+        with pytest.raises(NoSuchKey):
+            past.lookup(now, name, AS_ROOT)
+
+
+# -- listings that go on ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("room", [1, 2, 3, 7, 100])
+@pytest.mark.parametrize("cookies", [1, 3, 4096])
+async def test_a_listing_goes_on_though_names_go(
+    store: Store, bucket: Ino, monkeypatch: pytest.MonkeyPatch, cookies: int, room: int
+) -> None:
+    """What stays is listed once, also when what was listed is removed without a trace (`rm -rf`)."""
+    monkeypatch.setattr(operations, "COOKIES_MAX", cookies)
+    plain = store.create_bucket(b"plain", uid=0, gid=0, state=State.UNVERSIONED)
+    names = [b"%02d" % at for at in range(30)]
+    for name in names:
+        save(store, plain, name, b"x")
+    replies = Replies(monkeypatch)
+    door = door_to(store)
+    fh = await door.opendir(plain, caller())
+    told: list[bytes] = []
+    cookie = 0
+    while found := await replies.ask(door, fh, cookie, room):
+        assert len(found) <= room
+        for name, after in found:
+            cookie = after
+            if name in (b".", b".."):
+                continue
+            told.append(name)
+            store.tree.unlink(plain, name, ROOT)
+    assert told == names
+    await door.releasedir(fh)
+
+
+@pytest.mark.parametrize("room", [1, 5])
+async def test_a_listing_goes_on_from_any_place_that_it_told(
+    store: Store, bucket: Ino, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    monkeypatch.setattr(operations, "COOKIES_MAX", 2)
+    for at in range(12):
+        (mkdir if at % 3 == 0 else lambda *a: save(*a, b"x"))(store, bucket, b"%02d" % at)
+    replies = Replies(monkeypatch)
+    door = door_to(store)
+    fh = await door.opendir(bucket, caller())
+    everything: list[tuple[bytes, int]] = []
+    cookie = 0
+    while found := await replies.ask(door, fh, cookie, room):
+        everything += found
+        cookie = found[-1][1]
+    assert [name for name, _ in everything] == [b".", b"..", *(b"%02d" % at for at in range(12))]
+    for at, (_, cookie) in enumerate(everything):
+        rest = []
+        while found := await replies.ask(door, fh, cookie, room):
+            rest += found
+            cookie = found[-1][1]
+        assert rest == everything[at + 1 :]
+
+
+async def test_the_cookie_of_another_directory_tells_nothing(
+    store: Store, bucket: Ino, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = mkdir(store, bucket, b"closed")
+    ino = save(store, closed, b"m", b"x")
+    mine = mkdir(store, bucket, b"mine")
+    for name in (b"a", b"z"):
+        save(store, mine, name, b"x")
+    key = store.core.catalog.inode(ino).key
+    replies = Replies(monkeypatch)
+    door = door_to(store)
+    fh = await door.opendir(mine, caller())
+    with pytest.raises(pyfuse3.FUSEError):
+        await replies.ask(door, fh, key, 10)
+    past = door._past
+    for node, cookie in (
+        (number(Node.DIRECTORY, mine), number(Node.DIRECTORY, key)),
+        (past.lookup(moment(store, bucket, past), b"mine", AS_ROOT).ino, key),
+    ):
+        with pytest.raises(NoSuchKey):
+            list(past.list(node, cookie, AS_ROOT))
+
+
+@pytest.mark.parametrize("at", range(6))
+def test_lists_of_the_past_go_on_behind_any_row(store: Store, bucket: Ino, at: int) -> None:
+    for name in (b"a", b"b", b"c"):
+        save(store, bucket, name, b"1")
+        save(store, bucket, name, b"2")
+    mkdir(store, bucket, b"d")
+    past = PastTree(store)
+    for node in (
+        number(Node.DIRECTORY, bucket),
+        number(Node.KEY, key_of(store, bucket, b"b")),
+        moment(store, bucket, past),
+        number(Node.SNAPSHOTS, bucket),
+    ):
+        rows = list(past.list(node, 0, AS_ROOT))
+        if at < len(rows):
+            assert list(past.list(node, rows[at][2], AS_ROOT)) == rows[at + 1 :]
+
+
+# -- what the attributes do -------------------------------------------------------------------------------------------
+
+
+def restoring(store: Store, who: tuple[int, int], directory: Ino, seq: Seq, path: bytes) -> None:
+    """What `vfs restore` does, as somebody."""
+    ctx = caller(*who)
+    door_to(store)._attributes.restore(directory, b"%d\0%s" % (seq, path), ctx, Writer(who[0], 1, "test"))
+
+
+BY_BOB, BY_ALICE = (1001, 1001), (1000, 1000)
+
+
+def test_who_may_restore_what(store: Store, bucket: Ino) -> None:
+    """What cp would ask for: to read the version, its key and all above; to search the way; to write to the target."""
+    store.tree.set_attributes(bucket, mode=0o777)
+    private = store.tree.mkdir(bucket, b"private", 0o700, 0, ALICE)[0]
+    write(store, private, b"in", b"secret", ALICE, 0o644)
+    write(store, bucket, b"closed", b"secret", ALICE, 0o600)
+    write(store, bucket, b"open", b"old", ALICE, 0o644)
+    write(store, bucket, b"mine", b"x", BOB, 0o644)
+    hers = store.tree.mkdir(bucket, b"hers", 0o755, 0, ALICE)[0]
+    shut = store.tree.mkdir(bucket, b"shut", 0o700, 0, ALICE)[0]
+    below = store.tree.mkdir(shut, b"below", 0o777, 0, ALICE)[0]
+    other = store.create_bucket(b"other", uid=1001, gid=0, mode=0o777)
+    seqs = {name: sequences(store, bucket, name)[0] for name in (b"closed", b"open", b"mine")}
+    hidden = sequences(store, private, b"in")[0]
+    for seq, directory, path, error in (
+        (hidden, bucket, b"copy", AccessDenied),  # a directory above is closed
+        (seqs[b"closed"], bucket, b"copy", AccessDenied),  # the key is
+        (seqs[b"open"], bucket, b"closed", AccessDenied),  # over what he may not write to
+        (seqs[b"open"], bucket, b"hers/copy", AccessDenied),  # where he may make nothing
+        (seqs[b"open"], bucket, b"shut/below/copy", AccessDenied),  # through what he may not search
+        (seqs[b"open"], other, b"copy", CrossBucket),
+        (seqs[b"open"], bucket, b"absent/copy", NoSuchKey),
+    ):
+        before = store.core.journal.end
+        with pytest.raises(error):
+            restoring(store, BY_BOB, directory, seq, path)
+        assert store.core.journal.end == before, path
+    restoring(store, BY_BOB, bucket, seqs[b"open"], b"copy")
+    assert store.tree.lookup(bucket, b"copy")[1].uid == 1001
+    restoring(store, BY_ALICE, bucket, hidden, b"hers/copy")
+    assert store.tree.lookup(hers, b"copy")[1].uid == 1000
+    assert store.tree.find(below, b"copy") is None
+
+
+def test_a_version_of_a_closed_file_at_a_name_that_is_open_now_is_not_restored(store: Store, bucket: Ino) -> None:
+    store.tree.set_attributes(bucket, mode=0o777)
+    write(store, bucket, b"f", b"secret", ALICE, 0o600)
+    seq = sequences(store, bucket, b"f")[0]
+    write(store, bucket, b"n", b"open", BOB, 0o666)
+    store.tree.rename(bucket, b"n", bucket, b"f", BOB)
+    with pytest.raises(AccessDenied):
+        restoring(store, BY_BOB, bucket, seq, b"copy")
+    restoring(store, (0, 0), bucket, seq, b"copy")
+
+
+def test_a_sticky_directory_keeps_what_others_have_there(store: Store, bucket: Ino) -> None:
+    """Restoring over what is no regular file is a rename over it."""
+    store.tree.set_attributes(bucket, mode=0o1777)
+    store.tree.symlink(bucket, b"link", b"t", 0, ALICE)
+    write(store, bucket, b"mine", b"x", BOB, 0o644)
+    seq = sequences(store, bucket, b"mine")[0]
+    with pytest.raises(NotPermitted):
+        restoring(store, BY_BOB, bucket, seq, b"link")
+    assert store.tree.inode(store.tree.lookup(bucket, b"link")[0]).target == b"t"
+    store.tree.symlink(bucket, b"own", b"t", 0, BOB)
+    restoring(store, BY_BOB, bucket, seq, b"own")
+
+
+def test_a_directory_comes_back_only_where_its_restorer_may_make_it(store: Store, bucket: Ino) -> None:
+    above = store.tree.mkdir(bucket, b"above", 0o755, 0, ALICE)[0]
+    mine = store.tree.mkdir(above, b"mine", 0o777, 0, ALICE)[0]
+    write(store, mine, b"f", b"x", ALICE, 0o644)
+    seq = sequences(store, mine, b"f")[0]
+    store.tree.unlink(mine, b"f", ALICE)
+    store.tree.rmdir(above, b"mine", ALICE)
+    with pytest.raises(AccessDenied):
+        restoring(store, BY_BOB, bucket, seq, b"above/mine/f")
+    assert store.tree.find(above, b"mine") is None
+    restoring(store, BY_ALICE, bucket, seq, b"above/mine/f")
+    assert store.tree.find(above, b"mine") == mine
+
+
+async def test_only_its_owner_says_what_a_bucket_does(store: Store) -> None:
+    made = store.create_bucket(b"hers", uid=1000, gid=1000)
+    directory = mkdir(store, made, b"d")
+    door = door_to(store)
+    for word, value in (
+        (b"versioning", b"Suspended"),
+        (b"compression", b"zstd"),
+        (b"lock", b"on"),
+        (b"lifecycle", b"[]"),
+        (b"expiring", b"x"),
+    ):
+        before = store.core.journal.end
+        for ino, who in ((made, (1001, 1001)), (directory, (0, 0)), (STORE_ROOT, (0, 0))):
+            with pytest.raises((NotPermitted, pyfuse3.FUSEError)):
+                await door.setxattr(ino, b"user.vfs." + word, value, caller(*who))
+        assert store.core.journal.end == before, word
+    with pytest.raises(pyfuse3.FUSEError):
+        await door.getxattr(made, b"user.vfs.expiring", caller(1001, 1001))  # it names keys
+    await door.setxattr(made, b"user.vfs.compression", b"zstd", caller(1000, 1000))
+    assert await door.getxattr(made, b"user.vfs.compression", caller(5, 5)) == b"zstd"
+
+
+async def test_facts_are_read_only(store: Store, bucket: Ino) -> None:
+    door = door_to(store)
+    ino = save(store, bucket, b"f", b"x")
+    before = store.core.journal.end
+    for word in (b"etag", b"version_id", b"writer", b"status", b"bucket", b"settled", b"anything"):
+        with pytest.raises(pyfuse3.FUSEError):
+            await door.setxattr(ino, b"user.vfs." + word, b"x", caller())
+        with pytest.raises(pyfuse3.FUSEError):
+            await door.removexattr(ino, b"user.vfs." + word, caller())
+    assert store.core.journal.end == before
+
+
+def test_a_log_tells_no_etag_to_who_may_not_read(store: Store, bucket: Ino) -> None:
+    write(store, bucket, b"f", b"guessable", ALICE, 0o600)
+    write(store, bucket, b"n", b"open", BOB, 0o644)
+    store.tree.rename(bucket, b"n", bucket, b"f", BOB)
+    past = PastTree(store)
+    key = key_of(store, bucket, b"f")
+    for who, told in ((AS_BOB, 1), (AS_ROOT, 2)):
+        lines, _ = past.read_log(key, operations.LOG_START, who)
+        assert len(lines.splitlines()) == 2
+        assert lines.count(b'"ETag"') == told
+
+
+def test_errors_of_the_past_are_the_domains(store: Store, bucket: Ino) -> None:
+    """Any node, of anything that is not there: an error that has an errno."""
+    past = PastTree(store)
+    save(store, bucket, b"f", b"x")
+    for node in Node:
+        for of in (0, 1, bucket, 99, 1 << 40, SEQ_MAX):
+            for call in (
+                lambda node=node, of=of: past.stat(number(node, of)),
+                lambda node=node, of=of: past.lookup(number(node, of), b"f", AS_ROOT),
+                lambda node=node, of=of: list(islice(past.list(number(node, of), 0, AS_ROOT), 5)),
+                lambda node=node, of=of: past.version(number(node, of)),
+            ):
+                with contextlib.suppress(VfsError):
+                    call()
