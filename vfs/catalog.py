@@ -20,6 +20,9 @@ Tables, with their keys (integers big-endian, 8 bytes, so that they sort) and va
     attributes  inode, name               -> value (bytes)
     drafts      inode                     -> Draft
     orphans     inode                     -> nothing                        without a name, still open
+    displaced   inode                     -> directory, name                of an open file that was replaced there
+    interim     inode                     -> Interim
+    tails       inode, offset             -> bytes                          of the tail of an interim draft
     buckets     inode                     -> Bucket
     blocks      block id                  -> segment, offset, length, references, node (struct)
     objects     key, ~sequence            -> ObjectInfo                     of versions that the S3 doors know more of
@@ -48,7 +51,7 @@ from vfs import events
 from vfs.blocks import HEADER_BYTES, LOST, Blocks, End, Place
 from vfs.content import children
 from vfs.disk import LIMITS, refusal, set_aside, sync_directory, sync_file
-from vfs.errors import Corrupt, DiskFailed, LimitReached, NoSpace, NoSuchKey
+from vfs.errors import Corrupt, DiskFailed, LimitReached, NoSpace, NoSuchInode, NoSuchKey
 from vfs.events import Event
 from vfs.journal import START, Position
 from vfs.model import (
@@ -59,6 +62,7 @@ from vfs.model import (
     Draft,
     Ino,
     Inode,
+    Interim,
     KeyId,
     Kind,
     ObjectInfo,
@@ -70,11 +74,6 @@ from vfs.model import (
 
 log = logging.getLogger("vfs.catalog")
 
-FORMAT = 2
-FORMAT_COMPRESSED = 3  # of a store in which blocks may be compressed
-FORMAT_LOGGED = 4  # and in which there may be a sync log
-FORMAT_OBJECTS = 5  # and which may have objects, uploads, locks
-FORMAT_GUARDED = 6  # and which may say who purges, whose versions a name hid, and what was displaced while open
 RESERVE_BYTES = 8 << 20  # room set aside on the disk behind the file, for the commits that free space on a full one
 INODES_KEPT_MAX = 8192  # decoded inodes in memory, about 6 MiB
 NAMES_KEPT_MAX = 8192  # live names in memory, and once more as many of keys, about 1 MiB each
@@ -85,8 +84,9 @@ ENGINE = 0  # LMDB 0.9 (data format v1): py-lmdb carries 1.0 too, whose files ar
 TABLES = (
     *("entries", "inodes", "keys", "key_names", "removed", "versions", "times", "links", "attributes", "drafts"),
     *("orphans", "buckets", "blocks", "segments", "meta", "objects", "uploads", "parts"),
+    *("displaced", "interim", "tails"),
 )
-LATER_TABLES = ("objects", "uploads", "parts")  # which catalogs of format 2 and 3 may lack
+LATER_TABLES = ("objects", "uploads", "parts", "displaced", "interim", "tails")  # which earlier catalogs may lack
 
 _U64 = struct.Struct(">Q")
 _PAIR = struct.Struct(">QQ")
@@ -113,6 +113,7 @@ _decode_inode = msgspec.msgpack.Decoder(Inode).decode
 _decode_version = msgspec.msgpack.Decoder(Version).decode
 _decode_bucket = msgspec.msgpack.Decoder(Bucket).decode
 _decode_draft = msgspec.msgpack.Decoder(Draft).decode
+_decode_interim = msgspec.msgpack.Decoder(Interim).decode
 _decode_object = msgspec.msgpack.Decoder(ObjectInfo).decode
 _decode_upload = msgspec.msgpack.Decoder(Upload).decode
 _decode_part = msgspec.msgpack.Decoder(Part).decode
@@ -266,6 +267,9 @@ class Catalog:
             events.UploadSet: self._upload_set,
             events.UploadGone: self._upload_gone,
             events.PartSet: self._part_set,
+            events.DisplacedSet: self._displaced_set,
+            events.InterimSet: self._interim_set,
+            events.InterimGone: self._interim_gone,
         }
         self._blocks: Blocks | None = None
         self.loads = 0  # how often what was not committed was dropped
@@ -299,6 +303,7 @@ class Catalog:
         self._orphans, self._buckets, self._removed = db["orphans"], db["buckets"], db["removed"]
         self._block_rows, self._segment_rows, self._meta = db["blocks"], db["segments"], db["meta"]
         self._objects, self._uploads, self._parts = db["objects"], db["uploads"], db["parts"]
+        self._displaced, self._interim, self._tails = db["displaced"], db["interim"], db["tails"]
         self._room = 0  # how far the file can grow in the room that is set aside for it
         try:
             self._begin()
@@ -323,9 +328,16 @@ class Catalog:
         self._key_cache: dict[KeyId, bytes] = {}  # rows of key_names
         self._inodes_changed: set[Ino] = set()
         self._drafts_changed: set[Ino] = set()
+        self._interim_changed: set[Ino] = set()
         self._buckets_changed: set[Ino] = set()
         self._draft_rows = {
             Ino(_U64.unpack(key)[0]): _decode_draft(value) for key, value in self._scan(self._drafts, b"", b"")
+        }
+        self._interim_rows = {
+            Ino(_U64.unpack(key)[0]): _decode_interim(value) for key, value in self._scan(self._interim, b"", b"")
+        }
+        self._displaced_rows = {
+            Ino(_U64.unpack(key)[0]): _key_name(value) for key, value in self._scan(self._displaced, b"", b"")
         }
         self._bucket_rows = {
             Ino(_U64.unpack(key)[0]): _decode_bucket(value) for key, value in self._scan(self._buckets, b"", b"")
@@ -432,6 +444,13 @@ class Catalog:
             else:
                 self._put(_u64(ino), _encode(draft), db=self._drafts)
         self._drafts_changed.clear()
+        for ino in self._interim_changed:
+            interim = self._interim_rows.get(ino)
+            if interim is None:
+                self._delete(_u64(ino), db=self._interim)
+            else:
+                self._put(_u64(ino), _encode(interim), db=self._interim)
+        self._interim_changed.clear()
         for ino in self._buckets_changed:
             bucket = self._bucket_rows.get(ino)
             if bucket is None:
@@ -526,7 +545,7 @@ class Catalog:
         if inode is None:
             inode = self._kept_inode(ino)
             if inode is None:
-                raise NoSuchKey(f"no inode {ino}")
+                raise NoSuchInode(f"no inode {ino}")
         return inode
 
     def _kept_inode(self, ino: Ino) -> Inode | None:
@@ -674,6 +693,25 @@ class Catalog:
     def drafts(self) -> Iterator[tuple[Ino, Draft]]:
         """All drafts: at most one per open file."""
         yield from self._draft_rows.items()
+
+    def interim(self, ino: Ino) -> Interim | None:
+        return self._interim_rows.get(ino)
+
+    def interims(self) -> Iterator[tuple[Ino, Interim]]:
+        """All interim drafts: at most one per open file."""
+        yield from self._interim_rows.items()
+
+    def tail(self, ino: Ino) -> bytes:
+        """The bytes of an interim draft that follow its content."""
+        return b"".join(value for _, value in self._scan(self._tails, _u64(ino), b""))
+
+    def displaced(self, ino: Ino) -> KeyName | None:
+        """Where an inode without a name is published."""
+        return self._displaced_rows.get(ino)
+
+    def every_displaced(self) -> Iterator[tuple[Ino, KeyName]]:
+        """At most one per open file."""
+        yield from self._displaced_rows.items()
 
     def removed(self, key: KeyId) -> list[Ino]:
         """The directories that were removed at this key and are kept for the history below, the last one first."""
@@ -955,6 +993,8 @@ class Catalog:
                 self._add_references()
         for draft in self._draft_rows.values():
             self._count(draft.content, 1)
+        for interim in self._interim_rows.values():
+            self._count(interim.content, 1)
         for _, _, part in self.every_part():
             self._count(part.content, 1)
             if len(self._references) >= COUNTS_MAX:
@@ -1070,6 +1110,8 @@ class Catalog:
             self._buckets_changed.add(inode.bucket)
         self._keep_inode(ino, inode.copy())
         self._inodes_changed.add(ino)
+        if inode.nlink and ino in self._displaced_rows:
+            self._displaced_gone(ino)
         if inode.is_dir:
             if old is not None and old.nlink == 0:
                 self._delete(_pair(old.key, ino), db=self._removed)
@@ -1091,8 +1133,11 @@ class Catalog:
         if old.nlink == 0:
             if old.is_dir:
                 self._delete(_pair(old.key, ino), db=self._removed)
+            elif ino in self._displaced_rows:
+                self._displaced_gone(ino)
             else:
                 self._delete(_u64(ino), db=self._orphans)
+        self._interim_gone(events.InterimGone(ino))
         if old.attributes:
             for name in self.attributes(ino):
                 self._delete(_u64(ino) + name, db=self._attributes)
@@ -1133,6 +1178,41 @@ class Catalog:
 
     def _orphan_set(self, change: events.OrphanSet) -> None:
         self._put(_u64(change.ino), b"", db=self._orphans)
+
+    def _displaced_set(self, change: events.DisplacedSet) -> None:
+        self._displaced_rows[change.ino] = KeyName(change.parent, change.name)
+        self._put(_u64(change.ino), _u64(change.parent) + change.name, db=self._displaced)
+
+    def _displaced_gone(self, ino: Ino) -> None:
+        del self._displaced_rows[ino]
+        self._delete(_u64(ino), db=self._displaced)
+
+    def _interim_set(self, change: events.InterimSet) -> None:
+        ino, interim = change.ino, change.interim
+        old = self._interim_rows.get(ino)
+        had = 0 if old is None else old.tail_bytes
+        if change.kept not in (0, had) or change.kept + len(change.tail) != interim.tail_bytes:
+            raise Corrupt("journal", expected=f"{had} or 0 bytes kept of a tail", found=str(change.kept))
+        if old is not None:
+            self._count(old.content, -1)
+        if not change.kept:
+            self._drop_tail(ino)
+        self._count(interim.content, 1)
+        if change.tail:
+            self._put(_pair(ino, change.kept), change.tail, db=self._tails)
+        self._interim_rows[ino] = interim
+        self._interim_changed.add(ino)
+
+    def _interim_gone(self, change: events.InterimGone) -> None:
+        old = self._interim_rows.pop(change.ino, None)
+        if old is not None:
+            self._count(old.content, -1)
+            self._drop_tail(change.ino)
+            self._interim_changed.add(change.ino)
+
+    def _drop_tail(self, ino: Ino) -> None:
+        for offset in [key for key, _ in self._scan(self._tails, _u64(ino), b"")]:
+            self._delete(_u64(ino) + offset, db=self._tails)
 
     def _object_set(self, change: events.ObjectSet) -> None:
         self._put(_pair(change.key, _ALL_ONES - change.seq), _encode(change.info), db=self._objects)

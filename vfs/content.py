@@ -20,6 +20,7 @@ FANOUT = 256
 FILE_BYTES_MAX = (1 << 63) - 1
 DIRTY_LEAVES_MAX = 64  # 8 MiB of a file's changes in memory
 STORED_LEAVES_MAX = 16  # 2 MiB of a file whose changes were stored and that is still open
+NODE_BYTES = FANOUT * ID_BYTES  # of a full one
 NODES_MAX = 256  # changed nodes of a file in memory, 2 MiB
 
 HOLE = BlockId(b"")
@@ -77,11 +78,47 @@ class WorkingCopy:
         self._leaves: OrderedDict[int, bytearray] = OrderedDict()
         self._nodes: OrderedDict[tuple[int, int], bytearray] = OrderedDict()
         self._stored_leaves: OrderedDict[BlockId, bytearray] = OrderedDict()  # to be changed again, perhaps
+        self.edits = 0  # goes up with each change of the tree; not with those of leaves in memory
 
     @property
     def holes(self) -> int:
         """How many leaves are holes; while changes are in memory, how many at least."""
         return max(0, -(-self.size // BLOCK_BYTES) - self._data - len(self._leaves))
+
+    @property
+    def unstored_leaves(self) -> int:
+        """How many changed leaves are in memory only."""
+        return len(self._leaves)
+
+    @property
+    def unstored_nodes(self) -> int:
+        """How many changed nodes of the tree are in memory only."""
+        return len(self._nodes)
+
+    def store_some(self, count: int) -> bool:
+        """Store up to *count* of the changed leaves, the last one of the file excepted. Returns whether there are more.
+        Raises NoSpace.
+        """
+        last = self.size // BLOCK_BYTES
+        changed = [index for index in self._leaves if index != last]
+        for index in changed[:count]:
+            self._keep_stored(*self._store_leaf(index))
+        return len(changed) > count
+
+    def tail_start(self) -> int | None:
+        """Where the last leaf begins that is not full, if no other one is changed in memory; else None."""
+        start = self.size - self.size % BLOCK_BYTES
+        return None if any(index * BLOCK_BYTES < start for index in self._leaves) else start
+
+    def sealed_until(self, offset: int) -> Content:
+        """What is before *offset*, a whole number of leaves none of which is changed in memory, as stored content; this
+        copy stays as it is. Raises NoSpace.
+        """
+        before = WorkingCopy(self._blocks, Content(self.size, self._root, self._depth), compress=self._compress)
+        before._data = self._data
+        before._nodes = OrderedDict((place, bytearray(node)) for place, node in self._nodes.items())
+        before.truncate(offset)
+        return before.seal()
 
     def stored(self) -> list[tuple[BlockId, int]]:
         """The stored blocks from which everything stored of it can be reached, with how many levels lie below each."""
@@ -175,6 +212,7 @@ class WorkingCopy:
         if size >= self.size:
             self._grow(size)
             return
+        self.edits += 1
         if not size:
             self._root, self._depth, self._data, self.size = HOLE, 0, 0, 0
             self._leaves.clear()
@@ -252,14 +290,16 @@ class WorkingCopy:
     def seal(self) -> Content:
         """Store everything that changed and return the content. Raises NoSpace; then everything is still here."""
         while self._leaves:
-            block, leaf = self._store_leaf(next(iter(self._leaves)))
-            if block:
-                self._stored_leaves[block] = leaf
-            if len(self._stored_leaves) > STORED_LEAVES_MAX:
-                self._stored_leaves.popitem(last=False)
+            self._keep_stored(*self._store_leaf(next(iter(self._leaves))))
         while self._nodes:  # lower levels first: storing one changes its parent
             self._store_node(*min(self._nodes))
         return Content(self.size, self._root if self.size else HOLE, self._depth, self.holes)
+
+    def _keep_stored(self, block: BlockId, leaf: bytearray) -> None:
+        if block:
+            self._stored_leaves[block] = leaf
+        if len(self._stored_leaves) > STORED_LEAVES_MAX:
+            self._stored_leaves.popitem(last=False)
 
     def _store_leaf(self, index: int) -> tuple[BlockId, bytearray]:
         leaf = self._leaves[index]
@@ -312,6 +352,7 @@ class WorkingCopy:
         return node
 
     def _set_child(self, level: int, index: int, block: BlockId) -> None:
+        self.edits += 1
         if level >= self._depth:
             self._root = block
             if not level:

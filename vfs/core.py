@@ -14,7 +14,7 @@ import msgspec
 
 from vfs import events, locks, rules
 from vfs.blocks import Blocks
-from vfs.catalog import Catalog
+from vfs.catalog import Catalog, KeyName
 from vfs.errors import DiskFailed, Exists
 from vfs.events import Change, Event
 from vfs.journal import Journal
@@ -239,6 +239,14 @@ class Core:
         gone = {change.key for change in changes if type(change) is events.KeyGone}
         return any(key not in gone for _, key in self.catalog.keys(directory))
 
+    def path(self, where: KeyName) -> bytes:
+        """The key (path in its bucket) of a name, live or removed."""
+        parts = [where.name]
+        while (inode := self.catalog.peek(where.parent)).key:
+            where = self.catalog.key_name(inode.key)
+            parts.append(where.name.removesuffix(b"/"))
+        return b"/".join(reversed(parts))
+
     def names_of(self, ino: Ino, inode: Inode) -> list[KeyId]:
         """The keys of all the names of an inode that has some."""
         if inode.nlink > 1 and not inode.is_dir:
@@ -247,8 +255,19 @@ class Core:
 
     # -- attaching and detaching inodes -----------------------------------------------------------------------
 
-    def detach(self, changes: list[Change], key: KeyId, ino: Ino, inode: Inode, *, is_open: bool) -> None:
-        """Take one name away from a file's inode; it goes with its last name, or lives on as an orphan while open."""
+    def detach(
+        self,
+        changes: list[Change],
+        key: KeyId,
+        ino: Ino,
+        inode: Inode,
+        *,
+        is_open: bool,
+        displaced: KeyName | None = None,
+    ) -> None:
+        """Take one name away from a file's inode; it goes with its last name. While open it lives on, as an orphan or,
+        if what is written to it shall be published there, as displaced from a name.
+        """
         if inode.nlink > 1:
             inode.nlink -= 1
             left = [name for name in self.catalog.links(ino) if name != key]
@@ -262,13 +281,17 @@ class Core:
             inode.ctime = self.clock()
             changes.append(events.InodeSet(ino, inode))
             return
+        inode.nlink = 0
+        inode.ctime = self.clock()
+        if is_open and displaced is not None:
+            changes += [events.InodeSet(ino, inode), events.DisplacedSet(ino, *displaced)]
+            return
         if self.catalog.draft(ino) is not None:
             changes.append(events.DraftGone(ino))
+        if self.catalog.interim(ino) is not None:
+            changes.append(events.InterimGone(ino))
         if is_open:
-            inode.nlink = 0
-            inode.ctime = self.clock()
-            changes.append(events.InodeSet(ino, inode))
-            changes.append(events.OrphanSet(ino))
+            changes += [events.InodeSet(ino, inode), events.OrphanSet(ino)]
         else:
             changes.append(events.InodeGone(ino))
 

@@ -25,6 +25,10 @@ class NoSuchKey(VfsError):
         self.marker = marker
 
 
+class NoSuchInode(NoSuchKey):
+    """There is no inode of that number any more: whoever asks has found it by a name that leads elsewhere by now."""
+
+
 class NoSuchVersion(VfsError):
     """The key exists but has no version with that id."""
 

@@ -18,6 +18,7 @@ from vfs.model import (
     Draft,
     Ino,
     Inode,
+    Interim,
     KeyId,
     Name,
     Number,
@@ -25,6 +26,7 @@ from vfs.model import (
     Part,
     PartNumber,
     Seq,
+    Size,
     Upload,
     Version,
 )
@@ -189,6 +191,31 @@ class PartSet(Struct, array_like=True, frozen=True, gc=False, tag=22):
     part: Part
 
 
+class DisplacedSet(Struct, array_like=True, frozen=True, gc=False, tag=23):
+    """Something else was put where an open file stood, which has no name from now on; what is written to it is still
+    published at (directory, name). Ends when the inode has a name again, or goes.
+    """
+
+    ino: Ino
+    parent: Ino
+    name: Name
+
+
+class InterimSet(Struct, array_like=True, frozen=True, gc=False, tag=24):
+    """The interim draft of an open file is now this; its tail are the first *kept* bytes that it had, and *tail*."""
+
+    ino: Ino
+    interim: Interim
+    kept: Size
+    tail: bytes
+
+
+class InterimGone(Struct, array_like=True, frozen=True, gc=False, tag=31):
+    """A draft has all that the interim draft had, or nobody wants it any more."""
+
+    ino: Ino
+
+
 Change = (
     BucketSet
     | BucketGone
@@ -212,6 +239,9 @@ Change = (
     | UploadSet
     | UploadGone
     | PartSet
+    | DisplacedSet
+    | InterimSet
+    | InterimGone
 )
 
 
@@ -236,6 +266,8 @@ def contents(event: Event) -> list[Content]:
                 found.append(change.draft.content)
             case PartSet():
                 found.append(change.part.content)
+            case InterimSet():
+                found.append(change.interim.content)
             case _:
                 pass
     return found

@@ -13,7 +13,7 @@ from vfs.core import Attributes, Changed, Core
 from vfs.errors import IsADirectory, NameTooLong, NoSuchKey, NoSuchVersion, NotADirectory, NotPermitted
 from vfs.events import Change
 from vfs.files import SETID, Files
-from vfs.model import EMPTY, STORE_ROOT, Content, Ino, Inode, KeyId, Kind, Seq, Version, Writer
+from vfs.model import EMPTY, STORE_ROOT, Ino, Inode, KeyId, Kind, Seq, Version, Writer
 from vfs.names import (
     NAME_BYTES_MAX,
     check_name,
@@ -240,6 +240,7 @@ class History:
         """
         core, catalog = self._core, self._catalog
         where = catalog.key_name(key)
+        self._files.publish_at(*where)
         ino = catalog.entry(where.parent, where.name)
         if ino is not None and catalog.inode(ino).nlink > 1 and self._files.has_changes(ino):
             self._files.publish_all(ino)  # the other names shall have it too, before this one leads elsewhere
@@ -258,60 +259,42 @@ class History:
         after = newest[1] if len(newest) > 1 else None
         if after is not None and after[1].kind is not Kind.CONTENT:
             after = None
-        changed = [Changed(where.parent, where.name, ino, ino)]
-        reset = orphan = None
-        other = after is not None and self._own_rights(key, *after) is not None
-        takes = ino is not None and after is not None and not other and self._can_take(ino, after[1])
-        if ino is not None and (takes or self._files.has_changes(ino)):
-            same_file = after is not None and not other and stat.S_ISREG(after[1].mode)
-            reset = self._set_current(changes, ino, after if same_file else None, writer)
-        else:
-            new = None
-            old = None if ino is None else catalog.inode(ino)
-            if after is not None:
-                changed += core.revive(changes, where.parent, writer, implicit=implicit)
-                new = self._attach(changes, key, *after, old, ino, version, writer)
-            if ino is not None and old is not None:
-                orphan = self._let_go(changes, key, ino, old, entry_stays=new is not None)
-            changes.append(events.DirectoryTouched(where.parent, core.clock(), 0))
-            if len(newest) == 1:
-                changes.append(events.KeyGone(key))
-            changed[0] = Changed(where.parent, where.name, ino, new)
-            if implicit and new is None:
-                changed += core.tidy(changes, where.parent, where.name, writer)
+        if ino is not None and self._files.has_changes(ino):  # what is being written will be current
+            self._stand_on(changes, key, ino, after)
+            core.commit("purge", changes)
+            return []
+        new = None
+        changed = []
+        old = None if ino is None else catalog.inode(ino)
+        if after is not None:
+            changed += core.revive(changes, where.parent, writer, implicit=implicit)
+            new = self._attach(changes, key, *after, old, ino, version, writer)
+        if ino is not None and old is not None:
+            if new is None:
+                changes.append(events.EntryGone(where.parent, where.name))
+            self._files.leave(changes, key, ino, old, displaced=True)
+        changes.append(events.DirectoryTouched(where.parent, core.clock(), 0))
+        if len(newest) == 1:
+            changes.append(events.KeyGone(key))
+        changed.insert(0, Changed(where.parent, where.name, ino, new))
+        if implicit and new is None:
+            changed += core.tidy(changes, where.parent, where.name, writer)
         core.commit("purge", changes)
-        if orphan is not None:
-            self._files.unlinked(orphan)
-        if ino is not None and reset is not None:
-            self._files.reset(ino, reset)
         return changed
 
-    def _can_take(self, ino: Ino, version: Version) -> bool:
-        """Whether an inode can become what a version was, and stay the same inode for those who have it open."""
-        inode = self._catalog.inode(ino)
-        return inode.nlink == 1 and inode.is_file and stat.S_ISREG(version.mode)
-
-    def _set_current(
-        self, changes: list[Change], ino: Ino, current: tuple[Seq, Version] | None, writer: Writer
-    ) -> Content | None:
-        """Let a live file be what is current now (None: nothing is published any more).
-
-        Returns the content for those who have it open, unless they are changing it: then that will be current.
+    def _stand_on(self, changes: list[Change], key: KeyId, ino: Ino, current: tuple[Seq, Version] | None) -> None:
+        """Let a live file that is being changed, and stays as it is, have another version as its published one (None:
+        it is not published any more).
         """
+        if current is not None and (self._own_rights(key, *current) is not None or not stat.S_ISREG(current[1].mode)):
+            current = None  # it was another file's
         inode = self._catalog.inode(ino)
         inode.seq = current[0] if current else Seq(0)
         inode.content = current[1].content if current else EMPTY
-        inode.mtime = current[1].mtime if current else inode.mtime
         inode.ctime = self._core.clock()
-        if writer.uid != 0:
-            inode.mode &= ~SETID
-            changes += self._core.drop_capability(ino)
         changes.append(events.InodeSet(ino, inode))
-        if not self._files.has_changes(ino):
-            return inode.content
         if current is None and self._catalog.draft(ino) is None:  # so that a recovery knows that it is unpublished
             changes.append(events.DraftSet(ino, self._files.empty_draft(ino)))
-        return None
 
     def _attach(
         self,
@@ -358,15 +341,6 @@ class History:
         changes.append(events.EntrySet(where.parent, where.name, new))
         return new
 
-    def _let_go(self, changes: list[Change], key: KeyId, ino: Ino, inode: Inode, *, entry_stays: bool) -> Ino | None:
-        """Take a key away from the inode that lived there. Returns it if it is open (an orphan from now on)."""
-        where = self._catalog.key_name(key)
-        if not entry_stays:
-            changes.append(events.EntryGone(where.parent, where.name))
-        orphaned = inode.nlink == 1 and self._files.is_open(ino)
-        self._core.detach(changes, key, ino, inode, is_open=orphaned)
-        return ino if orphaned else None
-
     def restore(self, seq: Seq, parent: Ino, name: bytes, writer: Writer, *, gid: int | None = None) -> list[Changed]:
         """Make a version's content the new current version of a name; content is shared, not copied.
 
@@ -389,10 +363,9 @@ class History:
         ino = catalog.entry(parent, name)
         old = None if ino is None else catalog.inode(ino)
         if ino is not None and old is not None and old.is_file and stat.S_ISREG(version.mode):
-            self._files.replace(ino, version.content, writer)
-            return [Changed(parent, name, ino, ino)]
+            return self._files.replace(ino, version.content, writer)
         if ino is not None:
-            self._files.publish_all(ino)
+            self._files.publish_flushed(ino)
         changes: list[Change] = []
         changed = core.revive(changes, parent, writer)
         key = core.key_for(changes, parent, name)
@@ -403,11 +376,10 @@ class History:
             bits = acl.mode_without(rights.acl, rights.mode)
             rights = Rights(writer.uid, rights.gid if gid is None else gid, bits)
         mode = stat.S_IFMT(version.mode) | (rights.mode if writer.uid == 0 else rights.mode & ~SETID)
-        orphan = None
         if ino is not None:
             old = catalog.inode(ino)
             core.keep_rights(changes, key, old)
-            orphan = self._let_go(changes, key, ino, old, entry_stays=True)
+            self._files.leave(changes, key, ino, old, displaced=True)
         new = Ino(core.new_id())
         inode = Inode(
             mode,
@@ -432,8 +404,6 @@ class History:
         changes.append(events.EntrySet(parent, name, new))
         changes.append(events.DirectoryTouched(parent, now, 0))
         core.commit("restore", changes)
-        if orphan is not None:
-            self._files.unlinked(orphan)
         return [*changed, Changed(parent, name, ino, new)]
 
     def _rights_of_restored(

@@ -273,9 +273,22 @@ class Version(Struct, array_like=True, frozen=True, gc=False):
 
 
 class Draft(Struct, array_like=True, frozen=True, gc=False):
-    """Content made safe for an open file; not a version yet."""
+    """Content made safe for an open file, which some close or fsync has promised; not a version yet."""
 
     content: Content
     mtime: int
     ctime: int
     writer: Writer
+
+
+class Interim(Struct, array_like=True, frozen=True, gc=False):
+    """Content of a file that stays open, made safe by the clock: nobody has promised it. The file is *content* followed
+    by a tail of *tail_bytes* bytes, which the events carry. at: when it was made, µs since 1970.
+    """
+
+    content: Content
+    tail_bytes: Word
+    mtime: int
+    ctime: int
+    writer: Writer
+    at: Seq

@@ -8,6 +8,7 @@ that is also a prefix...) is hidden there (vfs.names).
 
 from __future__ import annotations
 
+import contextlib
 import stat
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
@@ -22,8 +23,10 @@ from vfs.core import Changed, Core, version_of
 from vfs.errors import (
     BucketNotEmpty,
     ConditionFailed,
+    DiskFailed,
     InvalidState,
     NoLock,
+    NoSpace,
     NoSuchBucket,
     NoSuchKey,
     NoSuchVersion,
@@ -162,13 +165,11 @@ class Objects:
     more than 502 bytes, with a segment ``.versions`` or ``.snapshots``.
     """
 
-    def __init__(self, core: Core, files: Files, history: History, allow_format: Callable[[], None]) -> None:
-        """allow_format: sees to it that the store names the format that has objects."""
+    def __init__(self, core: Core, files: Files, history: History) -> None:
         self._core = core
         self._catalog = core.catalog
         self._files = files
         self._history = history
-        self.allow = allow_format
 
     # -- content ----------------------------------------------------------------------------------------------
 
@@ -213,6 +214,7 @@ class Objects:
 
     def current(self, bucket: Ino, key: bytes) -> Object:
         """The current object. Raises NoSuchKey (with `marker`: the version id of the marker that is current)."""
+        self._show_promised(bucket, key)
         found = self._newest(bucket, key)
         if found is not None and found.version.kind is Kind.CONTENT and listing.is_object(found.version):
             return self._object(bucket, Item(key, found, True))
@@ -223,6 +225,7 @@ class Objects:
 
     def version(self, bucket: Ino, key: bytes, version_id: str) -> Object:
         """A version or delete marker by its id. Raises NoSuchVersion; InvalidName for text that is no id."""
+        self._show_promised(bucket, key)
         chain, name = self._chain(bucket, key)
         found = listing.find_version(self._catalog, chain, version_id)
         if found is None:
@@ -275,6 +278,31 @@ class Objects:
         key_id, seq, version = item.one
         info = self._catalog.object_info(key_id, seq) or NO_INFO
         return Object(bucket, item.key, key_id, seq, version, info, item.is_current)
+
+    # -- what the mount has promised --------------------------------------------------------------------------
+
+    def publish_promised(self, bucket: Ino, key: bytes) -> None:
+        """Publish what a close or fsync has promised of a key: conditions, and whoever looks, come after that. Raises
+        NoSpace, DiskFailed.
+        """
+        if self._files.promised():
+            directories, name = split_key(key)
+            place, missing = self._standing(bucket, directories)
+            if not missing:
+                self._files.publish_at(place, name)
+
+    def _show_promised(self, bucket: Ino, key: bytes) -> None:
+        """The same for who only reads, also in a store that takes no more changes."""
+        with contextlib.suppress(NoSpace, DiskFailed):
+            self.publish_promised(bucket, key)
+
+    def publish_below(self, bucket: Ino, prefix: bytes) -> Iterator[None]:
+        """The same for all keys that begin with *prefix*, a few for each `next`: before they are listed."""
+        for ino in self._files.promised():
+            with contextlib.suppress(NoSpace, DiskFailed):
+                if any(key.startswith(prefix) for key in self._files.keys_of(ino, bucket)):
+                    self._files.publish(ino)
+            yield
 
     # -- where a key is ---------------------------------------------------------------------------------------
 
@@ -419,30 +447,26 @@ class Objects:
         NoSuchKey (If-Match where nothing is), NoLock (a retention or hold in a bucket without object lock).
         """
         directories, name = split_key(key)
+        self.publish_promised(bucket, key)
         self._check_current(condition, bucket, key)
         self.check_lockable(bucket, info)
-        self.allow()
         also = also or []
         core, catalog = self._core, self._catalog
         parent = self._live(bucket, directories)
         ino = None if parent is None else catalog.entry(parent, name)
-        inode = None if ino is None else catalog.inode(ino)
-        if parent is not None and ino is not None and inode is not None and inode.is_file and inode.nlink == 1:
+        if parent is not None and ino is not None and catalog.peek(ino).is_file:
             hidden = not is_shown(name) or self._seen(parent, name) != ino
-            self._files.replace(ino, content, writer, operation="put", info=info, also=also, beside=True)
-            seq = catalog.inode(ino).seq
-            return self._added(bucket, parent, name, seq, [] if hidden else [Changed(parent, name, ino, ino)])
-        if ino is not None and inode is not None and inode.is_file:
-            self._files.publish_all(ino)
+            moved = self._files.replace(
+                ino, content, writer, where=(parent, name), operation="put", info=info, also=also
+            )
+            return self._added(bucket, parent, name, self._seq_at(parent, name), [] if hidden else moved)
         changes: Changes = []
         parent, appeared = self._make_directories(changes, bucket, directories, writer)
         key_id = core.key_for(changes, parent, name)
-        orphaned = False
-        if ino is not None:  # no regular file, or one of several names: this name gets a file of its own
+        if ino is not None:  # no regular file
             old = catalog.inode(ino)
             core.keep_rights(changes, key_id, old)
-            orphaned = old.nlink == 1 and self._files.is_open(ino)
-            core.detach(changes, key_id, ino, old, is_open=orphaned)
+            self._files.leave(changes, key_id, ino, old)
         now = core.clock()
         new = Ino(core.new_id())
         inode = self._new_inode(bucket, FILE_MODE, key_id, now)
@@ -453,9 +477,12 @@ class Objects:
         changes.append(events.DirectoryTouched(parent, now, 0))
         touched = [(change.parent, change.name) for change in appeared]
         changed = self._commit("put", changes + also, [*touched, (parent, name)])
-        if orphaned and ino is not None:
-            self._files.unlinked(ino)
         return self._added(bucket, parent, name, inode.seq, changed)
+
+    def _seq_at(self, parent: Ino, name: bytes) -> Seq:
+        ino = self._catalog.entry(parent, name)
+        assert ino is not None, "it lives"
+        return self._catalog.peek(ino).seq
 
     def _added(self, bucket: Ino, parent: Ino, name: bytes, seq: Seq, changed: AllChanged) -> Added:
         key = self._catalog.key(parent, name)
@@ -469,8 +496,8 @@ class Objects:
         and where nothing was; Unversioned removes the object, if there is one. Raises ConditionFailed, NoSuchKey.
         """
         directories, name = split_key(key)
+        self.publish_promised(bucket, key)
         self._check_current(condition, bucket, key)
-        self.allow()
         state = self._core.state_for(bucket, name)
         parent = self._live(bucket, directories)
         ino = None if parent is None else self._catalog.entry(parent, name)
@@ -479,19 +506,16 @@ class Objects:
         inode = self._catalog.inode(ino)
         if state is not State.ENABLED and not (inode.is_file and self._is_published(ino, inode, parent, name)):
             return Deleted(None, False, [])  # no object, and nothing would be left of it
-        self._files.publish_all(ino)
+        self._files.publish_removed(ino)
         inode = self._catalog.inode(ino)
         key_id = self._catalog.key(parent, name)
         assert key_id is not None, "every live entry has a key"
         changes: Changes = [events.EntryGone(parent, name)]
         self._core.add_delete(changes, key_id, name, ino, inode, writer)
-        orphaned = inode.nlink == 1 and self._files.is_open(ino)
-        self._core.detach(changes, key_id, ino, inode, is_open=orphaned)
+        self._files.leave(changes, key_id, ino, inode)
         changes.append(events.DirectoryTouched(parent, self._core.clock(), 0))
         disappeared = self._core.tidy(changes, parent, name, writer)
         changed = self._commit("delete", changes, [(parent, name)])
-        if orphaned:
-            self._files.unlinked(ino)
         return _deleted(changes, changed + _shown(disappeared))
 
     def _is_published(self, ino: Ino, inode: Inode, parent: Ino, name: bytes) -> bool:
@@ -537,6 +561,7 @@ class Objects:
         that remains is. bypass: the caller has the right to bypass governance, and asks for it. *condition* is about
         that version. Raises Locked; InvalidName for text that is no version id.
         """
+        self.publish_promised(bucket, key)
         chain, name = self._chain(bucket, key)
         found = listing.find_version(self._catalog, chain, version_id)
         newest = listing.newest_of(self._catalog, chain, name)
@@ -547,7 +572,6 @@ class Objects:
         self._check(condition, item)
         if item is None:
             return Deleted(None, False, [])
-        self.allow()
         locks.check_purge(item.info, self._core.clock() // 1000, bypass=bypass)
         return Deleted(version_id, item.is_marker, self._purge(item, chain, name, writer, bypass=bypass))
 
@@ -604,7 +628,6 @@ class Objects:
             raise NoSuchVersion(f"no version {item.version_id} of {show(item.key)}")
         info = change(self._catalog.object_info(item.key_id, item.seq) or NO_INFO)
         self.check_lockable(item.bucket, info)
-        self.allow()
         self._core.commit("object info", [events.ObjectSet(item.key_id, item.seq, info)])
 
     def set_tags(self, item: Object, tags: dict[str, str]) -> None:
@@ -650,7 +673,6 @@ class Objects:
             rules.change_state(State.ENABLED if old.state is State.UNVERSIONED else old.state, new.state)
         locks.check_bucket(new.state, new.lock)
         lifecycle.check(new.lifecycle)
-        self.allow()
         self._core.commit("configure", [events.BucketSet(bucket, new)])
 
     def delete_bucket(self, name: bytes) -> Ino:
@@ -661,6 +683,7 @@ class Objects:
         ino = self._catalog.entry(STORE_ROOT, directory_key(name))
         if ino is None:
             raise NoSuchBucket(f"no bucket {show(name)}")
+        self._files.publish_in(ino)
         versions = self._catalog.bucket(ino).versions
         if versions:
             raise BucketNotEmpty(f"bucket {show(name)} has {versions} versions and delete markers")

@@ -210,9 +210,10 @@ class Scrub:
         return harmed, after
 
     def _drafts(self, roots: set[BlockId]) -> Iterator[str]:
-        for ino, draft in self._catalog.drafts():
+        drafts = [(ino, draft.content) for ino, draft in self._catalog.drafts()]
+        for ino, content in [*drafts, *((ino, interim.content) for ino, interim in self._catalog.interims())]:
             inode = self._catalog.find_inode(ino)
-            if draft.content.root in roots and inode is not None:
+            if content.root in roots and inode is not None:
                 yield self._named(inode.key, "not yet published")
 
     def _named(self, key: KeyId, what: str) -> str:

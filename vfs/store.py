@@ -22,9 +22,9 @@ import msgspec
 
 from vfs import events, locks, rules, settings, snapshot, synclog
 from vfs.blocks import Blocks, End
-from vfs.catalog import DAMAGE, FILE, FORMAT, FORMAT_COMPRESSED, FORMAT_GUARDED, FORMAT_LOGGED, FORMAT_OBJECTS, Catalog
+from vfs.catalog import DAMAGE, FILE, Catalog
 from vfs.core import Clock, Core
-from vfs.disk import Disk, File, RealDisk, refusal, sync_directory, sync_file
+from vfs.disk import Disk, File, RealDisk, sync_directory, sync_file
 from vfs.errors import (
     BucketExists,
     BucketNotEmpty,
@@ -54,7 +54,7 @@ log = logging.getLogger("vfs.store")
 EVENTS_PER_CHECKPOINT_MAX = 2_000  # bounds the catalog's uncommitted pages, and what a recovery replays
 SYNCS_BEFORE_LOG = 8  # who does not ask for more pays for no sync log
 BUCKETS_MAX = 10_000
-FORMATS = (FORMAT, FORMAT_COMPRESSED, FORMAT_LOGGED, FORMAT_OBJECTS, FORMAT_GUARDED)
+FORMATS = (2, 3, 4, 5, 6)  # that this vfs reads; it writes the last
 DESCRIPTION = "store.toml"
 RESTORED = ".restored"  # the suffix of an empty file beside a catalog that was a snapshot, while it is recovered
 CATALOG_COPY = "catalog.copy"  # a compact copy in the making, for a snapshot
@@ -94,8 +94,9 @@ class Store:
             self.files = Files(self._core)
             self.tree = Tree(self._core, self.files)
             self.history = History(self._core, self.files)
-            self.objects = Objects(self._core, self.files, self.history, self._allow_objects)
+            self.objects = Objects(self._core, self.files, self.history)
             self.uploads = Uploads(self._core, self.objects)
+            self._adopt()
             self.recovered = self._recover(from_snapshot=from_snapshot)
         except DAMAGE as error:
             self._open.close()
@@ -119,6 +120,16 @@ class Store:
             os.close(lock_fd)
             raise
         return cls(path, disk or RealDisk(path), clock, lock_fd)
+
+    def _adopt(self) -> None:
+        """Let a store of an earlier format have this one's, before anything is written that an earlier vfs would not
+        obey. On a disk that is full, it stays for now.
+        """
+        try:
+            if self._format != FORMATS[-1]:
+                _describe(self.path, FORMATS[-1])
+        except OSError as error:
+            log.warning("the store keeps its format %d until it is opened again: %s", self._format, error)
 
     # -- recovery ---------------------------------------------------------------------------------------------
 
@@ -339,8 +350,7 @@ class Store:
         return self._log.is_half_full
 
     def use_log(self, halves: Sequence[File]) -> None:
-        """From now on; a vfs that does not know it would lose what only the log has. Raises NoSpace, DiskFailed."""
-        self._raise_format(FORMAT_LOGGED)
+        """From now on."""
         self._log.use(halves)
 
     def fail(self, error: DiskFailed) -> None:
@@ -470,10 +480,6 @@ class Store:
             location=location,
             lock=lock,
         )
-        if bucket.compression is not Compression.OFF:
-            self._allow_compression()
-        if owner or location or lock is not None:
-            self._allow_objects()
         now = core.clock()
         ino = Ino(core.new_id())
         inode = Inode(stat.S_IFDIR | stat.S_IMODE(mode), 2, uid, gid, 0, now, now, now, now, ino, KeyId(0))
@@ -511,6 +517,7 @@ class Store:
         """Remove a bucket that has neither keys nor history. Raises NoSuchBucket, BucketNotEmpty."""
         core = self._core
         ino = self.find_bucket(name)
+        self.files.publish_in(ino)
         if next(core.catalog.entries(ino), None) is not None:
             raise BucketNotEmpty(f"bucket {show(name)} is not empty")
         versions = core.catalog.bucket(ino).versions
@@ -534,33 +541,8 @@ class Store:
         """
         bucket = self._core.catalog.bucket(ino)
         if compression is not bucket.compression:
-            if compression is not Compression.OFF:
-                self._allow_compression()
             changed = msgspec.structs.replace(bucket, compression=compression)
             self._core.commit("set compression", [events.BucketSet(ino, changed)])
-
-    def _allow_compression(self) -> None:
-        """Let the store name the format that has it: a vfs that knows no compressed blocks takes them for lost ones."""
-        self._raise_format(FORMAT_COMPRESSED)
-
-    def _allow_objects(self) -> None:
-        """The same for objects: a vfs that knows no locks would not obey them, nor keep parts of uploads."""
-        self._raise_format(FORMAT_OBJECTS)
-
-    def _allow_guarded(self) -> None:
-        """The same for what came with format 6: a vfs that does not know it would purge what it must not, show what it
-        must not, or drop what is displaced.
-        """
-        self._raise_format(FORMAT_GUARDED)
-
-    def _raise_format(self, wanted: int) -> None:
-        if self._format >= wanted:
-            return
-        try:
-            _describe(self.path, wanted)
-            self._format = wanted
-        except OSError as error:
-            raise refusal(f"{DESCRIPTION} cannot be written", error) from error
 
     # -- numbers ----------------------------------------------------------------------------------------------
 
@@ -669,7 +651,7 @@ def _prepare(path: Path) -> None:
     if DESCRIPTION not in names:
         if strangers:
             raise NotAStore(f"{path} is no vfs store and not empty (it has {strangers[0]}); name another directory")
-        _describe(path, FORMAT)
+        _describe(path, FORMATS[-1])
 
 
 def _describe(path: Path, number: int) -> None:
@@ -691,7 +673,7 @@ def _description(path: Path) -> dict[str, object]:
 
 def _format(path: Path) -> int:
     found = _description(path).get("format")
-    return found if isinstance(found, int) else FORMAT
+    return found if isinstance(found, int) else FORMATS[0]
 
 
 def check_description(path: Path) -> None:

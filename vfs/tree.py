@@ -10,6 +10,8 @@ import stat
 from collections.abc import Iterator
 from itertools import islice
 
+import msgspec
+
 from vfs import acl, events, locks, rules
 from vfs.core import Core
 from vfs.errors import (
@@ -249,33 +251,24 @@ class Tree:
         """Delete a key. Works on until the last close for those who have it open."""
         self._directory(parent)
         ino = self._existing(parent, name)
-        self._files.publish_flushed(ino)
-        inode = self._catalog.inode(ino)
-        if inode.is_dir:
+        if self._catalog.peek(ino).is_dir:
             raise IsADirectory(f"{show(name)} is a directory")
+        self._files.publish_at(parent, name)
+        ino = self._existing(parent, name)
+        self._files.publish_removed(ino)
+        inode = self._catalog.inode(ino)
         changes: list[Change] = []
         key = self._key(parent, name, inode)
         changes.append(events.EntryGone(parent, name))
         self._core.add_delete(changes, key, name, ino, inode, writer)
-        last = inode.nlink == 1
-        orphaned = self._detach(changes, key, ino, inode)
+        self._files.leave(changes, key, ino, inode)
         changes.append(events.DirectoryTouched(parent, self._core.clock(), 0))
         self._core.commit("unlink", changes)
-        if orphaned:
-            self._files.unlinked(ino)
-            return None
-        return self._gone(ino, inode) if last else None
+        return self._gone(ino, inode)
 
     def _gone(self, ino: Ino, inode: Inode) -> Gone:
-        inode.nlink = 0
-        inode.ctime = self._core.clock()
-        return ino, inode
-
-    def _detach(self, changes: list[Change], key: KeyId, ino: Ino, inode: Inode) -> bool:
-        """Take a name away from an inode. True: `Files.unlinked` must be told after the commit."""
-        orphaned = inode.nlink == 1 and self._files.is_open(ino)
-        self._core.detach(changes, key, ino, inode, is_open=orphaned)
-        return orphaned
+        """An inode that went with its last name, if it did: somebody may hold it otherwise than open."""
+        return None if inode.nlink or self._files.is_open(ino) else (ino, inode)
 
     def _key(self, parent: Ino, name: bytes, inode: Inode) -> KeyId:
         """The key of a live name of *inode*."""
@@ -295,7 +288,7 @@ class Tree:
         changes: list[Change] = []
         kept = self._core.remove_directory(changes, ino, inode, writer)
         self._core.commit("rmdir", changes)
-        return None if kept else self._gone(ino, inode)
+        return None if kept else _gone_directory(ino, inode, self._core.clock())
 
     def _check_empty(self, ino: Ino, name: bytes) -> None:
         if next(self._catalog.entries(ino), None) is not None:
@@ -332,7 +325,10 @@ class Tree:
             if old_ino == ino:
                 return None
             self._check_over(is_dir, old_ino, new_name)
-            self._files.publish_flushed(old_ino)
+            if not is_dir:
+                self._files.publish_at(new_parent, new_name)
+                old_ino = self._existing(new_parent, new_name)
+                self._files.publish_removed(old_ino)
         if is_dir:
             return self._rename_directory(parent, name, new_parent, new_name, ino, writer)
         return self._rename_file(parent, name, new_parent, new_name, ino, writer)
@@ -367,7 +363,8 @@ class Tree:
         gone = None
         if old_ino is not None:
             old = self._catalog.inode(old_ino)
-            gone = None if self._core.drop_directory(changes, old_ino, old) else self._gone(old_ino, old)
+            kept = self._core.drop_directory(changes, old_ino, old)
+            gone = None if kept else _gone_directory(old_ino, old, now)
         inode.key = key
         inode.ctime = now
         inode.seq = self._core.add_version(changes, key, target, ino, inode, writer)
@@ -386,14 +383,12 @@ class Tree:
         source = self._key(parent, name, inode)
         target = self._core.key_for(changes, new_parent, new_name)
         old_ino = self._catalog.entry(new_parent, new_name)
-        orphaned = False
         gone = None
         if old_ino is not None:
             old = self._catalog.inode(old_ino)
-            last = old.nlink == 1
             self._core.keep_rights(changes, target, old)
-            orphaned = self._detach(changes, target, old_ino, old)
-            gone = self._gone(old_ino, old) if last and not orphaned else None
+            self._files.leave(changes, target, old_ino, old)
+            gone = self._gone(old_ino, old)
         changes.append(events.EntryGone(parent, name))
         if inode.nlink > 1:
             changes.append(events.LinkGone(ino, source))
@@ -411,8 +406,6 @@ class Tree:
         if new_parent != parent:
             changes.append(events.DirectoryTouched(new_parent, inode.ctime, 0))
         self._core.commit("rename", changes)
-        if orphaned and old_ino is not None:
-            self._files.unlinked(old_ino)
         return gone
 
     def _is_atomic_save(self, changes: list[Change], source: KeyId, inode: Inode, new_name: bytes) -> bool:
@@ -521,9 +514,13 @@ class Tree:
             self._files.set_mtime(ino, mtime)
         inode.ctime = self._core.clock()
         changes: list[Change] = [events.InodeSet(ino, inode)]
-        draft = self._catalog.draft(ino)
+        draft, interim = self._catalog.draft(ino), self._catalog.interim(ino)
         if draft is not None and mtime is not None:
             changes.append(events.DraftSet(ino, Draft(draft.content, mtime, draft.ctime, draft.writer)))
+        if interim is not None and mtime is not None:
+            changes.append(
+                events.InterimSet(ino, msgspec.structs.replace(interim, mtime=mtime), interim.tail_bytes, b"")
+            )
         self._core.commit("attributes", changes)
         return self.inode(ino)
 
@@ -590,6 +587,12 @@ class Tree:
         inode.acl = value
         inode.ctime = self._core.clock()
         self._core.commit("setxattr", [events.InodeSet(ino, inode)])
+
+
+def _gone_directory(ino: Ino, inode: Inode, now: int) -> Gone:
+    inode.nlink = 0
+    inode.ctime = now
+    return ino, inode
 
 
 def _goes_on(removed: Inode, made: Inode) -> bool:

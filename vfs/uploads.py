@@ -74,7 +74,6 @@ class Uploads:
         self._objects.check_lockable(bucket, info)
         if len(list(islice(self._catalog.uploads(bucket), UPLOADS_MAX))) == UPLOADS_MAX:
             raise TooManyUploads(f"a bucket has at most {UPLOADS_MAX} uploads under way")
-        self._objects.allow()
         number = self._core.new_id()
         upload = Upload(key, Seq(self._core.clock() // 1000), info, checksum_algorithm, checksum_kind)
         self._core.commit("create upload", [events.UploadSet(bucket, number, upload)])

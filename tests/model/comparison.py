@@ -152,6 +152,7 @@ def _compare_names(store: Store, reference: Reference, directory: Directory) -> 
 def compare_handle(store: Store, handle: files.Handle, expected: Handle) -> None:
     """What an open file description reads."""
     assert store.files.read(handle, 0, 1 << 20) == expected.shared.data
+    assert (store.core.catalog.displaced(handle.ino) is None) == (expected.file.displaced is None)
     if not expected.file.names:
         inode = store.tree.inode(handle.ino)
         assert (inode.nlink, inode.content.size) == (0, len(expected.shared.data))
@@ -188,6 +189,7 @@ def compare_past(store: Store, reference: Reference, ids: Ids, moment: Seq, then
             current = _current_then(chain, then.get(ino, {}).get(name), ids, moment)
             if current is not None and not current.absent:
                 expected[name] = ids.known[current.serial]
+        expected = {name: seq for name, seq in expected.items() if name + b"/" not in expected}  # a directory hides it
         assert {name: seq for name, (seq, _) in found.items()} == expected
         for name, (seq, version) in found.items():
             assert store.history.lookup_at(ino, name, moment) == (seq, version) or name + b"/" in found
@@ -223,10 +225,17 @@ def audit(store: Store) -> None:
         for key, value in rows["versions"].items()
     }
     drafts = {number(key): decode(value, type=model.Draft) for key, value in rows["drafts"].items()}
+    interims = {number(key): decode(value, type=model.Interim) for key, value in rows["interim"].items()}
+    tails = Counter[int]()
+    for key, value in rows["tails"].items():
+        assert number(key[8:]) == tails[number(key[:8])], "one piece of a tail follows the other"
+        tails[number(key[:8])] += len(value)
+    assert tails == {ino: interim.tail_bytes for ino, interim in interims.items() if interim.tail_bytes}
     _audit_names(rows, inodes, versions)
-    assert set(drafts) <= set(inodes)
+    assert set(drafts) | set(interims) <= set(inodes)
     parts = _audit_objects(rows, versions)
-    roots = [entry.content.root for entry in (*inodes.values(), *versions.values(), *drafts.values(), *parts)]
+    safe = (*drafts.values(), *interims.values())
+    roots = [entry.content.root for entry in (*inodes.values(), *versions.values(), *safe, *parts)]
     _audit_references(store, [root for root in roots if root])
 
 
@@ -258,7 +267,8 @@ def _audit_names(
         else:
             assert inode.nlink == len(names.get(ino, ()))
             assert links.get(ino, set()) == (names[ino] if inode.nlink > 1 else set())
-            assert (ino.to_bytes(8, "big") in rows["orphans"]) == (inode.nlink == 0)
+            row = ino.to_bytes(8, "big")
+            assert (row in rows["orphans"]) + (row in rows["displaced"]) == (inode.nlink == 0)
         if ino in names:
             assert inode.key in names[ino]
         assert not inode.key or inode.key.to_bytes(8, "big") in rows["key_names"] or not (inode.nlink or inode.is_dir)

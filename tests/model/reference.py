@@ -127,11 +127,15 @@ class File(Node):
     published: bool = False
     names: list[tuple[Directory, bytes]] = field(default_factory=list)
     draft: Draft | None = None
+    interim: Draft | None = None
     open: Open | None = None
+    born: int = 0
+    displaced: tuple[Directory, bytes] | None = None
 
     @property
     def has_changes(self) -> bool:
-        return self.draft is not None or (self.open is not None and self.open.dirty)
+        drafts = self.draft is not None or self.interim is not None
+        return drafts or (self.open is not None and self.open.dirty)
 
     @property
     def shown(self) -> tuple[int, int, int]:
@@ -178,6 +182,7 @@ class Reference:
         self.buckets: dict[bytes, Bucket] = {}
         self.now = 0
         self.last_us = 0
+        self.displaced: list[File] = []  # those that are, in the order of their inodes
         self.serial = 0
         self.events = 0
         self.after_event: Callable[[], None] | None = None
@@ -328,6 +333,9 @@ class Reference:
         if name not in self.buckets:
             raise errors.NoSuchBucket
         root = self.buckets[name].root
+        for file in list(self._all()):
+            if file.open is not None and file.open.flushed and self._bucket_of(file) is self.buckets[name]:
+                self.publish(file)
         if root.entries or self.counters(self.buckets[name])[0]:
             raise errors.BucketNotEmpty
         del self.buckets[name]
@@ -381,7 +389,7 @@ class Reference:
         self._check_free(directory, name)
         if directory.mode & stat.S_ISGID:
             gid = directory.gid
-        file = File(mode, writer.uid, gid, self.now, self.now, self.now, names=[(directory, name)])
+        file = File(mode, writer.uid, gid, self.now, self.now, self.now, names=[(directory, name)], born=self.now)
         directory.entries[name] = file
         self._touch(directory)
         return file
@@ -468,7 +476,7 @@ class Reference:
         file = self.lookup(directory, name)
         if isinstance(file, Directory):
             raise errors.IsADirectory
-        self.publish_flushed(file)
+        file = self._last_words(directory, name)
         del directory.entries[name]
         self._delete(directory, name, file, writer)
         self._detach(file, directory, name)
@@ -476,15 +484,44 @@ class Reference:
         self.on_event()
         return file
 
-    def _detach(self, file: File, directory: Directory, name: bytes) -> None:
-        """A name less. Without any, what is open works on and leaves nothing."""
+    def _last_words(self, directory: Directory, name: bytes) -> File:
+        """Before a name goes: everything that is worth a version, of what lives there and of what was displaced."""
+        self._publish_at(directory, name)
+        file = directory.entries[name]
+        assert isinstance(file, File)
+        promised = file.open is None or file.open.flushed
+        if promised or file.published or (self.now - file.born) // 1000 >= YOUNG_US:
+            self.publish_all(file)
+        return file
+
+    def _publish_at(self, directory: Directory, name: bytes) -> None:
+        """What was promised, of what was displaced from a name and of what lives there."""
+        for file in [one for one in self.displaced if one.displaced == (directory, name)]:
+            if file.open is not None and file.open.flushed:
+                self.publish(file)
+        live = directory.entries.get(name)
+        if isinstance(live, File) and live.open is not None and live.open.flushed:
+            self.publish(live)
+
+    def _detach(self, file: File, directory: Directory, name: bytes, *, displaced: bool = False) -> None:
+        """A name less. Without any, what is open works on: displaced, or leaving nothing."""
         file.names.remove((directory, name))
         file.ctime = self.now
         if file.names:
             return
-        file.draft = None
+        if displaced and file.open is not None:
+            file.displaced = (directory, name)
+            self.displaced = sorted([*self.displaced, file], key=lambda one: one.ino)
+            return
+        file.draft = file.interim = None
         if file.open is not None:
-            file.open.unlinked = file.open.dirty = True
+            file.open.unlinked = True
+
+    def _gone(self, file: File) -> None:
+        """A displaced file that nobody has open any more."""
+        self.displaced.remove(file)
+        file.displaced = None
+        self.on_event()
 
     def rmdir(self, directory: Directory, name: bytes, writer: Writer) -> None:
         self._check_directory(directory)
@@ -539,7 +576,7 @@ class Reference:
             elif isinstance(moved, Directory):
                 raise errors.NotADirectory
             else:
-                self.publish_flushed(old)
+                old = self._last_words(to, new_name)
         if isinstance(moved, Directory):
             assert old is None or isinstance(old, Directory)
             self._rename_directory(moved, to, new_name, old, writer)
@@ -691,6 +728,8 @@ class Reference:
                     node.open.mtime = mtime
                 if node.draft is not None:
                     node.draft = replace(node.draft, mtime=mtime)
+                if node.interim is not None:
+                    node.interim = replace(node.interim, mtime=mtime)
         node.ctime = self.now
         self.on_event()
 
@@ -761,13 +800,14 @@ class Reference:
             return
         if shared.dirty:
             self._store_draft(handle.file)
-        if handle.changed:
+        if shared.safe > shared.published:
             shared.flushed = True
 
     def _store_draft(self, file: File) -> None:
         shared = file.open
         assert shared is not None
         file.draft = Draft(bytes(shared.data), shared.mtime, shared.ctime, shared.writer, shared.changes)
+        file.interim = None
         shared.dirty = False
         shared.safe = shared.changes
         self.on_event()
@@ -784,23 +824,95 @@ class Reference:
             file.open = None
             if shared.unlinked:
                 self.on_event()
+            elif file.displaced is not None:
+                self._gone(file)
+
+    def make_interims(self) -> None:
+        """The clock makes safe what was written to files that stay open, all of it at one moment."""
+        due = [file for file in [*self.files(), *self.displaced] if file.open is not None and file.open.dirty]
+        due = [file for file in due if file.interim is None or file.interim.changes != file.open.changes]  # type: ignore[union-attr]
+        for file in due:
+            shared = file.open
+            assert shared is not None
+            file.interim = Draft(bytes(shared.data), shared.mtime, shared.ctime, shared.writer, shared.changes)
+        if due:
+            self.on_event()
 
     def publish(self, file: File) -> None:
         """The draft becomes the current version of each name."""
         draft = file.draft
         if draft is None:
             return
-        self._take(file, draft)
-        self.on_event()
-
-    def _take(self, file: File, draft: Draft) -> None:
+        if file.displaced is not None:
+            live = file.displaced[0].entries.get(file.displaced[1])
+            if isinstance(live, File):
+                self.publish_flushed(live)
         file.data, file.mtime = draft.data, draft.mtime
         file.ctime = max(file.ctime, draft.ctime)
         file.draft = None
-        self._publish_content(file, draft.writer)
+        if file.displaced is None:
+            self._publish_content(file, draft.writer)
+        else:
+            self._return(file, *file.displaced, draft.writer)
         if file.open is not None:
             file.open.flushed = False
             file.open.published = file.open.safe
+        self.on_event()
+
+    def _return(self, file: File, directory: Directory, name: bytes, writer: Writer) -> None:
+        """What was written to a displaced file: it lives again in the place of another file of its owner's; else the
+        history has it, and what lives there, or that nothing does, is newer.
+        """
+        if not any(directory is one for one in self.directories()):
+            return
+        assert directory.bucket is not None
+        live = directory.entries.get(name)
+        assert not isinstance(live, Directory)
+        if live is not None and live.uid == file.uid and stat.S_ISREG(live.mode):
+            self.displaced.remove(file)
+            file.displaced = None
+            self._take_place(file, live, list(live.names), writer)
+        elif self.state_for(directory.bucket, name) is State.ENABLED:
+            chain = directory.chains.get(name)
+            before = chain[-1].writer if chain else writer
+            self._put(directory, name, file, writer)
+            if live is None:
+                self._delete(directory, name, file, writer)
+            elif live.published:
+                self._put(directory, name, live, before)
+
+    def _inherit(self, file: File, old: File, writer: Writer) -> None:
+        """A file in the place of another one: its owner, mode and attributes are that one's."""
+        file.mode, file.uid, file.gid, file.attributes = old.mode, old.uid, old.gid, dict(old.attributes)
+        if writer.uid != 0:
+            self._drop_setid(file)
+
+    def put(self, directory: Directory, name: bytes, data: bytes, writer: Writer) -> None:
+        """An S3 client's put over a regular file: at this name only."""
+        self._publish_at(directory, name)
+        file = directory.entries[name]
+        assert isinstance(file, File)
+        self.replace(file, data, writer, [(directory, name)])
+
+    def replace(
+        self, old: File, data: bytes, writer: Writer, names: list[tuple[Directory, bytes]] | None = None
+    ) -> None:
+        """Another file in the place of one, at all its names or some; who has that open keeps it."""
+        self.publish_flushed(old)
+        new = File(0, 0, 0, self.now, self.now, self.now, born=self.now, data=data)
+        self._take_place(new, old, names or list(old.names), writer)
+        self.on_event()
+
+    def _take_place(self, new: File, old: File, names: list[tuple[Directory, bytes]], writer: Writer) -> None:
+        """Names of a file are another one's from now on. Who has it open is published at the first of them."""
+        self._inherit(new, old, writer)
+        for directory, name in sorted(names, key=lambda where: (where[0].ino, where[1]), reverse=True):
+            self._keep_rights(directory, name, old)
+            self._detach(old, directory, name, displaced=True)
+            new.names.append((directory, name))
+            directory.entries[name] = new
+            self._touch(directory)
+        self._publish_content(new, writer)
 
     def _publish_content(self, file: File, writer: Writer) -> None:
         file.published = True
@@ -830,6 +942,7 @@ class Reference:
         chain = directory.chains[name]
         if version.kind in (Kind.DIRECTORY, Kind.NO_DIRECTORY):
             raise errors.NotPermitted
+        self._publish_at(directory, name)
         file = directory.entries.get(name)
         assert file is None or isinstance(file, File)
         if file is not None and len(file.names) > 1 and file.has_changes:
@@ -842,20 +955,14 @@ class Reference:
             return
         now_current = chain[-2] if len(chain) > 1 and not chain[-2].absent else None
         own = None if now_current is None else self.own_rights(directory, name, now_current)
-        takes = file is not None and now_current is not None and not own and self._can_take(file, now_current)
-        if file is not None and (file.has_changes or takes):
+        if file is not None and file.has_changes:
             chain.remove(version)
             if now_current is not None and (own or not stat.S_ISREG(now_current.mode)):
                 now_current = None  # what is being written can never become that
-            if writer.uid != 0:
-                file.mode &= ~SETID
             file.published = now_current is not None
             file.data = now_current.data if now_current is not None else b""
-            file.mtime = now_current.mtime if now_current is not None else file.mtime
             file.ctime = self.now
-            if file.open is not None and not file.has_changes:
-                file.open.data = bytearray(file.data)
-            elif now_current is None and file.draft is None and file.open is not None:
+            if now_current is None and file.draft is None and file.open is not None:
                 file.draft = Draft(b"", file.open.mtime, file.open.ctime, file.open.writer, 0)  # as if just created
         else:
             if now_current is not None:
@@ -866,12 +973,9 @@ class Reference:
             if file is not None:
                 if now_current is None:
                     del directory.entries[name]
-                self._detach(file, directory, name)
+                self._detach(file, directory, name, displaced=stat.S_ISREG(file.mode))
             self._touch(directory)
         self.on_event()
-
-    def _can_take(self, file: File, version: Version) -> bool:
-        return len(file.names) == 1 and stat.S_ISREG(file.mode) and stat.S_ISREG(version.mode)
 
     def _undelete(
         self,
@@ -887,6 +991,7 @@ class Reference:
         mode = stat.S_IFMT(version.mode) | stat.S_IMODE(rights.mode)
         mode &= ~SETID if writer.uid != 0 else -1
         new = File(mode, rights.uid, rights.gid, self.now, version.mtime, self.now, names=[(directory, name)])
+        new.born = self.now
         new.data, new.target, new.rdev, new.published = version.data, version.target, version.rdev, True
         new.attributes = {} if own else dict(last.attributes)
         directory.entries[name] = new
@@ -930,15 +1035,10 @@ class Reference:
         file = directory.entries.get(name)
         assert file is None or isinstance(file, File)
         if file is not None:
-            self.publish_all(file)
             if stat.S_ISREG(file.mode) and stat.S_ISREG(version.mode):
-                self._written_by(file, writer)
-                if file.open is not None:
-                    file.open.safe = file.open.changes
-                    file.open.data = bytearray(version.data)
-                self._take(file, Draft(version.data, self.now, self.now, writer, 0))
-                self.on_event()
+                self.replace(file, version.data, writer)
                 return
+            self.publish_flushed(file)
         self._check_revivable(directory)
         self._revive(directory, writer)
         chain = directory.chains.get(name)
@@ -953,12 +1053,12 @@ class Reference:
         assert rights is not None
         if file is not None:
             self._keep_rights(directory, name, file)
-            self._detach(file, directory, name)
+            self._detach(file, directory, name, displaced=stat.S_ISREG(file.mode))
         mode = stat.S_IFMT(version.mode) | stat.S_IMODE(rights.mode)
         mode &= ~SETID if writer.uid != 0 else -1
         foreign = writer.uid not in (0, rights.uid)
         uid = writer.uid if foreign else rights.uid
-        new = File(mode, uid, rights.gid, self.now, self.now, self.now, names=[(directory, name)])
+        new = File(mode, uid, rights.gid, self.now, self.now, self.now, names=[(directory, name)], born=self.now)
         new.data, new.target, new.rdev = version.data, version.target, version.rdev
         new.attributes = dict(attributes) if last is not None and writer.uid in (0, last.uid) else {}
         self._publish_content(new, writer)
@@ -970,13 +1070,27 @@ class Reference:
 
     def close(self) -> None:
         """A clean end: what is open is published as its last release would."""
-        for file in sorted(self.files(), key=lambda file: file.ino):
+        for file in self._all():
             if file.open is not None and file.open.dirty:
                 self._store_draft(file)
         self.recover()
 
+    def _all(self) -> list[File]:
+        return sorted([*self.files(), *self.displaced], key=lambda file: file.ino)
+
+    def _bucket_of(self, file: File) -> Bucket | None:
+        directory = file.displaced[0] if file.displaced is not None else file.names[0][0]
+        return directory.bucket
+
     def recover(self) -> None:
         """A new process: nothing is open, drafts are published, files without a name are gone."""
-        for file in sorted(self.files(), key=lambda file: file.ino):
+        for file in self._all():
             file.open = None
+        for file in self._all():
+            if file.interim is not None:
+                file.draft, file.interim = file.interim, None
+                self.on_event()
+        for file in self._all():
             self.publish(file)
+        for file in list(self.displaced):
+            self._gone(file)

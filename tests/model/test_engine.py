@@ -17,13 +17,14 @@ from tests.model.comparison import Ids, Snapshot, audit, compare, compare_handle
 from tests.model.lifetime import PICK, Lifetime, fill, make_small
 from tests.model.reference import Bucket, Directory, File, Handle, Node, Reference
 from vfs import catalog, files, gc
-from vfs.model import Compression, Ino, Kind, Seq, State, Writer
+from vfs.model import NO_INFO, Compression, Ino, Kind, Seq, State, Writer
 
 MOMENTS_MAX = 12
 
 NAMES = st.sampled_from([b"a", b"b", b"c", b"a!", b"d~", b".e.swp"])
 DIRECTORY_NAMES = st.sampled_from([b"a", b"b", b"c"])
 WRITERS = st.sampled_from([Writer(0, 1, "root"), Writer(1000, 2, "user"), Writer(1001, 3, "other")])
+S3 = Writer(1002, 0, "s3:key")
 MODES = st.sampled_from([0o644, 0o600, 0o4755, 0o2755, 0o2745, 0o6711])
 SIZES = st.integers(0, 400)
 FILLS = st.integers(0, 4)
@@ -155,6 +156,25 @@ class Engine(Lifetime):
             self.write(-1, 0, size, value)
         self.flush(-1)
         self.release(-1)
+
+    @rule(pick=PICK, size=SIZES, value=FILLS)
+    def put(self, pick: int, size: int, value: int) -> None:
+        """What an S3 client does to a file, whoever has it open."""
+        found = self.file(pick)
+        if found is None or not stat.S_ISREG(found[2].mode) or found[1] + b"/" in found[0].entries:
+            return
+        directory, name, _ = found
+        bucket, above = self.store.tree.path(Ino(directory.ino))
+        data = fill(size, value)
+        copy = self.store.objects.begin_content(bucket)
+        copy.write(0, data)
+        content = copy.seal()
+        key = above + b"/" + name if above else name
+        self.do(
+            lambda: self.store.objects.put(bucket, key, content, NO_INFO, S3),
+            lambda _: self.reference.put(directory, name, data, S3),
+        )
+        self.store.objects.end_content(copy)
 
     @rule(pick=PICK, size=SIZES, writer=WRITERS)
     def truncate_path(self, pick: int, size: int, writer: Writer) -> None:
@@ -398,6 +418,10 @@ class Engine(Lifetime):
     def release(self, pick: int) -> None:
         handle, expected = self.handles.pop(pick % len(self.handles))
         self.do(lambda: self.store.files.release(handle), lambda _: self.reference.release(expected))
+
+    @rule()
+    def make_interims(self) -> None:
+        self.do(lambda: list(self.store.files.interims.make()), lambda _: self.reference.make_interims())
 
     # -- history ----------------------------------------------------------------------------------------------
 

@@ -181,6 +181,23 @@ def test_unlinked_while_open(bucket: Path) -> None:
     assert not os.path.lexists(bucket / ".versions" / "f")
 
 
+def test_unlinked_with_history(bucket: Path) -> None:
+    (bucket / "f").write_text("old")
+    settled(bucket / "f", 1)
+    with open(bucket / "f", "w") as file:
+        file.write("never closed")
+        file.flush()
+        os.unlink(bucket / "f")
+    with open(bucket / "young", "w") as file:
+        file.write("never closed")
+        file.flush()
+        os.unlink(bucket / "young")
+    versions = sorted((bucket / ".versions" / "f").iterdir())
+    assert [path.read_text() for path in versions[:2]] == ["old", "never closed"]
+    assert [path.is_symlink() for path in versions] == [False, False, True]
+    assert not os.path.lexists(bucket / ".versions" / "young")
+
+
 def test_append_from_two_processes(bucket: Path) -> None:
     bash("for p in a b; do (for i in $(seq 50); do echo $p$i >> f; done) & done; wait", bucket)
     lines = (bucket / "f").read_text().split()

@@ -26,9 +26,9 @@ from vfs import blocks, check, compression, gc, scrub
 from vfs.blocks import BLOCK_BYTES, HEADER_BYTES, Blocks, Encoding, decode, identify
 from vfs.check import Kind, mend_headers
 from vfs.compression import BYTES_LEAST, Compressor, decompress
-from vfs.errors import Corrupt, NotAStore
+from vfs.errors import Corrupt
 from vfs.model import BlockId, Compression, Ino
-from vfs.store import FORMATS, Store
+from vfs.store import Store
 
 MAGIC = compression._MAGIC
 TEXT = b"".join(b"line %07d\n" % number for number in range(BLOCK_BYTES // 13 + 1))[:BLOCK_BYTES]
@@ -327,22 +327,6 @@ def test_the_default_of_new_buckets(tmp_path: Path) -> None:
     bucket = store.create_bucket(b"bucket", uid=0, gid=0)
     assert store.bucket(bucket).compression is Compression.ZSTD
     store.close()
-    assert (tmp_path / "store/store.toml").read_text() == 'format = 3\nengine = "lmdb-0.9"\n'
-
-
-def test_only_a_store_with_compression_has_the_format_that_others_refuse(tmp_path: Path) -> None:
-    store = Store.open(tmp_path / "store")
-    bucket = store.create_bucket(b"bucket", uid=0, gid=0)
-    assert "format = 2\n" in (store.path / "store.toml").read_text()
-    store.set_compression(bucket, Compression.ZSTD)
-    assert "format = 3\n" in (store.path / "store.toml").read_text()
-    store.set_compression(bucket, Compression.OFF)
-    assert "format = 3\n" in (store.path / "store.toml").read_text(), "there may be compressed blocks"
-    store.close()
-    Store.open(tmp_path / "store").close()
-    (store.path / "store.toml").write_text(f'format = {FORMATS[-1] + 1}\nengine = "lmdb-0.9"\n')
-    with pytest.raises(NotAStore, match=f"formats 2 to {FORMATS[-1]}"):
-        Store.open(tmp_path / "store")
 
 
 def test_a_crash_and_a_rebuild_keep_compressed_blocks(path: Path) -> None:

@@ -21,7 +21,7 @@ from vfs.fuse.daemon import OPTIONS
 from vfs.fuse.errnos import ERRNO
 from vfs.model import Kind, State, Writer
 from vfs.settings import Settings
-from vfs.store import Store
+from vfs.store import FORMATS, Store
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "systemd/README.md", *(ROOT / "docs").rglob("*.md")]
@@ -209,7 +209,7 @@ def test_records() -> None:
     records = (
         *(model.Bucket, model.Inode, model.Version, model.Draft, model.Content, model.Writer, model.ObjectInfo),
         *(model.Retention, model.Checksum, model.ObjectPart, model.Upload, model.Part, model.ObjectLock),
-        *(model.LifecycleRule, model.Filter),
+        *(model.LifecycleRule, model.Filter, model.Interim),
     )
     assert told == {item.__name__: _fields(item) for item in records}
 
@@ -233,7 +233,7 @@ def test_headers() -> None:
     text = FORMAT.read_text()
     for header in (journal._HEADER, blocks._HEADER, catalog._BLOCK):
         assert f'`"{header.format}"`' in text
-    assert f"Format {catalog.FORMAT}." in text
+    assert f"Format {FORMATS[-1]}." in text
     assert f'engine = "lmdb-0.{9 - catalog.ENGINE}"' in text
     assert blocks._NODE_CONTEXT in text
 

@@ -20,6 +20,7 @@ from vfs.model import (
     Draft,
     Ino,
     Inode,
+    Interim,
     KeyId,
     Kind,
     LockMode,
@@ -64,6 +65,9 @@ EACH: list[Change] = [
     events.UploadSet(Ino(1), 7, Upload(b"a/b", Seq(1), ObjectInfo(tags={"t": "u"}), "CRC32", "COMPOSITE")),
     events.UploadGone(Ino(1), 7),
     events.PartSet(7, 10_000, Part(CONTENT, "e", Seq(1), (Checksum("CRC32", "AAAAAA=="),))),
+    events.DisplacedSet(Ino(1), Ino(2), b"name"),
+    events.InterimSet(Ino(1), Interim(CONTENT, 7, 8, 9, WRITER, Seq(10)), 3, b"tail"),
+    events.InterimGone(Ino(1)),
 ]
 
 
@@ -111,6 +115,9 @@ def test_tags_are_the_format() -> None:
         "UploadSet": 20,
         "UploadGone": 21,
         "PartSet": 22,
+        "DisplacedSet": 23,
+        "InterimSet": 24,
+        "InterimGone": 31,
     }
 
 
@@ -121,7 +128,7 @@ def test_the_catalog_has_a_handler_for_each(tmp_path: Path) -> None:
 
 
 def test_every_content_of_an_event_is_found() -> None:
-    has_content = events.VersionAdded | events.InodeSet | events.DraftSet | events.PartSet
+    has_content = events.VersionAdded | events.InodeSet | events.DraftSet | events.PartSet | events.InterimSet
     one, other, third = (Content(1, BlockId(bytes([at]) * 32), 0) for at in range(3))
     event = Event(
         1,
@@ -134,10 +141,11 @@ def test_every_content_of_an_event_is_found() -> None:
             events.DraftSet(Ino(1), Draft(third, 0, 0, WRITER)),
             events.DraftSet(Ino(2), Draft(EMPTY, 0, 0, WRITER)),
             events.PartSet(7, 1, Part(other, "e", Seq(1))),
+            events.InterimSet(Ino(3), Interim(one, 0, 0, 0, WRITER, Seq(1)), 0, b""),
             *[change for change in EACH if not isinstance(change, has_content)],
         ],
     )
-    assert events.contents(event) == [one, other, third, EMPTY, other]
+    assert events.contents(event) == [one, other, third, EMPTY, other, one]
 
 
 @pytest.mark.parametrize("raw", [b"", b"\xc1", b"\x93\x01\xa1x", b"\x90", b"\x93\x01\xa1x\x91\x92\x63\x01"])

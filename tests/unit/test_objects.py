@@ -23,6 +23,7 @@ from vfs.errors import (
     NoLock,
     NoSpace,
     NoSuchBucket,
+    NoSuchInode,
     NoSuchKey,
     NoSuchUpload,
     NotPermitted,
@@ -119,6 +120,7 @@ def test_a_directory_hides_the_file_that_is_its_prefix(store: Store, bucket: Ino
     directory, _ = store.tree.lookup(bucket, b"a")
     assert (changed[0].name, changed[0].before, changed[0].after) == (b"a", file, directory)
     assert put(store, bucket, b"a", b"again").changed == []
+    file = store.core.catalog.entry(bucket, b"a")
     moment = store.objects.current(bucket, b"a").seq
     shown = [name for name, _, found in store.history.list_at(bucket, moment) if found is not None]
     assert shown == [b"a/"]
@@ -171,14 +173,18 @@ def told(store: Store, bucket: Ino) -> list[bytes]:
     return [read(store, item) for item in store.objects.list_versions(bucket).objects]
 
 
-def test_who_reads_a_file_sees_what_is_put(store: Store, bucket: Ino) -> None:
+def test_who_reads_a_file_goes_on_reading_it(store: Store, bucket: Ino) -> None:
     ino = save(store, bucket, b"f", b"old")
     handle = store.files.open(ino, MOUNT)
     added = put(store, bucket, b"f", b"new")
-    assert added.changed[0].before == added.changed[0].after == ino
-    assert store.files.read(handle, 0, 10) == b"new"
+    assert [(change.name, change.before) for change in added.changed] == [(b"f", ino)]
+    assert store.files.read(handle, 0, 10) == b"old"
+    other, _ = store.tree.lookup(bucket, b"f")
+    assert added.changed[0].after == other != ino
     store.files.release(handle)
     assert told(store, bucket) == [b"new", b"old"]
+    with pytest.raises(NoSuchInode):
+        store.tree.inode(ino)
 
 
 @pytest.mark.parametrize("synced", [False, True])
@@ -208,7 +214,7 @@ def test_what_was_closed_before_a_put_is_the_version_before_it(store: Store, buc
     store.files.write(handle, 0, b"closed")
     store.files.flush(handle)
     put(store, bucket, b"f", b"new")
-    assert store.files.read(handle, 0, 10) == b"new"
+    assert store.files.read(handle, 0, 10) == b"closed"
     store.files.release(handle)
     assert told(store, bucket) == [b"new", b"closed", b"old"]
 

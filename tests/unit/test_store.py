@@ -5,9 +5,12 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
+import pytest
+
 from vfs.check import check
+from vfs.errors import NotAStore
 from vfs.model import NOBODY
-from vfs.store import Store
+from vfs.store import FORMATS, Store
 
 
 def test_only_the_owner_may_enter(tmp_path: Path) -> None:
@@ -53,3 +56,15 @@ def test_events_made_stands_still_while_nothing_changes(tmp_path: Path) -> None:
     store.checkpoint()
     assert store.events_made == changed
     store.close()
+
+
+def test_a_store_of_a_later_format_is_refused_and_one_of_an_earlier_gets_this_one(tmp_path: Path) -> None:
+    Store.open(tmp_path / "store").close()
+    description = tmp_path / "store" / "store.toml"
+    assert f"format = {FORMATS[-1]}\n" in description.read_text()
+    description.write_text('format = 2\nengine = "lmdb-0.9"\n')
+    Store.open(tmp_path / "store").close()
+    assert description.read_text() == f'format = {FORMATS[-1]}\nengine = "lmdb-0.9"\n'
+    description.write_text(f'format = {FORMATS[-1] + 1}\nengine = "lmdb-0.9"\n')
+    with pytest.raises(NotAStore, match=f"formats 2 to {FORMATS[-1]}"):
+        Store.open(tmp_path / "store")

@@ -171,6 +171,9 @@ def _contents(findings: Findings, catalog: Catalog) -> Iterator[Reference]:
     for ino, draft in catalog.drafts():
         if draft.content.root:
             yield draft.content.root, None, Owner.DRAFT, ino, 0
+    for ino, interim in catalog.interims():
+        if interim.content.root:
+            yield interim.content.root, None, Owner.DRAFT, ino, 0
     for upload, number, part in findings.track("references: parts", catalog.count("parts"), catalog.every_part()):
         if part.content.root:
             yield part.content.root, None, Owner.PART, upload, number

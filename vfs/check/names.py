@@ -150,7 +150,7 @@ def _directory(catalog: Catalog, ino: Ino, inode: Inode) -> Iterator[str]:
 def _file(catalog: Catalog, ino: Ino, inode: Inode) -> Iterator[str]:
     yield from _content(catalog, inode.content)
     if inode.nlink == 0:
-        if not catalog.is_orphan(ino):
+        if not catalog.is_orphan(ino) and catalog.displaced(ino) is None:
             yield "has no name, and is not among those that are still open"
         return
     keys = catalog.links(ino) if inode.nlink > 1 else [inode.key]
@@ -206,6 +206,27 @@ def _drafts(catalog: Catalog) -> Faults:
             yield f"draft of inode {ino}", "belongs to no file"
         for fault in _content(catalog, draft.content):
             yield f"draft of inode {ino}", fault
+
+
+def _interims(catalog: Catalog) -> Faults:
+    for ino, interim in catalog.interims():
+        yield None
+        inode = catalog.find_inode(ino)
+        if inode is None or not inode.is_file:
+            yield f"interim draft of inode {ino}", "belongs to no file"
+        for fault in _content(catalog, interim.content):
+            yield f"interim draft of inode {ino}", fault
+        found = len(catalog.tail(ino))
+        if found != interim.tail_bytes:
+            yield f"interim draft of inode {ino}", f"has a tail of {found} bytes, and should have {interim.tail_bytes}"
+
+
+def _displaced(catalog: Catalog) -> Faults:
+    for ino, _ in catalog.every_displaced():
+        yield None
+        inode = catalog.find_inode(ino)
+        if inode is None or inode.nlink or not inode.is_file:
+            yield f"inode {ino}", "is listed as displaced, and has a name or is no file"
 
 
 def _orphans(catalog: Catalog) -> Faults:
@@ -384,6 +405,8 @@ RULES: dict[str, Callable[[Catalog], Faults]] = {
     "attributes": _attributes,
     "drafts": _drafts,
     "orphans": _orphans,
+    "interim": _interims,
+    "displaced": _displaced,
     "keys": _keys,
     "key_names": _key_names,
     "removed": _removed,

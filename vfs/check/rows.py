@@ -9,19 +9,22 @@ import msgspec
 
 from vfs.catalog import TABLES, Catalog
 from vfs.check.findings import Findings, Kind
-from vfs.model import Bucket, Draft, Inode, ObjectInfo, Part, Upload, Version
+from vfs.model import Bucket, Draft, Inode, Interim, ObjectInfo, Part, Upload, Version
 from vfs.names import format_version_id, show
 
 COMPARED = tuple(table for table in TABLES if table not in ("meta", "blocks", "segments"))  # see vfs.check.content
 SHOWN_CHARS_MAX = 160
 _ALL_ONES = (1 << 64) - 1
 _NAMED = {"entries": "directory", "keys": "directory", "attributes": "inode"}  # number, then a name
-_NUMBERED = {"key_names": "key", "inodes": "inode", "drafts": "inode", "orphans": "inode", "buckets": "bucket"}
+_NUMBERED = {"key_names": "key", "buckets": "bucket"} | dict.fromkeys(
+    ("inodes", "drafts", "orphans", "displaced", "interim"), "inode"
+)
 _RECORDS: dict[str, type[msgspec.Struct]] = {
     "buckets": Bucket,
     "inodes": Inode,
     "versions": Version,
     "drafts": Draft,
+    "interim": Interim,
     "objects": ObjectInfo,
     "uploads": Upload,
     "parts": Part,
@@ -84,6 +87,8 @@ def name_row(table: str, key: bytes) -> str:
             return f"{table}: {_NAMED[table]} {_number(key[:8])}, {show(key[8:])!r}"
         if table in _NUMBERED:
             return f"{table}: {_NUMBERED[table]} {_number(key)}"
+        if table == "tails":
+            return f"tails: inode {_number(key[:8])}, from byte {_number(key[8:])}"
         if table in ("versions", "objects"):
             return f"{table}: key {_number(key[:8])}, {format_version_id(_ALL_ONES - _number(key[8:]))}"
         if table == "parts":

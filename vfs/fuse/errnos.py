@@ -9,6 +9,7 @@ from vfs import errors
 ERRNO: dict[type[errors.VfsError], int] = {
     errors.NoSuchBucket: errno.ENOENT,
     errors.NoSuchKey: errno.ENOENT,
+    errors.NoSuchInode: errno.ESTALE,  # has the kernel look the name up again (path_openat, retry_estale)
     errors.NoSuchVersion: errno.ENOENT,
     errors.BucketExists: errno.EEXIST,
     errors.BucketNotEmpty: errno.ENOTEMPTY,

@@ -25,14 +25,26 @@ class Invalidation:
     def __init__(self, root: Ino) -> None:
         self._root = root
         self._thread = trio.CapacityLimiter(1)
-        self._under_way = 0
+        self._under_way: list[Changed] = []
         self._all_done = trio.Event()
 
     def start(self, changed: list[Changed]) -> None:
         """Have the kernel drop what it knows of these names."""
         if changed:
-            self._under_way += 1
+            self._under_way += changed
             trio.lowlevel.spawn_system_task(self._run, changed)
+
+    def concerns(self, ino: Ino) -> bool:
+        """Whether the kernel is being told to drop what it knows of an inode: what it reads now may be dropped late."""
+        return any(ino in (change.before, change.after) for change in self._under_way)
+
+    def follow(self, name: tuple[Ino, bytes], new_name: tuple[Ino, bytes]) -> None:
+        """A name is being renamed. If the kernel has yet to drop what it knows of it, it carries that along, and has to
+        drop it there.
+        """
+        if self._under_way:
+            known = [change for change in self._under_way if change[:2] == name]
+            self.start([Changed(*new_name, change.before, change.after) for change in known])
 
     async def settled(self) -> None:
         """Return when the kernel has dropped everything that it was told to drop so far."""
@@ -45,7 +57,8 @@ class Invalidation:
             # Cancelled when the daemon ends, which must not wait for anybody's lock.
             await trio.to_thread.run_sync(self._drop, changed, limiter=self._thread, abandon_on_cancel=True)
         finally:
-            self._under_way -= 1
+            for change in changed:
+                self._under_way.remove(change)
             if not self._under_way:
                 self._all_done.set()
                 self._all_done = trio.Event()
@@ -56,7 +69,10 @@ class Invalidation:
                 parent = pyfuse3.ROOT_INODE if change.parent == self._root else change.parent
                 _unless_unknown(pyfuse3.invalidate_entry, parent, change.name)
                 _unless_unknown(pyfuse3.invalidate_inode, parent, True)  # its times: the kernel may not know the name
-            if change.before is not None:
+                for ino in (change.before, change.after):  # their links and times; the content of neither has changed
+                    if ino is not None:
+                        _unless_unknown(pyfuse3.invalidate_inode, ino, True)
+            elif change.before is not None:
                 _unless_unknown(pyfuse3.invalidate_inode, change.before)
 
 

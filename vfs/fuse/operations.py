@@ -36,7 +36,7 @@ from vfs.errors import (
     ReadOnly,
     VfsError,
 )
-from vfs.files import SETID, Handle
+from vfs.files import SETID
 from vfs.fuse import callers
 from vfs.fuse.attributes import PREFIX, Attributes
 from vfs.fuse.callers import Caller
@@ -48,6 +48,7 @@ from vfs.fuse.snapshots import MoreLater
 from vfs.fuse.tracing import Trace
 from vfs.model import NOBODY, STORE_ROOT, Ino, Inode, KeyId, Kind
 from vfs.names import NAME_BYTES_MAX, SNAPSHOTS, VERSIONS, format_version_id, show
+from vfs.openfiles import Handle
 from vfs.service.collecting import Collecting
 from vfs.service.durability import Durability
 from vfs.service.lifecycles import Lifecycles
@@ -243,6 +244,7 @@ class Operations(pyfuse3.Operations):
         self._callers = callers.Callers()
         self._attributes = Attributes(store, self._past, lifecycles, facts)
         self.invalidation = Invalidation(root)
+        self._files.on_moved = self.invalidation.start
         self._root = root
         self._handles: dict[int, Handle | OpenDirectory | OpenVersion | OpenLog] = {}
         self._next_handle = 1
@@ -349,6 +351,7 @@ class Operations(pyfuse3.Operations):
             handle = None if fh is None else self._handles.get(fh)
             if isinstance(handle, Handle):
                 self._files.truncate(handle, attr.st_size)
+                self.durability.written()
             else:
                 self._files.truncate_path(real, attr.st_size, self._callers.writer(ctx))
         chown = fields.update_uid or fields.update_gid
@@ -450,9 +453,12 @@ class Operations(pyfuse3.Operations):
         _check_real(name)
         if flags == pyfuse3.RENAME_EXCHANGE:
             self._tree.exchange(source, name, destination, new_name, self._callers.writer(ctx))
+            self.invalidation.follow((source, name), (destination, new_name))
+            self.invalidation.follow((destination, new_name), (source, name))
         elif flags in (0, pyfuse3.RENAME_NOREPLACE):
             writer = self._callers.writer(ctx)
             self._keep_gone(self._tree.rename(source, name, destination, new_name, writer, replace=flags == 0))
+            self.invalidation.follow((source, name), (destination, new_name))
         else:
             raise InvalidName(f"rename flags {flags:#x} are not known")
 
@@ -548,7 +554,8 @@ class Operations(pyfuse3.Operations):
         handle = self._files.open(self._ino(ino), writer, truncate=bool(flags & os.O_TRUNC))
         if flags & os.O_TRUNC:
             self.durability.changed()
-        return FileInfo(fh=self._keep(handle), keep_cache=True)
+            self.durability.written()
+        return FileInfo(fh=self._keep(handle), keep_cache=not self.invalidation.concerns(handle.ino))
 
     def _open_past(self, ino: int, flags: int, caller: Caller) -> FileInfo:
         if flags & _WRITE_FLAGS:
@@ -593,7 +600,9 @@ class Operations(pyfuse3.Operations):
     def write(self, fh: int, off: int, buf: bytes) -> int:
         if off % _PAGE:
             self._ragged[fh] = self._ragged.get(fh, 0) + 1
-        return self._files.write(self._file(fh), off, buf)
+        written = self._files.write(self._file(fh), off, buf)
+        self.durability.written()
+        return written
 
     @_waiting
     async def flush(self, fh: int) -> None:
@@ -615,7 +624,7 @@ class Operations(pyfuse3.Operations):
     def release(self, fh: int) -> None:
         handle = self._handles.pop(fh)
         if isinstance(handle, Handle):
-            changed = handle.changed or handle.file.unlinked
+            events_made = self.store.events_made
             # The kernel reads the pages that were written in parts one by one, where it would read ahead.
             if self._ragged.pop(fh, 0) > RAGGED_WRITES_MAX:
                 self._drop_content(handle.ino)
@@ -624,7 +633,7 @@ class Operations(pyfuse3.Operations):
             except VfsError:  # what could not be kept (close said so) is in the kernel's cache
                 self._drop_content(handle.ino)
                 raise
-            if changed:
+            if self.store.events_made != events_made:
                 self.durability.changed()
         elif isinstance(handle, OpenVersion):
             self._files.close_version(handle.copy)

@@ -74,11 +74,11 @@ class Call:
         self.check_right(bucket, write=write)
         return ino, bucket
 
-    def check_still(self, ino: Ino) -> Bucket:
-        """After an await: the bucket that was found is still there, and the caller may still write to it. What follows
-        must be done without another await. Returns it as it is now. Raises NoSuchBucket, AccessDenied.
+    def check_still(self, ino: Ino, *, write: bool = True) -> Bucket:
+        """After an await: the bucket that was found is still there, and the caller may still use it. What follows must
+        be done without another await. Returns it as it is now. Raises NoSuchBucket, AccessDenied.
         """
-        found, bucket = self.find(self.name, write=True)
+        found, bucket = self.find(self.name, write=write)
         if found != ino:
             raise S3Error("NoSuchBucket", "The specified bucket was deleted", fields={"BucketName": show(self.name)})
         return bucket

@@ -79,6 +79,7 @@ STATUS: dict[str, int] = {
 CODE: dict[type[errors.VfsError], str] = {
     errors.NoSuchBucket: "NoSuchBucket",
     errors.NoSuchKey: "NoSuchKey",
+    errors.NoSuchInode: "NoSuchKey",
     errors.NoSuchVersion: "NoSuchVersion",
     errors.BucketExists: "BucketAlreadyOwnedByYou",
     errors.BucketNotEmpty: "BucketNotEmpty",

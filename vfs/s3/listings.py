@@ -6,6 +6,9 @@ import base64
 import binascii
 from typing import Any
 
+import trio
+
+from vfs.model import Ino
 from vfs.objects import Object, Page
 from vfs.s3.call import STORAGE_CLASS, Call, is_allowed, quoted, text
 from vfs.s3.dialects import OSS
@@ -92,6 +95,7 @@ async def list_objects(call: Call) -> Document:
     else:
         after = to_bytes(call.request.parameter("marker") or "")
     page = Page([], [], False)
+    await _publish_promised(call, ino, prefix)
     if limit:
         page = call.store.objects.list(ino, prefix=prefix, delimiter=delimiter, after=after, limit=limit)
     owner = not second or call.request.parameter("fetch-owner") == "true"
@@ -114,6 +118,13 @@ async def list_objects(call: Call) -> Document:
         content["Marker"] = call.shown(after)
         content["NextMarker"] = call.shown(page.next) if page.truncated else None
     return Document("ListBucketResult", content)
+
+
+async def _publish_promised(call: Call, ino: Ino, prefix: bytes) -> None:
+    """What a close has promised is listed. Raises NoSuchBucket, AccessDenied if that is no more to be."""
+    for _ in call.store.objects.publish_below(ino, prefix):
+        await trio.lowlevel.checkpoint()
+    call.check_still(ino, write=False)
 
 
 def _start_after(call: Call) -> str | None:
@@ -145,6 +156,7 @@ async def list_versions(call: Call) -> Document:
             fields={"ArgumentName": "version-id-marker", "ArgumentValue": id_marker},
         )
     page = Page([], [], False)
+    await _publish_promised(call, ino, prefix)
     if limit:
         page = call.store.objects.list_versions(
             ino,

@@ -63,12 +63,17 @@ class Durability:
         self.commits = trio.Lock()  # whoever has it may rely on it that the catalog is not committed
         self._changed = trio.Event()
         self._urgent = trio.Event()
+        self._dirty = trio.Event()
 
     def changed(self) -> None:
         """Something was changed: a checkpoint is due within the commit interval, or at once if much has happened."""
         self._changed.set()
         if self._store.wants_checkpoint:
             self._urgent.set()
+
+    def written(self) -> None:
+        """Something was written to an open file: an interim draft is due within the commit interval."""
+        self._dirty.set()
 
     async def sync(self) -> None:
         """Return when everything done before this call survives a power loss. Raises DiskFailed."""
@@ -134,11 +139,12 @@ class Durability:
                 return
 
     async def run(self) -> None:
-        """Checkpoint within the commit interval after a change, and make the sync log when it is wanted, for ever.
-        Sleeps while nothing changes.
+        """Checkpoint within the commit interval after a change, make interim drafts of what stays open within as much
+        after a write, and the sync log when it is wanted, for ever. Sleeps while nothing changes.
         """
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._make_log)
+            nursery.start_soon(self._make_interim_drafts)
             await self._keep_up()
 
     async def _make_log(self) -> None:
@@ -147,6 +153,23 @@ class Durability:
             self._store.use_log(await trio.to_thread.run_sync(self._store.make_log))
         except (NoSpace, DiskFailed) as error:
             log.warning("syncs stay slow until the next start: no sync log: %s", error)
+
+    async def _make_interim_drafts(self) -> None:
+        interims = self._store.files.interims
+        while True:
+            await self._dirty.wait()
+            await trio.sleep(self._store.settings.commit_interval)
+            self._dirty = trio.Event()
+            try:
+                for _ in interims.make():
+                    await trio.lowlevel.checkpoint()
+                self.changed()
+            except NoSpace as error:
+                log.error("%s; what was written to open files is not safe until there is room", error)
+            except DiskFailed:
+                await trio.sleep(math.inf)  # logged; the store is read-only from here on
+            if interims.are_due:
+                self._dirty.set()
 
     async def _keep_up(self) -> None:
         while True:
