@@ -1,0 +1,144 @@
+"""Files that stay open, never closed nor synced, and a daemon that is killed: seconds are lost of each, no more."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.mounted import TIMEOUT_S, Mounted, at_work, contents, versions, wait_until
+
+pytestmark = pytest.mark.fuse
+
+PROGRAMS = 20
+INTERVAL_S = 0.5
+LOST_S_MAX = INTERVAL_S + 1
+KILLS = 3
+KILLS_SLOW = 200
+
+APPENDER = """
+import os, sys, time
+fd = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+try:
+    while True:
+        os.write(fd, b"%d\\n" % time.monotonic_ns())
+        time.sleep(0.01)
+except OSError:
+    os._exit(0)  # the mount is dead
+"""
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Iterator[Mounted]:
+    (tmp_path / "store").mkdir(mode=0o700)
+    (tmp_path / "store" / "config.toml").write_text(f"commit_interval = {INTERVAL_S}\n")
+    with at_work(Mounted(tmp_path)) as mount:
+        yield mount
+
+
+def _kill_under_appenders(mounted: Mounted, seconds: float, round_: int) -> None:
+    """PROGRAMS programs append to a file each, the daemon is killed, and mounted again."""
+    logs = [mounted.root / "bucket" / f"{round_}-{number}.log" for number in range(PROGRAMS)]
+    programs = [subprocess.Popen([sys.executable, "-c", APPENDER, str(log)]) for log in logs]
+    try:
+        wait_until(lambda: all(log.exists() and log.stat().st_size for log in logs), "all programs at work")
+        time.sleep(seconds)
+        began = time.monotonic_ns()
+        mounted.kill()
+        for program in programs:
+            program.wait(TIMEOUT_S)
+    finally:
+        for program in programs:
+            program.kill()
+    mounted.start()
+    for log in logs:
+        lines = log.read_bytes().splitlines(keepends=True)
+        assert lines, f"{log.name}: nothing is left"
+        assert all(line.endswith(b"\n") for line in lines), f"{log.name}: a write is torn"
+        times = [int(line) for line in lines]
+        assert times == sorted(times)
+        lost = (began - times[-1]) / 1e9
+        assert lost < LOST_S_MAX, f"{log.name}: {lost:.2f} s are lost"
+        assert len(versions(log)) == 1
+
+
+def test_seconds_are_lost_of_what_is_never_closed(mounted: Mounted) -> None:
+    (mounted.root / "bucket").mkdir()
+    for round_ in range(KILLS):
+        _kill_under_appenders(mounted, 1.0 + round_ * 0.6, round_)
+
+
+@pytest.mark.slow
+def test_two_hundred_kills(mounted: Mounted) -> None:
+    (mounted.root / "bucket").mkdir()
+    chance = random.Random(0)
+    for round_ in range(KILLS_SLOW):
+        _kill_under_appenders(mounted, chance.uniform(0.6, 2.0), round_)
+
+
+def test_a_database_and_its_journal_are_of_one_moment(mounted: Mounted) -> None:
+    """What is in the second file was written after what is in the first: so it is after a kill."""
+    (mounted.root / "bucket").mkdir()
+    first, second = (mounted.root / "bucket" / name for name in ("first", "second"))
+    script = f"""
+import os
+one, other = (os.open(path, os.O_RDWR | os.O_CREAT) for path in ({str(first)!r}, {str(second)!r}))
+number = 0
+try:
+    while True:
+        number += 1
+        os.pwrite(one, b"%020d" % number, 0)
+        os.pwrite(one, b"%020d" % number, 200_000)
+        os.pwrite(other, b"%020d" % number, 0)
+except OSError:
+    os._exit(0)
+"""
+    for seconds in (0.8, 1.3):
+        with subprocess.Popen([sys.executable, "-c", script]) as program:
+            time.sleep(seconds)
+            mounted.kill()
+            program.wait(TIMEOUT_S)
+        mounted.start()
+        data = first.read_bytes()
+        one, far, other = int(data[:20]), int(data[200_000:]), int(second.read_bytes())
+        assert one >= far >= other >= one - 1 > 0, "the order of the writes, cut off at one moment"
+
+
+def test_a_mapping_is_safe_once_the_kernel_hands_it_over(mounted: Mounted) -> None:
+    (mounted.root / "bucket").mkdir()
+    path = mounted.root / "bucket" / "mapped"
+    script = f"""
+import mmap, os, time
+fd = os.open({str(path)!r}, os.O_RDWR | os.O_CREAT)
+os.ftruncate(fd, 8192)
+pages = mmap.mmap(fd, 8192)
+pages[:5] = b"store"
+pages.flush()
+print("done", flush=True)
+time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == b"done\n"
+        time.sleep(LOST_S_MAX)
+        mounted.kill()
+        program.kill()
+    mounted.start()
+    assert path.read_bytes()[:5] == b"store"
+
+
+def test_one_open_is_one_version_however_long(mounted: Mounted) -> None:
+    (mounted.root / "bucket").mkdir()
+    path = mounted.root / "bucket" / "log"
+    with open(path, "wb", buffering=0) as log:
+        for number in range(6):
+            log.write(b"%d\n" % number)
+            time.sleep(INTERVAL_S / 2)
+        assert not os.path.lexists(mounted.root / "bucket" / ".versions" / "log"), "nobody has closed it"
+    assert contents(path) == [b"0\n1\n2\n3\n4\n5\n"]
