@@ -240,6 +240,9 @@ class SimFile:
                 raise DiskFailed(f"simulated: cannot read {self._path} at {page * PAGE_BYTES}") from error
         return bytes(self._stored.data[offset : offset + length])
 
+    def next_data(self, offset: int) -> int:
+        return offset
+
     def sync(self) -> None:
         try:
             self._check("sync")

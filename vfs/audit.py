@@ -8,28 +8,29 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from vfs.disk import refusal
+from vfs.folder import Folder
 
 FILE = "lifecycle.log"
 OLD = "lifecycle.log.1"
 FILE_BYTES_MAX = 16 << 20  # then it becomes the old one, in place of the one before
+LINE_BYTES_MAX = 1 << 20  # what is longer is no line of ours
 
 
-def append(store: Path, lines: Sequence[dict[str, Any]]) -> None:
+def append(root: Folder, lines: Sequence[dict[str, Any]]) -> None:
     """Add lines, and make them survive a power loss. For any thread, one call at a time. Raises NoSpace, DiskFailed."""
     try:
-        _append(store / FILE, b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
+        _append(root, b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
     except OSError as error:
-        raise refusal(f"{store / FILE}", error) from error
+        raise refusal(f"{root.path / FILE}", error) from error
 
 
-def _append(path: Path, data: bytes) -> None:
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+def _append(root: Folder, data: bytes) -> None:
+    fd = root.open_or_make(FILE, os.O_RDWR | os.O_APPEND)
     with os.fdopen(fd, "r+b", buffering=0) as file:
         size = os.fstat(fd).st_size
         if size and os.pread(fd, 1, size - 1) != b"\n":
@@ -37,21 +38,21 @@ def _append(path: Path, data: bytes) -> None:
         file.write(data)
         os.fdatasync(fd)
         if size + len(data) >= FILE_BYTES_MAX:
-            path.rename(path.with_name(OLD))
+            root.rename(FILE, OLD)
 
 
-def read(store: Path) -> Iterator[dict[str, Any]]:
-    """The lines that there are, oldest first; torn ones are left out. Raises OSError."""
+def read(root: Folder) -> Iterator[dict[str, Any]]:
+    """The lines that there are, oldest first; torn ones are left out. Raises OSError, Unsafe."""
     for name in (OLD, FILE):
         try:
-            file = (store / name).open("rb")
+            file = root.open_file(name)
         except FileNotFoundError:
             continue
         with file:
-            for line in file:
+            while line := file.readline(LINE_BYTES_MAX):
                 try:
                     found = msgspec.json.decode(line)
-                except msgspec.DecodeError:
+                except (msgspec.DecodeError, RecursionError):
                     continue
                 if isinstance(found, dict):
                     yield found

@@ -32,6 +32,7 @@ _MAGIC = b"vfsB"
 _HEADER = struct.Struct("<4sBBHI32s")  # magic, is a node, encoding, reserved, length, id
 HEADER_BYTES = _HEADER.size
 _NODE_CONTEXT = "vfs 2026-11 manifest node"
+_OFFSET_END = 1 << 62
 _SCAN_BYTES = 1 << 20
 _HEADERS_BYTES = 16 << 10  # read at once where only headers are wanted
 _CANDIDATES_BYTES = 64 << 10  # the same where headers may be anywhere
@@ -179,7 +180,7 @@ class Blocks:
 
     def read_damaged(self, place: Place) -> bytes:
         """What is there, whatever it is. Raises Corrupt, DiskFailed if nothing can be read."""
-        return self._file(place.segment).read(place.offset, place.length)
+        return read_place(self._file(place.segment), place)
 
     def verify(self, block: BlockId, place: Place, *, node: bool) -> Encoding:
         """Read a block from the disk, and tell how it is stored. Raises Corrupt if it is not intact."""
@@ -293,9 +294,16 @@ def decode(block: BlockId, stored: bytes, *, node: bool) -> Decoded | None:
     return Decoded(stored, Encoding.RAW) if identify(stored, node=node) == block else None
 
 
+def read_place(file: File, place: Place) -> bytes:
+    """The bytes at a place, which a damaged index may give any numbers. Raises Corrupt, DiskFailed."""
+    if place.length > BLOCK_BYTES or place.offset > _OFFSET_END:
+        raise Corrupt("the catalog", expected="the place of a block", found=f"{place}")
+    return file.read(place.offset, place.length)
+
+
 def read_verified(file: File, block: BlockId, place: Place, *, node: bool) -> tuple[bytes, Decoded]:
     """What is stored of a block, and what that says. For any thread. Raises Corrupt if it is not that block."""
-    stored = file.read(place.offset, place.length)
+    stored = read_place(file, place)
     decoded = decode(block, stored, node=node)
     if decoded is None:
         where = f"{_path(place.segment)} at byte {place.offset}, {place.length} bytes"
@@ -342,7 +350,7 @@ def candidates(file: File, segment: int, offset: int, count: int) -> tuple[list[
             at = len(window) if offset + len(window) >= file.size else len(window) - len(_MAGIC) + 1
         elif not at:
             at = len(window)  # the end of the segment
-        offset += at
+        offset = file.next_data(offset + at)
     return found, offset
 
 
@@ -385,5 +393,5 @@ def _next_magic(file: File, offset: int) -> int:
         at = chunk.find(_MAGIC)
         if at >= 0:
             return offset + at
-        offset += max(len(chunk) - len(_MAGIC) + 1, 1)
+        offset = file.next_data(offset + max(len(chunk) - len(_MAGIC) + 1, 1))
     return offset

@@ -41,8 +41,8 @@ import os
 import struct
 from collections.abc import Callable, Iterator
 from decimal import Decimal
-from pathlib import Path
-from typing import Any, NamedTuple
+from pathlib import PurePath
+from typing import Any, BinaryIO, NamedTuple
 
 import lmdb
 import msgspec
@@ -50,9 +50,10 @@ import msgspec
 from vfs import events
 from vfs.blocks import HEADER_BYTES, LOST, Blocks, End, Place
 from vfs.content import children
-from vfs.disk import LIMITS, refusal, set_aside, sync_directory, sync_file
+from vfs.disk import LIMITS, refusal, set_aside
 from vfs.errors import Corrupt, DiskFailed, LimitReached, NoSpace, NoSuchInode, NoSuchKey
 from vfs.events import Event
+from vfs.folder import Folder
 from vfs.journal import START, Position
 from vfs.model import (
     STORE_ROOT,
@@ -129,13 +130,13 @@ def _delta(item: tuple[bytes, int]) -> int:
     return -item[1]
 
 
-def missing_bytes(file: Path) -> int:
+def missing_bytes(folder: Folder) -> int:
     """How many bytes an LMDB file is shorter than its meta page says. LMDB maps those too, and dies (SIGBUS) where it
     reads them. It never does in a sound file, in which the last pages can be free and unwritten: so this is no damage
     yet, but it has to be filled up. Raises Corrupt for more than can be missing in a sound one.
     """
     try:
-        with file.open("rb") as opened:
+        with folder.open_file(FILE) as opened:
             head = opened.read(_META_BYTES)
             size = os.fstat(opened.fileno()).st_size
     except FileNotFoundError:
@@ -148,30 +149,42 @@ def missing_bytes(file: Path) -> int:
                 pages, txn, page_bytes = last + 1, number, length
     missing = max(pages * page_bytes - size, 0)
     if missing > MISSING_BYTES_MAX:
-        raise Corrupt(str(file), expected=f"{pages} pages", found=f"{size} bytes; `vfs rebuild` makes it again")
+        found = f"{size} bytes; `vfs rebuild` makes it again"
+        raise Corrupt(str(folder.path / FILE), expected=f"{pages} pages", found=found)
     return missing
 
 
-def fill_up(file: Path) -> None:
+def fill_up(folder: Folder) -> None:
     """Make an LMDB file as long as its meta page says; what is added is a hole, and no page that LMDB knows."""
-    if missing := missing_bytes(file):
-        os.truncate(file, file.stat().st_size + missing)
+    if missing := missing_bytes(folder):
+        fd = folder.open(FILE, os.O_RDWR)
+        try:
+            os.ftruncate(fd, os.fstat(fd).st_size + missing)
+        finally:
+            os.close(fd)
 
 
-def _open_to_read(directory: Path) -> Any:
-    """The LMDB environment of a catalog. Raises LimitReached."""
+def _open_env(folder: Folder, *, read_only: bool) -> Any:
+    """The LMDB environment of a catalog. LMDB opens by path: so it is given the descriptor of a file that was found to
+    be one. Raises LimitReached, OSError, Unsafe.
+    """
+    fd = folder.open(FILE) if read_only else folder.open_or_make(FILE, os.O_RDWR)
     try:
         return lmdb.open(
-            str(directory),
+            f"/proc/self/fd/{fd}",
+            subdir=False,
             map_size=MAP_BYTES,
             max_dbs=len(TABLES),
             lock=False,
-            readonly=True,
-            create=False,
+            mode=0o600,
+            readonly=read_only,
+            create=not read_only,
             lib_version=ENGINE,
         )
     except lmdb.MemoryError as error:
-        raise _no_room(directory) from error
+        raise _no_room(folder.path) from error
+    finally:
+        os.close(fd)
 
 
 def _open_tables(env: Any, *, create: bool) -> dict[str, Any]:
@@ -187,24 +200,24 @@ def _open_tables(env: Any, *, create: bool) -> dict[str, Any]:
     return tables
 
 
-def _no_room(directory: Path) -> LimitReached:
+def _no_room(directory: PurePath) -> LimitReached:
     need = f"it takes {MAP_BYTES >> 40} TiB of address space, though not of memory"
     return LimitReached(f"cannot open {directory}: {need}; {LIMITS[errno.ENOMEM]}")
 
 
-def read_through(directory: Path) -> None:
+def read_through(folder: Folder) -> None:
     """Read every row of a catalog, as bytes. For a process of its own: LMDB trusts its file, and a damaged one can end
     who reads it. Raises Corrupt, or whatever else comes of damage.
     """
-    missing_bytes(directory / FILE)
-    rows_max = (directory / FILE).stat().st_size  # damaged pages can lead in circles
-    with _open_to_read(directory) as env:
+    missing_bytes(folder)
+    rows_max = folder.file_bytes(FILE)  # damaged pages can lead in circles
+    with _open_env(folder, read_only=True) as env:
         tables = [table for table in _open_tables(env, create=False).values() if table is not None]
         with env.begin() as txn:
             for table in tables:
                 for count, _ in enumerate(txn.cursor(table)):
                     if count > rows_max:
-                        raise Corrupt(str(directory), expected=f"at most {rows_max} rows", found="more")
+                        raise Corrupt(str(folder.path), expected=f"at most {rows_max} rows", found="more")
 
 
 class KeyName(NamedTuple):
@@ -241,8 +254,12 @@ class Checkpoint(NamedTuple):
 class Catalog:
     """The open catalog. Invariant: between two calls, the transaction is the fold of every event applied so far."""
 
-    def __init__(self, path: Path, *, read_only: bool = False) -> None:
-        self._path = path
+    def __init__(self, folder: Folder, *, read_only: bool = False) -> None:
+        """Open the catalog in a directory; one that is not only read is made if it is missing. Closes *folder* with it.
+
+        Raises Corrupt, LimitReached, Unsafe.
+        """
+        self._folder = folder
         self._read_only = read_only
         self._handlers: dict[type[events.Change], Callable[[Any], None]] = {
             events.BucketSet: self._bucket_set,
@@ -276,26 +293,18 @@ class Catalog:
         self._open()
 
     def _open(self) -> None:
-        path, read_only = self._path, self._read_only
+        path, read_only = self._folder.path, self._read_only
         try:
             if not read_only:
-                path.mkdir(mode=0o700, exist_ok=True)  # else lmdb makes it, with the mode of its files
-                fill_up(path / FILE)
-            self._env = lmdb.open(
-                str(path),
-                map_size=MAP_BYTES,
-                max_dbs=len(TABLES),
-                lock=False,
-                mode=0o600,
-                readonly=read_only,
-                create=not read_only,
-                lib_version=ENGINE,
-            )
+                fill_up(self._folder)
+            self._env = _open_env(self._folder, read_only=read_only)
             self._db = _open_tables(self._env, create=not read_only)
-        except lmdb.MemoryError as error:
-            raise _no_room(path) from error
         except lmdb.Error as error:
             raise Corrupt(str(path), expected="an LMDB catalog", found=str(error)) from error
+        except FileNotFoundError as error:
+            raise Corrupt(str(path), expected="an LMDB catalog", found="none") from error
+        except OSError as error:
+            raise refusal(f"cannot open {path / FILE}", error) from error
         db = self._db
         self._entries, self._inodes, self._keys = db["entries"], db["inodes"], db["keys"]
         self._key_names, self._versions, self._times = db["key_names"], db["versions"], db["times"]
@@ -408,20 +417,19 @@ class Catalog:
 
     def _has_room(self) -> bool:
         """Whether as much as is set aside could be allocated now."""
-        disk = os.statvfs(self._path)
         try:
-            fd = os.open(self.file, os.O_RDWR | os.O_CLOEXEC)
+            fd = self._folder.open(FILE, os.O_RDWR)
             try:
                 room = set_aside(fd, os.fstat(fd).st_size, RESERVE_BYTES)
             finally:
                 os.close(fd)
         except OSError:
             return True  # this disk has other troubles
-        return room and disk.f_bavail * disk.f_frsize >= RESERVE_BYTES
+        return room and self._folder.free_bytes() >= RESERVE_BYTES
 
     def _set_aside(self) -> None:
         """Have room behind the file, so that commits which free space succeed on a full disk."""
-        fd = os.open(self.file, os.O_RDWR | os.O_CLOEXEC)
+        fd = self._folder.open(FILE, os.O_RDWR)
         try:
             size = os.fstat(fd).st_size
             if size + RESERVE_BYTES // 2 > self._room and set_aside(fd, size, RESERVE_BYTES):
@@ -465,41 +473,49 @@ class Catalog:
                 self._delete(_u64(segment), db=self._segment_rows)
         self._segments_changed.clear()
 
-    def copy(self, directory: Path) -> None:
-        """Write the catalog of the last checkpoint, without gaps, to a new directory. For any thread, between commits.
-
-        Raises NoSpace, DiskFailed.
+    def copy(self, folder: Folder) -> None:
+        """Write the catalog of the last checkpoint, without gaps, into an empty directory. For any thread, between
+        commits. Raises NoSpace, DiskFailed.
         """
         try:
-            directory.mkdir(mode=0o700)
-            self._env.copy(str(directory), compact=True)
-            os.chmod(directory / FILE, 0o600)
-            sync_file(directory / FILE)  # LMDB leaves that to the system; it may take the place of the catalog
+            fd = folder.make(FILE)
+            try:
+                self._env.copyfd(fd, compact=True)
+                os.fsync(fd)  # LMDB leaves that to the system; it may take the place of the catalog
+            finally:
+                os.close(fd)
         except lmdb.Error as error:
             raise NoSpace(f"the catalog cannot be copied: {error}") from error
         except OSError as error:
             raise refusal("the catalog cannot be copied", error) from error
 
-    def replace(self, directory: Path) -> None:
+    def replace(self, folder: Folder) -> None:
         """Put a copy of the last checkpoint in the place of the catalog; what came since must be applied again, also if
         this fails. Raises NoSpace, DiskFailed.
         """
-        self.close()
+        self._close_env()
         try:
-            os.replace(directory / FILE, self._path / FILE)
-            sync_directory(self._path)
+            folder.rename(FILE, FILE, self._folder)
+            self._folder.sync()
         except OSError as error:
             raise refusal("the catalog cannot be replaced", error) from error
         finally:
             self._open()
 
-    @property
-    def file(self) -> Path:
-        """The one file that a catalog is."""
-        return self._path / FILE
+    def file_bytes(self) -> int:
+        """How long the one file is that a catalog is."""
+        return self._folder.file_bytes(FILE)
+
+    def open_file(self) -> BinaryIO:
+        """That file, to be read."""
+        return self._folder.open_file(FILE)
 
     def close(self) -> None:
         """Drop what was not committed, and close."""
+        self._close_env()
+        self._folder.close()
+
+    def _close_env(self) -> None:
         self._txn.abort()
         self._env.close()
 

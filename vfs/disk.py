@@ -12,9 +12,10 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from vfs.errors import DiskFailed, LimitReached, NoSpace
+from vfs.folder import Folder
 
 Buffer = bytes | bytearray | memoryview
 
@@ -48,6 +49,9 @@ class File(Protocol):
 
     def read(self, offset: int, length: int) -> bytes:
         """Up to *length* bytes; fewer only at the end of the file."""
+
+    def next_data(self, offset: int) -> int:
+        """The first place from *offset* on that may hold anything but zeros; the end of the file if there is none."""
 
     def sync(self) -> None:
         """Make everything appended so far survive a power loss (fdatasync). Raises DiskFailed."""
@@ -87,6 +91,7 @@ class Disk(Protocol):
 
 _SEGMENT = re.compile(r"[0-9a-f]{8}|[0-9a-f]{16}")
 _KEEP_SIZE, _PUNCH_HOLE = 1, 2  # fallocate(2); Python's os has posix_fallocate only
+_COPY_BYTES = 1 << 20
 _UNSUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
@@ -116,10 +121,10 @@ def _fallocate(fd: int, mode: int, offset: int, length: int) -> int:
 class RealFile:
     """A File on the file system of the host. Invariant: `size` is the length of the file."""
 
-    def __init__(self, path: Path, flags: int) -> None:
+    def __init__(self, path: Path, fd: int) -> None:
         self._path = path
-        self._fd = os.open(path, flags | os.O_CLOEXEC, 0o600)
-        self.size = os.fstat(self._fd).st_size
+        self._fd = fd
+        self.size = os.fstat(fd).st_size
 
     def append(self, buffers: Sequence[Buffer]) -> int:
         start = self.size
@@ -166,6 +171,12 @@ class RealFile:
             raise DiskFailed(f"cannot read {self._path} at {offset}: {error.strerror}") from error
         return data
 
+    def next_data(self, offset: int) -> int:
+        try:
+            return max(offset, os.lseek(self._fd, offset, os.SEEK_DATA))
+        except OSError as error:
+            return self.size if error.errno == errno.ENXIO else offset
+
     def sync(self) -> None:
         try:
             os.fdatasync(self._fd)
@@ -204,44 +215,51 @@ class RealFile:
 
 
 class RealDisk:
-    """A Disk that is a directory of the host."""
+    """A Disk that is a directory of the host, held open."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Folder) -> None:
         self._root = root
 
     def list(self, folder: str) -> list[str]:
-        path = self._root / folder
         try:
-            if not path.is_dir():
-                path.mkdir(mode=0o700)
-                sync_directory(self._root)
-            return sorted(os.listdir(path))
+            with self._root.folder(folder, make=True) as opened:
+                return opened.names()
         except OSError as error:
-            raise refusal(f"cannot list {path}", error) from error
+            raise refusal(f"cannot list {self._root.path / folder}", error) from error
 
     def open(self, path: str, *, create: bool = False) -> RealFile:
-        where = self._root / path
+        folder, name = split(path)
+        where = self._root.path / path
         try:
-            file = RealFile(where, os.O_RDWR | (os.O_CREAT | os.O_EXCL if create else 0))
+            with self._root.folder(folder) as opened:
+                if not create:
+                    return RealFile(where, opened.open(name, os.O_RDWR))
+                file = RealFile(where, opened.make(name))
+                try:
+                    opened.sync()
+                except OSError:
+                    file.close()
+                    with contextlib.suppress(OSError):
+                        opened.remove(name)  # as if it had never been made
+                    raise
+                return file
         except OSError as error:
-            raise refusal(f"cannot open {where}", error) from error
-        if create:
-            try:
-                sync_directory(where.parent)
-            except OSError as error:
-                file.close()
-                with contextlib.suppress(OSError):
-                    where.unlink()  # as if it had never been made
-                raise refusal(f"cannot make {where}", error) from error
-        return file
+            raise refusal(f"cannot {'make' if create else 'open'} {where}", error) from error
 
     def remove(self, path: str) -> None:
-        where = self._root / path
+        folder, name = split(path)
         try:
-            where.unlink()
-            sync_directory(where.parent)
+            with self._root.folder(folder) as opened:
+                opened.remove(name)
+                opened.sync()
         except OSError as error:
-            raise DiskFailed(f"cannot remove {where}: {error.strerror}") from error
+            raise DiskFailed(f"cannot remove {self._root.path / path}: {error.strerror}") from error
+
+
+def split(path: str) -> tuple[str, str]:
+    """The folder and the name of a path of a Disk."""
+    folder, _, name = path.partition("/")
+    return folder, name
 
 
 def refusal(what: str, error: OSError) -> NoSpace | DiskFailed:
@@ -273,19 +291,14 @@ def segment_sizes(disk: Disk, folder: str) -> dict[int, int]:
     return sizes
 
 
-def sync_file(path: Path) -> None:
-    """Make the bytes of a file that somebody else wrote survive a power loss."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def sync_directory(path: Path) -> None:
-    """Make the names in a directory survive a power loss."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+def copy_with_holes(source: File, offset: int, target: BinaryIO) -> None:
+    """Copy what a file has from *offset* on into a new one, which takes no more room for what is not there."""
+    start = offset
+    while (offset := source.next_data(offset)) < source.size:
+        target.seek(offset - start)
+        data = source.read(offset, _COPY_BYTES)
+        if not data:
+            break
+        target.write(data)
+        offset += len(data)
+    target.truncate(max(0, source.size - start))

@@ -118,6 +118,10 @@ class NotAStore(VfsError):
     """The directory is not a store that this version of vfs can open."""
 
 
+class Unsafe(NotAStore):
+    """The store belongs to somebody else, or has something in the place of a file that is none of its own."""
+
+
 class StoreInUse(VfsError):
     """Another process holds the store. mountpoint: where it has, or had, mounted it; empty if nowhere."""
 

@@ -8,20 +8,21 @@ raises is thrown into the generator.
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import shutil
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from enum import Enum, auto
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from vfs import snapshot
 from vfs.blocks import HEADER_BYTES, Encoding, Found, candidates, headers, read_verified
+from vfs.catalog import FILE
 from vfs.content import WorkingCopy, children
 from vfs.disk import File, refusal
 from vfs.errors import Corrupt, NoSpace, VfsError
+from vfs.folder import Folder
 from vfs.model import BlockId
 from vfs.store import CATALOG_COPY, Store
 
@@ -301,12 +302,12 @@ class Collector:
     def _fold(self) -> Steps:
         """Let a snapshot of the catalog stand for the journal so far, and write the catalog anew without its gaps."""
         core, store = self._core, self._store
-        size, room = core.journal.size(), core.catalog.file.stat().st_size
+        size, room = core.journal.size(), core.catalog.file_bytes()
         damaged = yield from self._is_beginning_damaged()
         least = FOLD_THOROUGH_BYTES_MIN if self._thorough else max(FOLD_BYTES_MIN, FOLD_FACTOR * room)
         if size < least and not damaged:
             return
-        free = shutil.disk_usage(store.path).free
+        free = store.root.free_bytes()
         if free < 2 * room:
             log.info("the journal stays as it is: a snapshot may take %d bytes, and %d are free", 2 * room, free)
             return
@@ -318,15 +319,14 @@ class Collector:
             log.info("the journal stays as it is: %s", error)
             return
         yield from self._checkpoint()
-        copy = store.path / CATALOG_COPY
         try:
-            number = yield from self._copy(copy, room)
+            number = yield from self._copy(room)
             if number not in snapshot.complete(store.disk):
-                pieces = snapshot.write(store.disk, number, copy / core.catalog.file.name)
-                yield from _in_pieces(pieces)
+                with store.root.folder(CATALOG_COPY) as copy, copy.open_file(FILE) as source:
+                    yield from _in_pieces(snapshot.write(store.disk, number, source))
                 yield Work(partial(store.forget_before, number))
         finally:
-            shutil.rmtree(copy, ignore_errors=True)
+            self._remove_copy()
         self.collected.journal += size - core.journal.size()
 
     def _is_beginning_damaged(self) -> Generator[Step, Any, bool]:
@@ -344,27 +344,41 @@ class Collector:
                 return True
         return False
 
-    def _copy(self, copy: Path, room: int) -> Generator[Step, Any, int]:
+    def _copy(self, room: int) -> Generator[Step, Any, int]:
         """Copy the catalog of the last checkpoint, and put a copy in its place if that has much to give back. Returns
         the number of the last record that it knows.
         """
         core, store = self._core, self._store
         yield Need.HOLD
         number = core.catalog.checkpoint.journal.number
-        shutil.rmtree(copy, ignore_errors=True)
-        yield Work(partial(core.catalog.copy, copy), room)
-        gaps = room - (copy / core.catalog.file.name).stat().st_size
-        if gaps > room // (8 if self._thorough else 2):
-            if self._can_replace():
-                with core.catalog.file.open("rb") as old:
-                    store.replace_catalog(copy)
-                    yield Work(old.close)  # as above
-                shutil.rmtree(copy)
+        with self._new_copy() as copy:
+            yield Work(partial(core.catalog.copy, copy), room)
+            gaps = room - copy.file_bytes(FILE)
+            replaced = False
+            if gaps > room // (8 if self._thorough else 2):
+                if replaced := self._can_replace():
+                    with core.catalog.open_file() as old:
+                        store.replace_catalog(copy)
+                        yield Work(old.close)  # as above
+                else:
+                    log.info("the catalog keeps %d bytes that are free in it: too much is being changed", gaps)
+        if replaced:
+            with self._new_copy() as copy:
                 yield Work(partial(core.catalog.copy, copy), room - gaps)
-            else:
-                log.info("the catalog keeps %d bytes that are free in it: too much is being changed", gaps)
         yield Need.RELEASE
         return number
+
+    def _new_copy(self) -> Folder:
+        """An empty directory for a copy. Raises NoSpace, DiskFailed."""
+        try:
+            self._store.root.remove_folder(CATALOG_COPY)
+            return self._store.root.folder(CATALOG_COPY, make=True)
+        except OSError as error:
+            raise refusal("the catalog cannot be copied", error) from error
+
+    def _remove_copy(self) -> None:
+        with contextlib.suppress(OSError):  # the next one begins with that
+            self._store.root.remove_folder(CATALOG_COPY)
 
     def _can_replace(self) -> bool:
         """Whether so little was changed since the checkpoint that a copy of it can take that in at once."""

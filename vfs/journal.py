@@ -273,7 +273,7 @@ def _scan(file: File, segment: int, offset: int) -> Iterator[Record]:
         chunk = file.read(offset, _SCAN_BYTES)
         at = chunk.find(_MAGIC)
         if at < 0:
-            offset += max(len(chunk) - len(_MAGIC) + 1, 1)
+            offset = file.next_data(offset + max(len(chunk) - len(_MAGIC) + 1, 1))
             continue
         record = _read(file, segment, offset + at, None)
         if record is None:

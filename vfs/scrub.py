@@ -16,21 +16,24 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
-from vfs.blocks import FOLDER, LOST, Place, decode, identify
+from vfs.blocks import BLOCK_BYTES, FOLDER, ID_BYTES, LOST, Place, decode, identify
 from vfs.catalog import BlockRow
 from vfs.check.names import path_of_key
 from vfs.content import children
 from vfs.disk import DAMAGED
+from vfs.errors import Unsafe
+from vfs.folder import Folder
 from vfs.model import BlockId, KeyId, Seq
 from vfs.names import format_version_id
 from vfs.store import Store
 
 STATE = "scrub.json"
+STATE_NEW = "scrub.new"
+STATE_BYTES_MAX = 1 << 20
 SECONDS_PER_DAY = 86_400
 PIECE_BYTES_MAX = 2 << 20  # read in one go of a thread
 PIECE_BLOCKS_MAX = 256
@@ -75,6 +78,16 @@ class State(msgspec.Struct):
     finished: float | None = None
     damaged: list[str] = []
 
+    def check(self, now: float) -> None:
+        """Raise ValueError for what no scrub remembers."""
+        blocks = [bytes.fromhex(text) for text in self.damaged]
+        if len(bytes.fromhex(self.position)) not in (0, ID_BYTES) or any(len(block) != ID_BYTES for block in blocks):
+            raise ValueError("an id of another length")
+        if len(blocks) > DAMAGED_KEPT_MAX:
+            raise ValueError("more damaged blocks than are remembered")
+        if not (self.began >= 0 and 0 <= (self.finished or 0) <= now + SECONDS_PER_DAY):
+            raise ValueError("a time that cannot have been")
+
 
 class Scrub:
     """One pass after the other over the blocks of a store. Invariant: all blocks up to `position` that something needed
@@ -83,9 +96,9 @@ class Scrub:
 
     def __init__(self, store: Store, *, clock: Callable[[], float] = time.time) -> None:
         self._catalog = store.core.catalog
-        self._path = store.path / STATE
+        self._root = store.root
         self._clock = clock
-        self.folder = store.path / FOLDER
+        self.folder = store.root.folder(FOLDER)
         self.period_s = store.settings.scrub_period * SECONDS_PER_DAY
         state = self._load()
         self._position = self._before = bytes.fromhex(state.position)
@@ -94,23 +107,19 @@ class Scrub:
         self._damaged = {BlockId(bytes.fromhex(block)) for block in state.damaged}
 
     def _load(self) -> State:
-        """What the last daemon remembered; if that cannot be read, all begins anew."""
+        """What the last daemon remembered; if that cannot be read or makes no sense, all begins anew."""
         try:
-            state = msgspec.json.decode(self._path.read_bytes(), type=State)
-            for text in (state.position, *state.damaged):
-                bytes.fromhex(text)
-        except (OSError, ValueError, msgspec.DecodeError):
+            state = msgspec.json.decode(self._root.read(STATE, STATE_BYTES_MAX), type=State)
+            state.check(self._clock())
+        except (OSError, ValueError, Unsafe):  # msgspec.DecodeError is a ValueError
             return State()
         return state
 
     def save(self) -> None:
         """Remember how far it is. Not synced: a power loss costs some reading again."""
         state = State(self._position.hex(), self._began, self._finished, sorted(block.hex() for block in self._damaged))
-        new = self._path.with_suffix(".new")
         with contextlib.suppress(OSError):  # a full disk: the same
-            new.touch(mode=0o600)
-            new.write_bytes(msgspec.json.encode(state))
-            os.replace(new, self._path)
+            self._root.replace(STATE, STATE_NEW, msgspec.json.encode(state), durably=False)
 
     def figures(self) -> dict[str, object]:
         """For `vfs status`: how far this pass is, when it began and the last one ended, and what is damaged."""
@@ -236,12 +245,12 @@ def _time(seconds: float) -> str:
 # -- in any thread ----------------------------------------------------------------------------------------------------
 
 
-def read_blocks(folder: Path, targets: Sequence[Target]) -> list[Damage]:
+def read_blocks(folder: Folder, targets: Sequence[Target]) -> list[Damage]:
     """Read blocks from the disk. Returns those that are not what they should be. Raises OSError."""
     return [Damage(target, found) for target, found in _read(folder, targets) if not isinstance(found, bytes)]
 
 
-def read_parents(folder: Path, nodes: Sequence[Target], below: set[BlockId]) -> list[BlockId]:
+def read_parents(folder: Folder, nodes: Sequence[Target], below: set[BlockId]) -> list[BlockId]:
     """Those of *nodes* that have one of *below* among their children. Raises OSError."""
     return [
         target.block
@@ -250,7 +259,7 @@ def read_parents(folder: Path, nodes: Sequence[Target], below: set[BlockId]) -> 
     ]
 
 
-def _read(folder: Path, targets: Sequence[Target]) -> Iterator[tuple[Target, bytes | str]]:
+def _read(folder: Folder, targets: Sequence[Target]) -> Iterator[tuple[Target, bytes | str]]:
     """Each target with its bytes, or with what is there instead; in the order of the disk."""
     fd, opened = -1, -1
     try:
@@ -259,12 +268,15 @@ def _read(folder: Path, targets: Sequence[Target]) -> Iterator[tuple[Target, byt
             if target.place == LOST:
                 yield target, "none of its bytes: it was lost before"
                 continue
+            if length > BLOCK_BYTES:
+                yield target, "a place of a length that no block has"
+                continue
             try:
                 if segment != opened:
                     if fd >= 0:
                         os.close(fd)
                     fd, opened = -1, -1
-                    fd = os.open(folder / f"{segment:08x}", os.O_RDONLY | os.O_CLOEXEC)
+                    fd = folder.open(f"{segment:08x}")
                     opened = segment
                     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)  # read ahead nothing
                 stored = _read_from_disk(fd, offset, length)
@@ -272,6 +284,9 @@ def _read(folder: Path, targets: Sequence[Target]) -> Iterator[tuple[Target, byt
                 if error.errno not in DAMAGED:
                     raise
                 yield target, f"an error of the disk: {error.strerror}"
+                continue
+            except (Unsafe, OverflowError) as error:
+                yield target, str(error)
                 continue
             decoded = decode(target.block, stored, node=target.node)
             if decoded is not None:

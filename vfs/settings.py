@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import tomllib
-from pathlib import Path
 from typing import Literal
 
 import msgspec
 from msgspec import Struct
 
 from vfs.errors import NotAStore
+from vfs.folder import Folder
+
+FILE = "config.toml"
+FILE_BYTES_MAX = 1 << 20
 
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -59,12 +62,19 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("s3_certificate and s3_certificate_key go together")
 
 
-def load(store: Path) -> Settings:
+def load(root: Folder) -> Settings:
     """The settings of a store; the defaults without a file. Raises NotAStore for what it cannot understand."""
-    path = store / "config.toml"
-    if not path.exists():
-        return Settings()
+    path = root.path / FILE
     try:
-        return msgspec.convert(tomllib.loads(path.read_text()), Settings)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError, ValueError) as error:
+        settings = msgspec.convert(tomllib.loads(root.read(FILE, FILE_BYTES_MAX).decode()), Settings)
+    except FileNotFoundError:
+        return Settings()
+    except OSError as error:
+        raise NotAStore(f"{path}: {error.strerror}") from error
+    except RecursionError:
+        raise NotAStore(f"{path}: arrays in arrays, too deep to be understood") from None
+    except ValueError as error:  # not TOML, not UTF-8, no settings: tomllib.TOMLDecodeError, msgspec.ValidationError
         raise NotAStore(f"{path}: {error}") from error
+    if settings.s3_certificate and not root.is_own(FILE):
+        raise NotAStore(f"{path} belongs to somebody else, and names a file to be read; take s3_certificate out of it")
+    return settings

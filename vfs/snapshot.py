@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import struct
 from collections.abc import Generator, Iterator
-from pathlib import Path
+from typing import BinaryIO
 
 from xxhash import xxh3_64_intdigest
 
@@ -24,7 +24,7 @@ _HEADER = struct.Struct("<4sIQQ")  # magic, length, offset in the body, checksum
 _SEALED = struct.Struct("<4sIQ")  # what the checksum covers, with the bytes
 
 
-def write(disk: Disk, number: int, source: Path) -> Generator[int, None, None]:
+def write(disk: Disk, number: int, source: BinaryIO) -> Generator[int, None, None]:
     """Make the snapshot of record *number* from a copy of the catalog, durably, a frame at a time: yields its bytes.
 
     Nothing is left of one that is not written to its end. For any thread. Raises NoSpace or DiskFailed.
@@ -33,12 +33,11 @@ def write(disk: Disk, number: int, source: Path) -> Generator[int, None, None]:
         remove(disk, number)
     file = disk.open(_path(number), create=True)
     try:
-        with source.open("rb") as reader:
-            offset = 0
-            while data := reader.read(FRAME_BYTES_MAX):
-                file.append((_header(data, offset), data))
-                offset += len(data)
-                yield len(data)
+        offset = 0
+        while data := source.read(FRAME_BYTES_MAX):
+            file.append((_header(data, offset), data))
+            offset += len(data)
+            yield len(data)
         file.sync()  # before the end is there, so that the end stands for all of it
         file.append((_header(b"", offset),))
         file.sync()
@@ -46,7 +45,7 @@ def write(disk: Disk, number: int, source: Path) -> Generator[int, None, None]:
         with contextlib.suppress(DiskFailed):
             remove(disk, number)
         if isinstance(error, OSError):
-            raise refusal(f"cannot read {source}", error) from error
+            raise refusal("cannot read the copy of the catalog", error) from error
         raise
     finally:
         file.close()
@@ -76,11 +75,10 @@ def remove(disk: Disk, number: int) -> None:
     disk.remove(_path(number))
 
 
-def restore(disk: Disk, number: int, target: Path) -> None:
+def restore(disk: Disk, number: int, target: BinaryIO) -> None:
     """Write the body of a snapshot to a new file. Raises Corrupt with the place of the damage."""
-    with target.open("xb") as writer:
-        for data in _body(disk, number):
-            writer.write(data)
+    for data in _body(disk, number):
+        target.write(data)
 
 
 def read(disk: Disk, number: int) -> Generator[int, None, None]:

@@ -6,10 +6,8 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
-import shutil
 import stat
 import time
 import tomllib
@@ -20,11 +18,12 @@ from typing import NamedTuple, Self
 
 import msgspec
 
-from vfs import events, locks, rules, settings, snapshot, synclog
+from vfs import events, layout, locks, rules, settings, snapshot, synclog
+from vfs.blocks import FOLDER as BLOCKS
 from vfs.blocks import Blocks, End
 from vfs.catalog import DAMAGE, FILE, Catalog
 from vfs.core import Clock, Core
-from vfs.disk import Disk, File, RealDisk, sync_directory, sync_file
+from vfs.disk import Disk, File, RealDisk
 from vfs.errors import (
     BucketExists,
     BucketNotEmpty,
@@ -34,12 +33,13 @@ from vfs.errors import (
     NoSuchBucket,
     NoSuchKey,
     NotAStore,
-    StoreInUse,
     TooManyBuckets,
     VfsError,
 )
 from vfs.files import Files
+from vfs.folder import Folder
 from vfs.history import History
+from vfs.holding import LOCK, lock_store
 from vfs.journal import Journal, Position, Record
 from vfs.model import STORE_ROOT, Bucket, Compression, Ino, Inode, KeyId, ObjectLock, State
 from vfs.names import check_bucket_name, directory_key, show
@@ -56,9 +56,12 @@ SYNCS_BEFORE_LOG = 8  # who does not ask for more pays for no sync log
 BUCKETS_MAX = 10_000
 FORMATS = (2, 3, 4, 5, 6)  # that this vfs reads; it writes the last
 DESCRIPTION = "store.toml"
-RESTORED = ".restored"  # the suffix of an empty file beside a catalog that was a snapshot, while it is recovered
+BEFORE_A_STORE = frozenset((LOCK, "daemon.log", "config.toml", "s3-keys", DESCRIPTION + ".new"))
+DESCRIPTION_BYTES_MAX = 64 << 10
+CATALOG = "catalog"
+RESTORED = "data.restored"  # an empty file beside a catalog that was a snapshot, while it is recovered
+CATALOG_NEW = "data.new"  # a catalog that is written from a snapshot
 CATALOG_COPY = "catalog.copy"  # a compact copy in the making, for a snapshot
-HOLDER_BYTES_MAX = 8192  # of the lock file: a pid, and a path of at most PATH_MAX
 
 
 class Store:
@@ -66,22 +69,24 @@ class Store:
     journal and the blocks on disk (`checkpoint` syncs them first).
     """
 
-    def __init__(self, path: Path, disk: Disk, clock: Clock, lock_fd: int) -> None:
-        self.path = path
+    def __init__(self, root: Folder, disk: Disk, clock: Clock, lock_fd: int) -> None:
+        self.path = path = root.path
+        self.root = root
         self.disk = disk
         self._open = contextlib.ExitStack()
+        self._open.callback(root.close)
         self._open.callback(os.close, lock_fd)
         self._lock_fd = lock_fd
         try:
-            self.settings: Settings = settings.load(path)
-            self._format = _format(path)
+            self.settings: Settings = settings.load(root)
+            self._format = _format(root)
             self._redo(synclog.read(disk))
             self._log = SyncLog(disk)
             self._open.callback(self._log.close)
             self._syncs = 0  # in the segments' own place, that somebody waited for
             self._placed: Ends | None = None  # everything before is durable: in its own place, or in the log
             from_snapshot = self._restore_catalog()
-            catalog = Catalog(path / "catalog")
+            catalog = Catalog(root.folder(CATALOG, make=True))
             self._open.callback(catalog.close)
             journal = Journal(disk)
             self._open.callback(journal.close)
@@ -107,19 +112,19 @@ class Store:
             raise
 
     @classmethod
-    def open(cls, path: Path, *, disk: Disk | None = None, clock: Clock = time.time_ns) -> Self:
+    def open(cls, path: Path, *, foreign: bool = False, disk: Disk | None = None, clock: Clock = time.time_ns) -> Self:
         """Open a store, or make one where there is nothing or an empty directory. Recovers by itself.
 
-        Raises NotAStore, StoreInUse, Corrupt.
+        foreign: also one that others than this process's user own. Raises NotAStore, StoreInUse, Corrupt.
         """
-        _prepare(path)
-        lock_fd = lock_store(path)
+        root = _prepare(path, foreign=foreign)
+        lock_fd = lock_store(root)
         try:
-            check_description(path)
+            check_description(root)
         except BaseException:
             os.close(lock_fd)
             raise
-        return cls(path, disk or RealDisk(path), clock, lock_fd)
+        return cls(root, disk or RealDisk(root), clock, lock_fd)
 
     def _adopt(self) -> None:
         """Let a store of an earlier format have this one's, before anything is written that an earlier vfs would not
@@ -127,7 +132,7 @@ class Store:
         """
         try:
             if self._format != FORMATS[-1]:
-                _describe(self.path, FORMATS[-1])
+                _describe(self.root, FORMATS[-1])
         except OSError as error:
             log.warning("the store keeps its format %d until it is opened again: %s", self._format, error)
 
@@ -145,21 +150,20 @@ class Store:
         True: the catalog in place is a snapshot's, whose blocks are not where they are now. So it is marked, until a
         recovery has been committed: that may take more than one start.
         """
-        file = self.path / "catalog" / FILE
-        mark = file.with_suffix(RESTORED)
-        if file.exists():
-            return mark.exists()
-        complete = snapshot.complete(self.disk)
-        if not complete:
-            return False
-        file.parent.mkdir(mode=0o700, exist_ok=True)
-        new = file.with_suffix(".new")
-        new.unlink(missing_ok=True)
-        snapshot.restore(self.disk, complete[-1], new)
-        sync_file(new)
-        mark.touch(mode=0o600)
-        sync_directory(file.parent)
-        os.rename(new, file)
+        with self.root.folder(CATALOG, make=True) as folder:
+            if folder.find(FILE) is not None:
+                return folder.find(RESTORED) is not None
+            complete = snapshot.complete(self.disk)
+            if not complete:
+                return False
+            folder.remove(CATALOG_NEW, missing_ok=True)
+            with open(folder.make(CATALOG_NEW), "wb") as new:
+                snapshot.restore(self.disk, complete[-1], new)
+                new.flush()
+                os.fsync(new.fileno())
+            os.close(folder.open_or_make(RESTORED, os.O_RDONLY))
+            folder.sync()
+            folder.rename(CATALOG_NEW, FILE)
         return True
 
     def _recover(self, *, from_snapshot: bool) -> int:
@@ -196,12 +200,14 @@ class Store:
             log.info("recovered %d events; %d files were open and were published", replayed, published)
         self.checkpoint()
         if from_snapshot:
-            (self.path / "catalog" / FILE).with_suffix(RESTORED).unlink(missing_ok=True)
+            with self.root.folder(CATALOG) as folder:
+                folder.remove(RESTORED, missing_ok=True)
         return replayed
 
     def _tidy(self) -> None:
         """Remove what a crash left behind of a snapshot in the making, or of what one stands for."""
-        shutil.rmtree(self.path / CATALOG_COPY, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self.root.remove_folder(CATALOG_COPY)
         complete = snapshot.complete(self.disk)
         for record in snapshot.every(self.disk):
             if record not in complete:
@@ -220,7 +226,7 @@ class Store:
             if older < number:
                 snapshot.remove(self.disk, older)
 
-    def replace_catalog(self, copy: Path) -> None:
+    def replace_catalog(self, copy: Folder) -> None:
         """Put a copy of the catalog of the last checkpoint, without gaps, in its place. Raises NoSpace, DiskFailed."""
         try:
             self._core.catalog.replace(copy)
@@ -556,12 +562,16 @@ class Store:
             "VersionBytes": shown_size(sum(bucket.size for bucket in buckets)),
             "LiveBytes": shown_size(sum(bucket.live for bucket in buckets)),
             "HistoryBytes": shown_size(max(sum(bucket.size - bucket.live for bucket in buckets), 0)),
-            "ReclaimableBytes": max(disk_usage(self.path / "blocks") - catalog.live_bytes(), 0),
+            "ReclaimableBytes": max(self._used_by_blocks() - catalog.live_bytes(), 0),
             "Blocks": catalog.count("blocks"),
-            "StoreBytes": disk_usage(self.path),
+            "StoreBytes": self.root.used_bytes(),
             "Events": self._core.journal.end.number,
             "EventsUncommitted": self.events_since_checkpoint,
         }
+
+    def _used_by_blocks(self) -> int:
+        with self.root.folder(BLOCKS) as folder:
+            return folder.used_bytes()
 
     @property
     def core(self) -> Core:
@@ -626,77 +636,63 @@ def shown_size(size: Decimal | int) -> int:
     return min(int(size), (1 << 63) - 1)
 
 
-def disk_usage(path: Path) -> int:
-    """Bytes that the files of a store take on the disk."""
-    total = 0
-    for folder, _, files in os.walk(path):
-        for name in files:
-            try:
-                total += os.stat(os.path.join(folder, name)).st_blocks * 512
-            except FileNotFoundError:
-                continue
-    return total
-
-
-def _prepare(path: Path) -> None:
+def _prepare(path: Path, *, foreign: bool) -> Folder:
     """Make the directory of a new store, or see that it is one. Raises NotAStore."""
     try:
-        path.mkdir(mode=0o700, exist_ok=True)
-        names = os.listdir(path)
-    except FileExistsError:
+        root = Folder.at(path, foreign=foreign, make=True)
+        layout.check(root)
+        names = root.names()
+    except NotADirectoryError:
         raise NotAStore(f"{path} is not a directory; name a store, or a directory to make") from None
     except OSError as error:
         raise NotAStore(f"{path}: {error.strerror}") from error
-    strangers = sorted(set(names) - {"lock", "daemon.log", "config.toml", "s3-keys", DESCRIPTION + ".new"})
     if DESCRIPTION not in names:
-        if strangers:
-            raise NotAStore(f"{path} is no vfs store and not empty (it has {strangers[0]}); name another directory")
-        _describe(path, FORMATS[-1])
+        check_empty(path, names)
+        _describe(root, FORMATS[-1])
+    return root
 
 
-def _describe(path: Path, number: int) -> None:
-    """Name the format of a store."""
-    with open(path / (DESCRIPTION + ".new"), "w") as file:
-        file.write(f'format = {number}\nengine = "lmdb-0.9"\n')
-        file.flush()
-        os.fsync(file.fileno())
-    os.rename(path / (DESCRIPTION + ".new"), path / DESCRIPTION)
-    sync_directory(path)
-
-
-def _description(path: Path) -> dict[str, object]:
+def open_root(path: Path, *, foreign: bool = False) -> Folder:
+    """The directory of a store that exists. foreign: see Store.open. Raises NotAStore."""
     try:
-        return tomllib.loads((path / DESCRIPTION).read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise NotAStore(f"{path / DESCRIPTION}: {error}") from error
+        root = Folder.at(path, foreign=foreign)
+        is_store = root.find(DESCRIPTION) is not None
+    except (FileNotFoundError, NotADirectoryError):
+        is_store = False
+    except OSError as error:
+        raise NotAStore(f"{path}: {error.strerror}") from error
+    if not is_store:
+        raise NotAStore(f"{path} is no vfs store (it has no {DESCRIPTION}); name the directory of a store")
+    return root
 
 
-def _format(path: Path) -> int:
-    found = _description(path).get("format")
+def check_empty(path: Path, names: Sequence[str]) -> None:
+    """See that a directory holds nothing but what may lie in a store before it is made. Raises NotAStore."""
+    strangers = sorted(set(names) - BEFORE_A_STORE)
+    if strangers:
+        raise NotAStore(f"{path} is no vfs store and not empty (it has {strangers[0]}); name another directory")
+
+
+def _describe(root: Folder, number: int) -> None:
+    """Name the format of a store."""
+    root.replace(DESCRIPTION, DESCRIPTION + ".new", f'format = {number}\nengine = "lmdb-0.9"\n'.encode())
+
+
+def _description(root: Folder) -> dict[str, object]:
+    try:
+        return tomllib.loads(root.read(DESCRIPTION, DESCRIPTION_BYTES_MAX).decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError, OSError) as error:
+        raise NotAStore(f"{root.path / DESCRIPTION}: {error}") from error
+
+
+def _format(root: Folder) -> int:
+    found = _description(root).get("format")
     return found if isinstance(found, int) else FORMATS[0]
 
 
-def check_description(path: Path) -> None:
+def check_description(root: Folder) -> None:
     """See that this vfs can read the store. Raises NotAStore."""
-    description = _description(path)
+    description = _description(root)
     if description.get("format") not in FORMATS or description.get("engine") != "lmdb-0.9":
         known = f"formats {FORMATS[0]} to {FORMATS[-1]}"
-        raise NotAStore(f"{path} has format {description}, and this vfs reads {known} with lmdb-0.9")
-
-
-def lock_store(path: Path, *, tell: bool = True) -> int:
-    """Hold the store. Raises StoreInUse with the holder's pid, and where it has mounted the store.
-
-    tell: write down who holds it, which cannot be done on a read-only file system.
-    """
-    fd = os.open(path / "lock", (os.O_RDWR | os.O_CREAT if tell else os.O_RDONLY) | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder, _, mountpoint = os.fsdecode(os.pread(fd, HOLDER_BYTES_MAX, 0)).rstrip("\n").partition("\n")
-        os.close(fd)
-        raise StoreInUse(str(path), int(holder) if holder.isdigit() else 0, mountpoint) from None
-    if tell:
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
-    return fd
+        raise NotAStore(f"{root.path} has format {description}, and this vfs reads {known} with lmdb-0.9")

@@ -411,6 +411,12 @@ class _RedoneFile:
         self.allocated = file.allocated
         self.close = file.close
 
+    def next_data(self, offset: int) -> int:
+        pieces = [max(offset, piece.offset) for piece in self._pieces if piece.offset + len(piece.data) > offset]
+        return (
+            min([self._file.next_data(offset), *pieces]) if offset < self._file.size else min(pieces, default=self.size)
+        )
+
     def read(self, offset: int, length: int) -> bytes:
         end = min(offset + length, self.size)
         data = bytearray(self._file.read(offset, length).ljust(max(0, end - offset), b"\0"))

@@ -31,11 +31,12 @@ from xxhash import xxh3_64_intdigest
 
 from tests.unit.test_check import fill
 from vfs import blocks, content, journal
-from vfs.catalog import FILE, fill_up, missing_bytes
+from vfs.catalog import fill_up, missing_bytes
 from vfs.check import check, rebuild
 from vfs.content import WorkingCopy
 from vfs.disk import RealDisk
 from vfs.errors import Corrupt, NotAStore, VfsError
+from vfs.folder import Folder
 from vfs.journal import Journal
 from vfs.model import Ino
 from vfs.settings import load
@@ -247,7 +248,7 @@ def twisted(node: object, place: int, odd: object) -> object:
 @given(twists=st.lists(st.tuples(st.integers(0, 65535), st.integers(0, 40), ODD), min_size=1, max_size=3))
 def test_senseless_events(sample: Sample, twists: list[tuple[int, int, object]]) -> None:
     """Checksums keep chance out, not somebody who can write to the store: no bytes to be right about, but no harm."""
-    opened = Journal(RealDisk(sample.path))
+    opened = Journal(RealDisk(Folder.at(sample.path)))
     payloads = [record.payload for record in opened.records(journal.START)]
     for chosen, place, odd in twists:
         at = chosen % len(payloads)
@@ -332,7 +333,7 @@ def test_settings_are_understood_or_refused(sample: Sample, text: bytes) -> None
     path.write_bytes(text)
     try:
         with suppress(NotAStore):
-            load(sample.path)
+            load(Folder.at(sample.path))
     finally:
         path.unlink()
 
@@ -424,14 +425,14 @@ def test_a_sound_catalog_may_lack_its_last_pages(sample: Sample) -> None:
     """LMDB leaves free pages at the end unwritten: that is no damage, and nothing to report."""
     path = spoil(sample, Path("catalog"), 0, [lambda old: raise_last_page(old, by=3)])
     try:
-        assert missing_bytes(path / "catalog" / FILE) == 3 * PAGE
+        assert missing_bytes(Folder.at(path / "catalog")) == 3 * PAGE
         problems: list[object] = []
         check(path, problems.append, lambda *_: None)
         assert problems == []
-        assert missing_bytes(path / "catalog" / FILE) == 3 * PAGE, "a check changes nothing"
+        assert missing_bytes(Folder.at(path / "catalog")) == 3 * PAGE, "a check changes nothing"
         use(path, sample.contents)
-        fill_up(path / "catalog" / FILE)
-        assert missing_bytes(path / "catalog" / FILE) == 0
+        fill_up(Folder.at(path / "catalog"))
+        assert missing_bytes(Folder.at(path / "catalog")) == 0
     finally:
         shutil.rmtree(path.parent)
 

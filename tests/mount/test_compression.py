@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.mounted import Mounted, run, versions
-from vfs.store import disk_usage
+from vfs.folder import Folder
 
 pytestmark = pytest.mark.fuse
 
@@ -55,10 +55,10 @@ def test_a_bucket_takes_less_from_the_moment_it_is_told(mount: Mounted) -> None:
     write_all(packed)
     (packed / "text").write_bytes(FILES["text"] + b"one more")
     (packed / "text").write_bytes(FILES["text"].upper())
-    used = disk_usage(mount.store / "blocks")
+    used = Folder.at(mount.store / "blocks").used_bytes()
     assert used < 0.5 * (sum(len(data) for data in FILES.values()) + len(FILES["text"]))
     write_all(plain)
-    assert disk_usage(mount.store / "blocks") < used + 100_000, "what is stored is not stored again"
+    assert Folder.at(mount.store / "blocks").used_bytes() < used + 100_000, "what is stored is not stored again"
     mount.stop()
     mount.start()
     compress(packed, "off")
@@ -67,7 +67,7 @@ def test_a_bucket_takes_less_from_the_moment_it_is_told(mount: Mounted) -> None:
             assert (bucket / name).read_bytes() == (data.upper() if (bucket, name) == (packed, "text") else data)
     assert [version.read_bytes()[-8:] for version in versions(packed / "text")][1] == b"one more"
     (packed / "late").write_bytes(b"x" + FILES["text"])
-    assert disk_usage(mount.store / "blocks") > used + len(FILES["text"])
+    assert Folder.at(mount.store / "blocks").used_bytes() > used + len(FILES["text"])
     mount.end()
 
 

@@ -102,7 +102,7 @@ class Target:
 
     def __init__(self, folder: Path) -> None:
         self.store = Store.open(folder / "store")
-        made = keys.create(self.store.path, owner="fuzz", created=datetime.now(UTC).isoformat(), rights=keys.Right)
+        made = keys.create(self.store.root, owner="fuzz", created=datetime.now(UTC).isoformat(), rights=keys.Right)
         self._key = made.id
         door.authenticate = self._authenticate  # type: ignore[attr-defined]
         door.authenticate_form = lambda *_: Signed(made.id, S3)  # type: ignore[attr-defined]

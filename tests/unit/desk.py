@@ -66,7 +66,7 @@ class Desk:
 
     def key(self, *rights: Right, owner: str = "ada", buckets: tuple[str, ...] | None = None) -> AccessKey:
         """A new access key; without rights one that reads only."""
-        return keys.create(self.store.path, owner=owner, created=MADE, rights=rights, buckets=buckets)
+        return keys.create(self.store.root, owner=owner, created=MADE, rights=rights, buckets=buckets)
 
     async def ask(
         self, key: AccessKey, method: str, target: str, body: bytes = b"", headers: Headers | None = None

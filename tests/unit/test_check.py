@@ -24,6 +24,7 @@ from vfs.check import Figures, Kind, Problem, check, mend_headers, rebuild, rebu
 from vfs.check.readthrough import ReadThrough
 from vfs.disk import RealFile
 from vfs.errors import Corrupt, DiskFailed, LimitReached, NoSuchKey, NotAStore, StoreInUse
+from vfs.folder import Folder
 from vfs.journal import START
 from vfs.model import BlockId, Ino, ObjectInfo, Seq, State, Writer
 from vfs.names import format_version_id
@@ -127,14 +128,14 @@ def flip(path: Path, offset: int) -> None:
 
 
 def rows(path: Path) -> dict[str, list[tuple[bytes, bytes]]]:
-    catalog = Catalog(path / "catalog", read_only=True)
+    catalog = Catalog(Folder.at(path / "catalog"), read_only=True)
     found = {table: list(catalog.rows(table)) for table in TABLES if table != "meta"}
     catalog.close()
     return found
 
 
 def all_blocks(path: Path) -> dict[BlockId, BlockRow]:
-    catalog = Catalog(path / "catalog", read_only=True)
+    catalog = Catalog(Folder.at(path / "catalog"), read_only=True)
     found = dict(catalog.blocks())
     catalog.close()
     return found
@@ -1034,7 +1035,7 @@ def test_cut_changes_nothing_where_nothing_is_damaged(path: Path) -> None:
 
 def test_a_journal_that_lost_its_end_can_be_rebuilt(path: Path) -> None:
     journal = path / SEGMENT
-    catalog = Catalog(path / "catalog", read_only=True)
+    catalog = Catalog(Folder.at(path / "catalog"), read_only=True)
     known = catalog.checkpoint.journal.number
     catalog.close()
     store = Store.open(path)

@@ -27,6 +27,7 @@ from vfs.blocks import BLOCK_BYTES, HEADER_BYTES, Blocks, Encoding, decode, iden
 from vfs.check import Kind, mend_headers
 from vfs.compression import BYTES_LEAST, Compressor, decompress
 from vfs.errors import Corrupt
+from vfs.folder import Folder
 from vfs.model import BlockId, Compression, Ino
 from vfs.store import Store
 
@@ -380,11 +381,11 @@ def test_the_scrub_reads_compressed_blocks(path: Path) -> None:
     store = Store.open(path)
     targets = [scrub.Target(block, row.place, row.node) for block, row in store.core.catalog.blocks()]
     nodes = [target for target in targets if target.node]
-    assert scrub.read_blocks(path / "blocks", targets) == []
+    assert scrub.read_blocks(Folder.at(path / "blocks"), targets) == []
     flip(path, place.segment, place.offset + 100)
-    (damage,) = scrub.read_blocks(path / "blocks", targets)
+    (damage,) = scrub.read_blocks(Folder.at(path / "blocks"), targets)
     assert damage.target.block == block
-    assert len(scrub.read_parents(path / "blocks", nodes, {block})) == 1
+    assert len(scrub.read_parents(Folder.at(path / "blocks"), nodes, {block})) == 1
     store.abandon()
 
 

@@ -15,6 +15,7 @@ from tests.simdisk import SimDisk, Stored, fail_at
 from tests.unit.test_catalog import files_no_larger_than
 from vfs.disk import Disk, RealDisk
 from vfs.errors import DiskFailed, LimitReached, NoSpace
+from vfs.folder import Folder
 
 Limit = Callable[[int], AbstractContextManager[None]]
 
@@ -32,7 +33,7 @@ def disk_and_limit(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Disk
 
         return simulated, room
 
-    return RealDisk(tmp_path), files_no_larger_than
+    return RealDisk(Folder.at(tmp_path)), files_no_larger_than
 
 
 @pytest.fixture
@@ -156,11 +157,11 @@ class TestLimitsOfTheProcess:
 
     @pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
     def test_a_limit_is_told_from_a_fault(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
-        disk = RealDisk(tmp_path)
+        disk = RealDisk(Folder.at(tmp_path))
         disk.list("f")
         disk.open("f/a", create=True).close()
 
-        def refuse(*arguments: object) -> int:
+        def refuse(*arguments: object, **more: object) -> int:
             raise OSError(code, os.strerror(code))
 
         monkeypatch.setattr(os, "open", refuse)
@@ -182,7 +183,7 @@ class TestLimitsOfTheProcess:
                 real(fd)
 
             monkeypatch.setattr(os, call, watched)
-        disk = RealDisk(tmp_path)
+        disk = RealDisk(Folder.at(tmp_path))
         disk.list("f")
         file = disk.open("f/a", create=True)
         assert "/f" in asked
@@ -195,14 +196,14 @@ class TestLimitsOfTheProcess:
     def test_a_new_file_whose_name_cannot_be_made_durable_is_not_there(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        disk = RealDisk(tmp_path)
+        disk = RealDisk(Folder.at(tmp_path))
         disk.list("f")
 
-        def refuse(path: Path) -> None:
+        def refuse(folder: Folder) -> None:
             raise OSError(errno.EMFILE, "Too many open files")
 
         with monkeypatch.context() as patched:
-            patched.setattr("vfs.disk.sync_directory", refuse)
+            patched.setattr(Folder, "sync", refuse)
             with pytest.raises(LimitReached):
                 disk.open("f/a", create=True)
         assert disk.list("f") == []
@@ -307,7 +308,7 @@ def test_a_signal_does_not_make_an_allocation_fail(tmp_path: Path, monkeypatch: 
         return -1 if error else 0
 
     monkeypatch.setattr("vfs.disk._libc", SimpleNamespace(fallocate=fallocate))
-    disk = RealDisk(tmp_path)
+    disk = RealDisk(Folder.at(tmp_path))
     disk.list("journal")
     file = disk.open("journal/00000001", create=True)
     file.reserve(1000)

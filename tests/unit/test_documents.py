@@ -17,6 +17,7 @@ from xxhash import xxh3_64_intdigest
 from vfs import blocks, catalog, content, errors, events, journal, model, names, rules
 from vfs.cli.main import cli
 from vfs.disk import RealDisk
+from vfs.folder import Folder
 from vfs.fuse.daemon import OPTIONS
 from vfs.fuse.errnos import ERRNO
 from vfs.model import Kind, State, Writer
@@ -280,7 +281,7 @@ def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_worked_example_is_what_the_engine_writes(example: Path) -> None:
     told = table(FORMAT, "record", "durable")
-    log = journal.Journal(RealDisk(example))
+    log = journal.Journal(RealDisk(Folder.at(example)))
     found = []
     for record in log.records(journal.START):
         event = events.decode(record.payload)
@@ -295,7 +296,7 @@ def test_the_worked_example_is_what_the_engine_writes(example: Path) -> None:
 
 def test_the_rows_of_the_worked_example(example: Path) -> None:
     told = {name: int(count) for name, count, _ in table(FORMAT, "table", "rows")}
-    made = catalog.Catalog(example / "catalog", read_only=True)
+    made = catalog.Catalog(Folder.at(example / "catalog"), read_only=True)
     assert {name: count for name in catalog.TABLES if (count := made.count(name))} == told
     assert f"the journal up to record {made.checkpoint.journal.number}," in FORMAT.read_text()
     made.close()

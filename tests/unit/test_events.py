@@ -11,6 +11,7 @@ from msgspec import DecodeError
 from vfs import events
 from vfs.catalog import Catalog
 from vfs.events import Change, Event
+from vfs.folder import Folder
 from vfs.model import (
     EMPTY,
     BlockId,
@@ -122,7 +123,7 @@ def test_tags_are_the_format() -> None:
 
 
 def test_the_catalog_has_a_handler_for_each(tmp_path: Path) -> None:
-    catalog = Catalog(tmp_path / "catalog")
+    catalog = Catalog(Folder.at(tmp_path / "catalog", make=True))
     assert set(catalog._handlers) == set(get_args(Change))
     catalog.close()
 

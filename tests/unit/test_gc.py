@@ -9,7 +9,6 @@ import shutil
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import lmdb
@@ -22,8 +21,9 @@ from vfs import blocks, catalog, check, content, gc, journal, snapshot
 from vfs.catalog import Catalog
 from vfs.disk import RealDisk, RealFile
 from vfs.errors import Corrupt, DiskFailed, NoSpace
+from vfs.folder import Folder
 from vfs.model import Ino, ObjectInfo, Seq
-from vfs.store import Store, disk_usage
+from vfs.store import Store
 
 SEGMENT_BYTES_MAX = 420_000
 
@@ -76,7 +76,7 @@ def purge(store: Store, name: bytes, keep: int = 0) -> None:
 
 
 def used(store: Store) -> int:
-    return disk_usage(store.path / "blocks")
+    return Folder.at(store.path / "blocks").used_bytes()
 
 
 def check_clean(path: Path) -> None:
@@ -86,15 +86,15 @@ def check_clean(path: Path) -> None:
 
 
 def test_a_store_that_was_purged_is_as_small_as_a_fresh_one(store: Store) -> None:
-    fresh = disk_usage(store.path)
+    fresh = Folder.at(store.path).used_bytes()
     for number in range(300):
         save(store, bucket_of(store), b"name-%d" % (number % 50), random_bytes(30_000, number))
-    assert disk_usage(store.path) > fresh + 8_000_000
+    assert Folder.at(store.path).used_bytes() > fresh + 8_000_000
     purge_all(store)
     collected = gc.run(store)
     assert collected.freed > 8_000_000
     assert collected.journal > 0
-    assert disk_usage(store.path) < fresh * 1.1
+    assert Folder.at(store.path).used_bytes() < fresh * 1.1
     assert store.core.catalog.segments() == []
     audit(store)
     store.close()
@@ -617,7 +617,7 @@ def test_a_catalog_that_lacks_something_is_never_committed(store: Store, monkeyp
 def test_a_catalog_that_cannot_be_replaced_stays(store: Store, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     alive = fill(store)
     with monkeypatch.context() as patch:
-        patch.setattr("vfs.catalog.os.replace", refusing(OSError(number, os.strerror(number))))
+        patch.setattr(Folder, "rename", refusing(OSError(number, os.strerror(number))))
         with pytest.raises(NoSpace if number == errno.ENOSPC else DiskFailed):
             gc.run(store)
     assert all(read(store, name) == data for name, data in alive.items())
@@ -632,7 +632,7 @@ def test_a_catalog_is_not_replaced_while_much_is_changed(store: Store, monkeypat
         save(store, bucket_of(store), b"name-%d" % number, b"%d" % number)
     purge_all(store)
     for busy in (True, False):
-        before = store.core.catalog.file.stat().st_ino
+        before = os.stat(store.path / "catalog/data.mdb").st_ino
         held = False
         for step in stepping(store):
             if step is gc.Need.HOLD and busy:
@@ -640,7 +640,7 @@ def test_a_catalog_is_not_replaced_while_much_is_changed(store: Store, monkeypat
                     save(store, bucket_of(store), b"busy-%d" % number, b"%d" % number)
             held = step is gc.Need.HOLD or (held and step is not gc.Need.RELEASE)
             assert not (held and step is gc.Need.CHECKPOINT)
-        assert (store.core.catalog.file.stat().st_ino == before) == busy
+        assert (os.stat(store.path / "catalog/data.mdb").st_ino == before) == busy
         monkeypatch.setattr(gc, "REPLAYED_EVENTS_MAX", 1000)
         audit(store)
     assert read(store, b"busy-19") == b"19"
@@ -756,7 +756,7 @@ def test_a_snapshot_that_is_half_written_is_worth_nothing(store: Store) -> None:
     half.write_bytes((store.path / f"snapshots/{number:016x}").read_bytes()[:-1])
     check_clean(store.path)
     open_store(store.path).close()
-    assert snapshot.every(RealDisk(store.path)) == [number]
+    assert snapshot.every(RealDisk(Folder.at(store.path))) == [number]
 
 
 def test_headers_finds_what_a_scan_finds(store: Store) -> None:
@@ -805,7 +805,7 @@ def test_nothing_is_left_of_a_snapshot_for_which_there_is_no_room(
     assert not (store.path / "catalog.copy").exists()
     assert store.core.journal.size() >= size
     with monkeypatch.context() as patch:
-        patch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=4096))
+        patch.setattr(Folder, "free_bytes", lambda _: 4096)
         assert gc.run(store).journal == 0, "it is not even tried"
     assert gc.run(store).journal > size / 2
 

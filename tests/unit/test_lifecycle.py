@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from vfs import audit, expiring
-from vfs.errors import InvalidRule, NoSpace
+from vfs.errors import InvalidRule, NoSpace, Unsafe
+from vfs.folder import Folder
 from vfs.lifecycle import Entry, Expire, Purge, aborts, actions, due, expires, matches
 from vfs.model import (
     Filter,
@@ -289,10 +292,10 @@ def test_what_is_locked_stays(store: Store, bucket: Ino, clock: Clock) -> None:
 
 def test_the_log_is_kept_within_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(audit, "FILE_BYTES_MAX", 1000)
-    assert list(audit.read(tmp_path)) == []
+    assert list(audit.read(Folder.at(tmp_path))) == []
     for number in range(100):
-        audit.append(tmp_path, [{"N": number, "Half": half} for half in range(2)])
-    numbers = [line["N"] for line in audit.read(tmp_path)]
+        audit.append(Folder.at(tmp_path), [{"N": number, "Half": half} for half in range(2)])
+    numbers = [line["N"] for line in audit.read(Folder.at(tmp_path))]
     assert numbers == sorted(numbers)
     assert numbers[-2:] == [99, 99]
     assert 1000 < sum(path.stat().st_size for path in tmp_path.iterdir()) < 2100
@@ -300,14 +303,21 @@ def test_the_log_is_kept_within_bounds(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_torn_line_of_the_log_harms_no_other(tmp_path: Path) -> None:
-    audit.append(tmp_path, [{"N": 1}])
+    audit.append(Folder.at(tmp_path), [{"N": 1}])
     with (tmp_path / audit.FILE).open("ab") as file:
         file.write(b'{"N": 2')
-    audit.append(tmp_path, [{"N": 3}])
-    assert [line["N"] for line in audit.read(tmp_path)] == [1, 3]
+    audit.append(Folder.at(tmp_path), [{"N": 3}])
+    assert [line["N"] for line in audit.read(Folder.at(tmp_path))] == [1, 3]
 
 
-def test_a_log_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+def test_a_log_that_cannot_be_written_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(fd: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
     (tmp_path / audit.FILE).symlink_to("/dev/full")
+    with pytest.raises(Unsafe):
+        audit.append(Folder.at(tmp_path), [{"N": 1}])
+    (tmp_path / audit.FILE).unlink()
+    monkeypatch.setattr(os, "fdatasync", full)
     with pytest.raises(NoSpace):
-        audit.append(tmp_path, [{"N": 1}])
+        audit.append(Folder.at(tmp_path), [{"N": 1}])

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from vfs import errors
 from vfs.errors import InvalidRule
+from vfs.folder import Folder
 from vfs.lifecycle import check
 from vfs.model import Filter
 from vfs.s3 import checksums, keys, server, xml
@@ -272,23 +273,23 @@ def test_policies(policy: dict[str, object], fields: dict[str, str], code: str |
 
 
 def test_access_keys(tmp_path: Path) -> None:
-    looking = keys.Keys(tmp_path)
+    looking = keys.Keys(Folder.at(tmp_path))
     assert looking.find("x") is None
-    one = keys.create(tmp_path, owner="ada", created="2026-11-20T00:00:00+00:00")
-    two = keys.create(tmp_path, owner="bob", created="2026-11-20T00:00:00+00:00", rights=[], buckets=("b",))
+    one = keys.create(Folder.at(tmp_path), owner="ada", created="2026-11-20T00:00:00+00:00")
+    two = keys.create(Folder.at(tmp_path), owner="bob", created="2026-11-20T00:00:00+00:00", rights=[], buckets=("b",))
     assert stat.S_IMODE(os.stat(tmp_path / keys.FILE).st_mode) == 0o600
     assert looking.find(one.id) == one
     assert looking.secret(two.id) == two.secret
     assert (len(one.id), len(one.secret), one.owner_id != two.owner_id) == (20, 40, True)
     assert looking.owner_name(one.owner_id) == "ada"
-    keys.revoke(tmp_path, one.id)
+    keys.revoke(Folder.at(tmp_path), one.id)
     assert looking.find(one.id) is None
-    assert keys.every(tmp_path) == [two]
+    assert keys.every(Folder.at(tmp_path)) == [two]
     with pytest.raises(keys.NoSuchAccessKey):
-        keys.revoke(tmp_path, one.id)
+        keys.revoke(Folder.at(tmp_path), one.id)
     (tmp_path / keys.FILE).write_text("{")
     with pytest.raises(errors.NotAStore):
-        keys.every(tmp_path)
+        keys.every(Folder.at(tmp_path))
 
 
 def test_codes_of_devices(tmp_path: Path) -> None:
@@ -300,8 +301,8 @@ def test_codes_of_devices(tmp_path: Path) -> None:
     assert device.takes("287082", 89.0)
     assert not device.takes("287082", 120.0)
     assert not device.takes("ü", 59.0)
-    made = keys.create_device(tmp_path, owner="o")
-    assert keys.Keys(tmp_path).device(made.serial) == made
+    made = keys.create_device(Folder.at(tmp_path), owner="o")
+    assert keys.Keys(Folder.at(tmp_path)).device(made.serial) == made
 
 
 # -- the server -------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import pytest
 
 from tests.unit.desk import ALL_RIGHTS, HOST, Answer, Asked, Desk, document, presign2, sign
 from vfs.errors import NoSuchBucket, NotAStore
+from vfs.folder import Folder
 from vfs.model import State
 from vfs.objects import Deleted
 from vfs.s3 import keys, multipart
@@ -290,39 +291,39 @@ def test_keys_of_before_there_were_more_rights_keep_what_they_could_do(tmp_path:
     reads = old | {"id": "VFSREAD", "write": False, "bypass": True}
     bypasses = old | {"id": "VFSBYPASS", "bypass": True, "buckets": ["b"]}
     (tmp_path / keys.FILE).write_bytes(msgspec.json.encode({"keys": [old, reads, bypasses], "devices": []}))
-    found = {key.id: key.rights for key in keys.every(tmp_path)}
+    found = {key.id: key.rights for key in keys.every(Folder.at(tmp_path))}
     assert found == {"VFSOLD": {READ, WRITE, PURGE, HOLD}, "VFSREAD": {READ}, "VFSBYPASS": set(Right)}
-    keys.set_rights(tmp_path, "VFSREAD", [WRITE])
-    assert {key.id: key.rights for key in keys.every(tmp_path)} == found | {"VFSREAD": {READ, WRITE}}
+    keys.set_rights(Folder.at(tmp_path), "VFSREAD", [WRITE])
+    assert {key.id: key.rights for key in keys.every(Folder.at(tmp_path))} == found | {"VFSREAD": {READ, WRITE}}
 
 
 def test_a_new_key_writes_and_purges_nothing(tmp_path: Path) -> None:
-    made = keys.create(tmp_path, owner="ada", created="2026-01-01T00:00:00+00:00")
+    made = keys.create(Folder.at(tmp_path), owner="ada", created="2026-01-01T00:00:00+00:00")
     assert made.rights == {READ, WRITE}
-    assert keys.find(tmp_path, made.id) == made
+    assert keys.find(Folder.at(tmp_path), made.id) == made
     for wanted in ([PURGE], [HOLD], [BYPASS], [READ, BYPASS]):
         with pytest.raises(keys.InvalidRights):
-            keys.set_rights(tmp_path, made.id, wanted)
+            keys.set_rights(Folder.at(tmp_path), made.id, wanted)
     with pytest.raises(keys.NoSuchAccessKey):
-        keys.set_rights(tmp_path, "VFSNOBODY", [READ])
-    assert keys.find(tmp_path, made.id) == made
+        keys.set_rights(Folder.at(tmp_path), "VFSNOBODY", [READ])
+    assert keys.find(Folder.at(tmp_path), made.id) == made
     for right in (PURGE, HOLD, BYPASS):
-        assert keys.set_rights(tmp_path, made.id, [WRITE, right]).rights == {READ, WRITE, right}
-        assert keys.find(tmp_path, made.id).words == ["read", "write", right.value]
-    assert keys.set_rights(tmp_path, made.id, []).rights == {READ}
+        assert keys.set_rights(Folder.at(tmp_path), made.id, [WRITE, right]).rights == {READ, WRITE, right}
+        assert keys.find(Folder.at(tmp_path), made.id).words == ["read", "write", right.value]
+    assert keys.set_rights(Folder.at(tmp_path), made.id, []).rights == {READ}
     path = tmp_path / keys.FILE
     path.write_bytes(path.read_bytes().replace(b'"hold"', b'"held"'))
     with pytest.raises(NotAStore):  # what is not understood opens nothing
-        keys.every(tmp_path)
+        keys.every(Folder.at(tmp_path))
 
 
 async def test_rights_are_those_of_the_moment(desk: Desk, root: AccessKey) -> None:
     version = await locked(desk, root)
     key = desk.key(WRITE)
     assert not await allowed(desk, key, "DELETE", f"/bucket/k?versionId={version}")
-    key = keys.set_rights(desk.store.path, key.id, [WRITE, PURGE])
+    key = keys.set_rights(desk.store.root, key.id, [WRITE, PURGE])
     assert await allowed(desk, key, "DELETE", f"/bucket/k?versionId={version}")
-    keys.revoke(desk.store.path, key.id)
+    keys.revoke(desk.store.root, key.id)
     assert (await desk.ask(key, "GET", "/bucket/k")).code == "InvalidAccessKeyId"
 
 
@@ -332,11 +333,11 @@ Change = Callable[[Desk, AccessKey], object]
 
 
 def revoke(desk: Desk, key: AccessKey) -> None:
-    keys.revoke(desk.store.path, key.id)
+    keys.revoke(desk.store.root, key.id)
 
 
 def weaken(desk: Desk, key: AccessKey) -> None:
-    keys.set_rights(desk.store.path, key.id, [])
+    keys.set_rights(desk.store.root, key.id, [])
 
 
 def give_away(desk: Desk, _: AccessKey) -> None:

@@ -13,6 +13,7 @@ import pytest
 from vfs import scrub as scrubbing
 from vfs.blocks import BLOCK_BYTES, Place
 from vfs.errors import NoSuchKey, NotAStore
+from vfs.folder import Folder
 from vfs.model import BlockId, Ino, Seq, Writer
 from vfs.names import format_version_id
 from vfs.scrub import Damage, Scrub, Target, read_blocks, read_parents
@@ -194,7 +195,7 @@ def test_a_store_without_blocks(tmp_path: Path, clock: Clock) -> None:
 def test_periods_that_cannot_be(tmp_path: Path, days: str) -> None:
     (tmp_path / "config.toml").write_text(f"scrub_period = {days}")
     with pytest.raises(NotAStore, match="scrub_period"):
-        load(tmp_path)
+        load(Folder.at(tmp_path))
 
 
 # --- reading
@@ -205,32 +206,33 @@ def all_targets(store: Store) -> list[Target]:
 
 
 def test_intact_blocks_are_no_damage(store: Store) -> None:
-    assert read_blocks(store.path / "blocks", all_targets(store)) == []
-    assert read_blocks(store.path / "blocks", []) == []
+    assert read_blocks(store.root.folder("blocks"), all_targets(store)) == []
+    assert read_blocks(store.root.folder("blocks"), []) == []
 
 
 def test_a_flipped_byte_a_short_segment_and_a_missing_one_are_damage(store: Store) -> None:
-    folder = store.path / "blocks"
+    folder = store.root.folder("blocks")
     block, place = a_leaf(store)
     flip(store, place)
     (damage,) = read_blocks(folder, all_targets(store))
     assert damage.target.block == block
     assert str(damage).startswith(f"blocks/00000001 at byte {place.offset}, {BLOCK_BYTES} bytes: expected block ")
-    os.truncate(folder / "00000001", place.offset + 10)
+    os.truncate(folder.path / "00000001", place.offset + 10)
     assert "its end missing" in {damage.found for damage in read_blocks(folder, all_targets(store))}
-    (folder / "00000001").unlink()
+    (folder.path / "00000001").unlink()
     damages = read_blocks(folder, all_targets(store))
     assert len(damages) == len(all_targets(store))
     assert damages[0].found == "an error of the disk: No such file or directory"
 
 
 def test_having_no_descriptors_is_no_damage(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*arguments: object) -> int:
+    def refuse(*arguments: object, **more: object) -> int:
         raise OSError(errno.EMFILE, "Too many open files")
 
+    folder = store.root.folder("blocks")
     monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(OSError, match="Too many"):
-        read_blocks(store.path / "blocks", all_targets(store))
+        read_blocks(folder, all_targets(store))
 
 
 def test_the_page_cache_is_left_as_it_was_for_others(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,7 +245,7 @@ def test_the_page_cache_is_left_as_it_was_for_others(store: Store, monkeypatch: 
 
     monkeypatch.setattr(os, "posix_fadvise", advise)
     target = next(target for target in all_targets(store) if target.place.length == BLOCK_BYTES)
-    read_blocks(store.path / "blocks", [target])
+    read_blocks(store.root.folder("blocks"), [target])
     ((offset, length),) = set(dropped)
     assert len(dropped) == 2
     assert offset % 4096 == length % 4096 == 0

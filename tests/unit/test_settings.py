@@ -6,16 +6,17 @@ import pytest
 
 from vfs import settings
 from vfs.errors import NotAStore
+from vfs.folder import Folder
 from vfs.settings import Settings
 
 
 def load(folder: Path, text: str) -> Settings:
     (folder / "config.toml").write_text(text)
-    return settings.load(folder)
+    return settings.load(Folder.at(folder))
 
 
 def test_without_a_file_the_defaults_hold(tmp_path: Path) -> None:
-    found = settings.load(tmp_path)
+    found = settings.load(Folder.at(tmp_path))
     assert found == Settings()
     assert (found.commit_interval, found.durability, found.new_buckets) == (5.0, "interval", "Enabled")
 
@@ -87,7 +88,7 @@ def test_anything_else_is_refused_and_the_file_named(tmp_path: Path, text: str) 
 def test_bytes_that_are_no_text(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(NotAStore, match=r"config\.toml"):
-        settings.load(tmp_path)
+        settings.load(Folder.at(tmp_path))
 
 
 @pytest.mark.parametrize("seconds", [0.01, 3600])

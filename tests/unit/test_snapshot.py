@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -33,15 +36,17 @@ def source(tmp_path: Path) -> Path:
 
 def written(source: Path, disk: SimDisk | None = None) -> SimDisk:
     disk = disk or SimDisk()
-    for _ in snapshot.write(disk, NUMBER, source):
-        pass
+    with source.open("rb") as file:
+        for _ in snapshot.write(disk, NUMBER, file):
+            pass
     return disk
 
 
 def restored(disk: SimDisk, folder: Path) -> bytes:
     target = folder / "restored"
     target.unlink(missing_ok=True)
-    snapshot.restore(disk, NUMBER, target)
+    with target.open("xb") as file:
+        snapshot.restore(disk, NUMBER, file)
     return target.read_bytes()
 
 
@@ -62,7 +67,7 @@ def test_what_was_written_is_read(size: int, tmp_path: Path) -> None:
     file = tmp_path / "data.mdb"
     file.write_bytes(random.Random(size).randbytes(size))
     disk = SimDisk()
-    assert sum(snapshot.write(disk, NUMBER, file)) == size
+    assert sum(snapshot.write(disk, NUMBER, BytesIO(file.read_bytes()))) == size
     assert snapshot.every(disk) == snapshot.complete(disk) == [NUMBER]
     assert sum(snapshot.read(disk, NUMBER)) == size
     assert restored(disk, tmp_path) == file.read_bytes()
@@ -177,7 +182,7 @@ def test_nothing_is_left_of_one_that_failed(call: str, error: type[VfsError], so
 
 def test_nothing_is_left_of_one_that_is_left_half_way(source: Path) -> None:
     disk = SimDisk()
-    pieces = snapshot.write(disk, NUMBER, source)
+    pieces = snapshot.write(disk, NUMBER, BytesIO(source.read_bytes()))
     assert [next(pieces), next(pieces)] == [FRAME_BYTES_MAX] * 2
     assert snapshot.every(disk) == [NUMBER]
     assert snapshot.complete(disk) == []
@@ -197,10 +202,14 @@ def test_the_remains_of_one_make_way(source: Path, tmp_path: Path) -> None:
     assert restored(disk, tmp_path) == source.read_bytes()
 
 
-def test_a_copy_that_cannot_be_read_is_an_error_of_the_disk(tmp_path: Path) -> None:
+def test_a_copy_that_cannot_be_read_is_an_error_of_the_disk() -> None:
+    class Unreadable(BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
     disk = SimDisk()
     with pytest.raises(DiskFailed):
-        written(tmp_path, disk)  # a directory
+        list(snapshot.write(disk, NUMBER, Unreadable()))
     assert snapshot.every(disk) == []
 
 

@@ -12,6 +12,7 @@ from tests.simdisk import Count, SimDisk, fail_at, no_fault
 from vfs import synclog
 from vfs.disk import Disk, RealDisk
 from vfs.errors import Corrupt, DiskFailed, NoSpace
+from vfs.folder import Folder
 from vfs.synclog import FOLDER, PAGE_BYTES, Piece, Redone, SyncLog, read
 
 WHERE = "blocks/00000001"
@@ -20,7 +21,7 @@ OTHER = "journal/0000000000000001"
 
 @pytest.fixture(params=["real", "simulated"])
 def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Disk:
-    found: Disk = RealDisk(tmp_path) if request.param == "real" else SimDisk()
+    found: Disk = RealDisk(Folder.at(tmp_path)) if request.param == "real" else SimDisk()
     found.list("blocks")
     found.open(WHERE, create=True).close()
     return found
@@ -259,6 +260,7 @@ def test_the_disk_as_it_will_be(disk: Disk) -> None:
         b"abcdef\0\0x"[at : at + 3] for at in range(10)
     ]  # fmt: skip
     assert seen.read(20, 3) == b""
+    assert [seen.next_data(at) for at in range(11)] == [0, 1, 2, 3, 4, 5, 8, 8, 8, 9, 9]
     seen.close()
     assert contents(disk) == b"abc"
 

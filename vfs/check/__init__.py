@@ -9,8 +9,8 @@ Neither knows of doors; where they run, no daemon does.
 
 from __future__ import annotations
 
+import contextlib
 import os
-import shutil
 import struct
 import tempfile
 from collections.abc import Callable
@@ -31,37 +31,46 @@ from vfs.check.names import check_names
 from vfs.check.probing import how_unreadable
 from vfs.check.rebuilding import Rebuilt, hold, rebuild
 from vfs.check.rows import compare
-from vfs.disk import Disk
-from vfs.errors import Corrupt, DiskFailed, LimitReached
+from vfs.disk import Disk, RealFile, copy_with_holes
+from vfs.errors import Corrupt, DiskFailed, LimitReached, Unsafe
+from vfs.folder import Folder
 from vfs.journal import Journal
+from vfs.store import CATALOG
 from vfs.synclog import Redone
 
 __all__ = ["Figures", "Kind", "Problem", "Rebuilt", "check", "mend_headers", "rebuild"]
 
 
-def check(path: Path, report: Callable[[Problem], None], progress: Progress, *, disk: Disk | None = None) -> Figures:
-    """Read a store to its last byte and report every fault that is found. Changes nothing.
+def check(
+    path: Path,
+    report: Callable[[Problem], None],
+    progress: Progress,
+    *,
+    disk: Disk | None = None,
+    foreign: bool = False,
+) -> Figures:
+    """Read a store to its last byte and report every fault that is found. Changes nothing. foreign: see Store.open.
 
     The scratch files lie in $TMPDIR or /var/tmp and may grow as large as the catalog. Raises NotAStore, StoreInUse.
     """
     findings = Findings(report, progress)
     probe = disk is None  # a simulated disk does not damage a catalog
-    disk = disk or ReadOnlyDisk(path)
     with (
-        hold(path, writing=False),
+        hold(path, foreign=foreign, writing=False) as held,
         tempfile.TemporaryDirectory(prefix="vfs-check-", dir=_scratch_directory()) as scratch,
     ):
+        disk = disk or ReadOnlyDisk(held.root)
         log = synclog.read(disk)
         _report_log(findings, log)
         disk = Redone(disk, log)
-        catalog = _open_catalog(findings, path, Path(scratch), probe=probe)
+        catalog = _open_catalog(findings, held.root, Path(scratch), probe=probe)
         try:
             try:
-                fold, sound = Fold(Path(scratch) / "catalog", disk, progress), True
+                fold, sound = Fold(_made(scratch, "catalog"), disk, progress), True
             except Corrupt as error:
                 message = "is damaged: the catalog alone knows what it stands for, until `vfs gc` makes a new one"
                 findings.add(Kind.SNAPSHOT, error.where, message)
-                fold, sound = Fold(Path(scratch) / "blocks", disk, progress, alone=True), False
+                fold, sound = Fold(_made(scratch, "blocks"), disk, progress, alone=True), False
             try:
                 figures = _check(findings, catalog, fold, disk, Path(scratch) / "references", sound=sound)
                 for where, byte, pages in fold.disk.unreadable():
@@ -93,32 +102,42 @@ def _scratch_directory() -> str | None:
     return os.environ.get("TMPDIR") or ("/var/tmp" if os.access("/var/tmp", os.W_OK) else None)
 
 
-def _open_catalog(findings: Findings, path: Path, scratch: Path, *, probe: bool) -> Catalog | None:
+def _made(scratch: str, name: str) -> Folder:
+    return Folder.at(Path(scratch) / name, make=True)
+
+
+def _open_catalog(findings: Findings, root: Folder, scratch: Path, *, probe: bool) -> Catalog | None:
     mend = "`vfs rebuild` makes it again"
-    if not (path / "catalog" / "data.mdb").exists():
+    try:
+        folder = root.folder(CATALOG)
+        is_there = folder.find(FILE) is not None
+    except FileNotFoundError:
+        is_there = False
+    if not is_there:
         findings.add(Kind.CATALOG, "catalog", f"is missing; opening the store, or {mend}")
         return None
     try:
-        whole = _whole(path / "catalog", scratch)
+        whole = _whole(folder, scratch)
         if reason := how_unreadable(whole) if probe else "":
             findings.add(Kind.CATALOG, "catalog", f"cannot be read: {reason}; {mend}")
             return None
         return Catalog(whole, read_only=True)
-    except LimitReached:
+    except (LimitReached, Unsafe):
         raise
     except Exception as error:  # Corrupt, or rows that cannot be decoded
         findings.add(Kind.CATALOG, "catalog", f"cannot be opened: {error}; {mend}")
         return None
 
 
-def _whole(catalog: Path, scratch: Path) -> Path:
+def _whole(catalog: Folder, scratch: Path) -> Folder:
     """A catalog whose file has all its pages: itself, or a copy that is filled up. Raises Corrupt."""
-    if not missing_bytes(catalog / FILE):
+    if not missing_bytes(catalog):
         return catalog
-    copy = scratch / "whole"
-    copy.mkdir()
-    shutil.copyfile(catalog / FILE, copy / FILE)
-    fill_up(copy / FILE)
+    copy = Folder.at(scratch / "whole", make=True)
+    source = RealFile(catalog.path / FILE, catalog.open(FILE))
+    with contextlib.closing(source), open(copy.make(FILE), "wb") as target:
+        copy_with_holes(source, 0, target)
+    fill_up(copy)
     return copy
 
 

@@ -5,18 +5,16 @@ Knows nothing of the store's own catalog but how far it had come. Writes only to
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 from vfs import events, snapshot
 from vfs.blocks import FOLDER as BLOCKS
 from vfs.blocks import Blocks, End
 from vfs.catalog import FILE, Catalog
 from vfs.check.findings import STEP, Progress
 from vfs.check.readthrough import ReadThrough
-from vfs.disk import Disk, RealFile, refusal, segment_sizes
+from vfs.disk import Disk, RealFile, refusal, segment_sizes, split
 from vfs.errors import Corrupt, DiskFailed, NoSpace, ReadOnly
 from vfs.events import Event
+from vfs.folder import Folder
 from vfs.journal import FOLDER as JOURNAL
 from vfs.journal import Journal, Position, Record
 
@@ -26,22 +24,26 @@ ROWS_PER_COMMIT_MAX = 20_000  # blocks or events: bounds the pages of the new ca
 class ReadOnlyDisk:
     """A Disk that is a directory of the host, and cannot be changed."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Folder) -> None:
         self._root = root
 
     def list(self, folder: str) -> list[str]:
         try:
-            return sorted(os.listdir(self._root / folder))
+            with self._root.folder(folder) as opened:
+                return opened.names()
         except FileNotFoundError:
             return []
 
     def open(self, path: str, *, create: bool = False) -> RealFile:
         if create:
             raise ReadOnly(f"{path} cannot be made on a disk that is only read")
+        folder, name = split(path)
+        where = self._root.path / path
         try:
-            return RealFile(self._root / path, os.O_RDONLY)
+            with self._root.folder(folder) as opened:
+                return RealFile(where, opened.open(name))
         except OSError as error:
-            raise refusal(f"cannot open {self._root / path}", error) from error
+            raise refusal(f"cannot open {where}", error) from error
 
     def remove(self, path: str) -> None:
         raise ReadOnly(f"{path} cannot be removed from a disk that is only read")
@@ -52,8 +54,9 @@ class Fold:
     the blocks up to `blocks_end`. `disk` is what it reads from.
     """
 
-    def __init__(self, directory: Path, disk: Disk, progress: Progress, *, alone: bool = False) -> None:
-        """Begin with the last snapshot, if there is one and not *alone*. Raises Corrupt if that is damaged.
+    def __init__(self, folder: Folder, disk: Disk, progress: Progress, *, alone: bool = False) -> None:
+        """Begin with the last snapshot, if there is one and not *alone*, in an empty directory, which `close` closes.
+        Raises Corrupt if that is damaged.
 
         What the disk cannot read is as damaged as what has a wrong checksum.
         """
@@ -61,9 +64,9 @@ class Fold:
         self._progress = progress
         snapshots = [] if alone else snapshot.complete(disk)
         if snapshots:
-            directory.mkdir(mode=0o700)
-            snapshot.restore(disk, snapshots[-1], directory / FILE)
-        self.catalog = Catalog(directory)
+            with open(folder.make(FILE), "wb") as new:
+                snapshot.restore(disk, snapshots[-1], new)
+        self.catalog = Catalog(folder)
         self.blocks = Blocks(disk, self.catalog)
         self.catalog.attach(self.blocks)
         self.journal = Journal(disk)

@@ -11,29 +11,31 @@ from vfs.catalog import Catalog
 from vfs.check.folding import ReadOnlyDisk
 from vfs.check.rebuilding import empty_log, hold
 from vfs.errors import Corrupt
+from vfs.folder import Folder
 from vfs.model import BlockId
+from vfs.store import CATALOG
 
 
-def mend_headers(path: Path, blocks: Iterable[str]) -> int:
+def mend_headers(path: Path, blocks: Iterable[str], *, foreign: bool = False) -> int:
     """Write the headers of these blocks (ids in hex) again, each only if its content is intact. Returns how many.
 
     Raises NotAStore, StoreInUse, Corrupt, OSError.
     """
     mended = 0
-    with hold(path):
-        empty_log(path)
-        catalog = Catalog(path / "catalog", read_only=True)
-        store = Blocks(ReadOnlyDisk(path), catalog)
+    with hold(path, foreign=foreign) as held:
+        empty_log(held.root)
+        catalog = Catalog(held.root.folder(CATALOG), read_only=True)
+        store = Blocks(ReadOnlyDisk(held.root), catalog)
         try:
             for text in blocks:
-                mended += _mend(path, catalog, store, BlockId(bytes.fromhex(text)))
+                mended += _mend(held.root, catalog, store, BlockId(bytes.fromhex(text)))
         finally:
             store.close()
             catalog.close()
     return mended
 
 
-def _mend(path: Path, catalog: Catalog, store: Blocks, block: BlockId) -> bool:
+def _mend(root: Folder, catalog: Catalog, store: Blocks, block: BlockId) -> bool:
     row = catalog.block(block)
     if row is None or row.place == LOST:
         return False
@@ -42,7 +44,8 @@ def _mend(path: Path, catalog: Catalog, store: Blocks, block: BlockId) -> bool:
     except Corrupt:
         return False
     header = header_of(block, node=row.node, length=row.place.length, encoding=encoding)
-    fd = os.open(path / FOLDER / f"{row.place.segment:08x}", os.O_WRONLY | os.O_CLOEXEC)
+    with root.folder(FOLDER) as folder:
+        fd = folder.open(f"{row.place.segment:08x}", os.O_WRONLY)
     try:
         os.pwrite(fd, header, row.place.offset - len(header))
         os.fsync(fd)

@@ -7,15 +7,15 @@ from __future__ import annotations
 import os
 import signal
 import warnings
-from pathlib import Path
 
 from vfs.catalog import read_through
 from vfs.errors import LimitReached
+from vfs.folder import Folder
 
 _DEADLY = (signal.SIGBUS, signal.SIGSEGV, signal.SIGABRT)
 
 
-def how_unreadable(catalog: Path) -> str:
+def how_unreadable(catalog: Folder) -> str:
     """Why a catalog cannot be read to its last row; empty if it can."""
     reader, writer = os.pipe()
     with warnings.catch_warnings():
@@ -30,7 +30,7 @@ def how_unreadable(catalog: Path) -> str:
     return reason or (f"reading it ended a process by {signal.Signals(-code).name}" if code < 0 else "")
 
 
-def _try(catalog: Path, writer: int) -> None:
+def _try(catalog: Folder, writer: int) -> None:
     try:
         for number in _DEADLY:
             signal.signal(number, signal.SIG_DFL)

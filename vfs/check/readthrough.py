@@ -46,6 +46,9 @@ class _ReadThroughFile:
         self.allocated = file.allocated
         self.close = file.close
 
+    def next_data(self, offset: int) -> int:
+        return self._file.next_data(offset)
+
     def read(self, offset: int, length: int) -> bytes:
         end = min(offset + length, self.size)
         pages = range(offset // PAGE_BYTES, -(-end // PAGE_BYTES))

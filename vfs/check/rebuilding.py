@@ -4,29 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from vfs import synclog
+from vfs import layout, synclog
 from vfs.blocks import LOST, Blocks
 from vfs.catalog import Catalog
 from vfs.check.findings import Progress
 from vfs.check.folding import Fold, ReadOnlyDisk, bytes_behind, decode
 from vfs.check.probing import how_unreadable
-from vfs.disk import Disk, File, RealDisk, segments, sync_directory
-from vfs.errors import Corrupt, NotAStore
+from vfs.disk import Disk, File, RealDisk, copy_with_holes, segments
+from vfs.errors import Corrupt
+from vfs.folder import Folder
+from vfs.holding import LOCK, lock_store
 from vfs.journal import FOLDER as JOURNAL
 from vfs.journal import Journal, Position
-from vfs.store import DESCRIPTION, Store, check_description, lock_store
+from vfs.store import CATALOG, Store, check_description, open_root
 
 BEFORE = "catalog.before-rebuild"
 NEW = "catalog.new"
 DAMAGED = "damaged"
-COPY_BYTES = 1 << 20  # at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,46 +46,58 @@ class Rebuilt:
     last_event: int = 0
 
 
+class Held(NamedTuple):
+    """A store that nobody else can open: its directory, and the descriptor of its lock."""
+
+    root: Folder
+    lock_fd: int
+
+
 @contextlib.contextmanager
-def hold(path: Path, *, writing: bool = True) -> Iterator[int]:
-    """Hold a store that exists; the descriptor of its lock. Raises NotAStore, StoreInUse.
+def hold(path: Path, *, foreign: bool = False, writing: bool = True) -> Iterator[Held]:
+    """Hold a store that exists. foreign: see Store.open. Raises NotAStore, StoreInUse.
 
     One that is not written to may lie on a read-only file system. In one that is, `empty_log` comes next.
     """
-    if not (path / DESCRIPTION).is_file():
-        raise NotAStore(f"{path} is no vfs store (it has no {DESCRIPTION}); name the directory of a store")
-    check_description(path)
-    try:
-        lock_fd = lock_store(path, tell=writing or not _is_read_only(path))
-    except OSError as error:
-        raise NotAStore(f"{path} cannot be locked: {error.strerror}") from error
-    try:
-        yield lock_fd
-    finally:
-        os.close(lock_fd)
+    with open_root(path, foreign=foreign) as root:
+        layout.check(root, writing=writing)
+        check_description(root)
+        lock_fd = lock_store(root, tell=writing or _may_tell(root))
+        try:
+            yield Held(root, lock_fd)
+        finally:
+            os.close(lock_fd)
 
 
-def _is_read_only(path: Path) -> bool:
-    return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
+def _may_tell(root: Folder) -> bool:
+    """Whether the lock file of a store that is only read may be written to: it is on a disk that can be, and no other
+    copy of the store has the same.
+    """
+    lock = root.find(LOCK)
+    return not _is_read_only(root) and (lock is None or lock.st_nlink == 1)
 
 
-def empty_log(path: Path, *, cut: bool = False) -> Path | None:
+def _is_read_only(root: Folder) -> bool:
+    return bool(os.statvfs(root.fd).f_flag & os.ST_RDONLY)
+
+
+def empty_log(root: Folder, *, cut: bool = False) -> Path | None:
     """Put in its place what a crash left in the sync log. Raises Corrupt if there may be something that cannot be read.
 
     cut: the log goes to ``synclog.cut-<time>`` then, when the rest is in its place. Returns where it is, if so.
     """
-    disk = RealDisk(path)
+    disk = RealDisk(root)
     contents = synclog.read(disk)
     synclog.redo(disk, contents, partly=cut)
     if contents.damage is None:
         return None
-    aside = path / time.strftime("synclog.cut-%Y%m%dT%H%M%SZ", time.gmtime())
-    os.rename(path / synclog.FOLDER, aside)
-    sync_directory(path)
-    return aside
+    aside = time.strftime("synclog.cut-%Y%m%dT%H%M%SZ", time.gmtime())
+    root.rename(synclog.FOLDER, aside)
+    root.sync()
+    return root.path / aside
 
 
-def rebuild(path: Path, progress: Progress, *, cut: bool = False) -> Rebuilt:
+def rebuild(path: Path, progress: Progress, *, cut: bool = False, foreign: bool = False) -> Rebuilt:
     """Make the catalog of a store again from its journal and blocks, then open and close the store once with it.
 
     The new one is made beside the old one. When it is complete, the old one moves to ``catalog.before-rebuild`` (in
@@ -96,15 +108,15 @@ def rebuild(path: Path, progress: Progress, *, cut: bool = False) -> Rebuilt:
     Raises NotAStore, StoreInUse, and Corrupt if the journal is damaged before its end; then everything is as it was.
     cut: what is behind the damage goes to ``journal.cut-<time>`` instead, and with it what happened after. The same of
     a sync log that cannot be read: see `empty_log`; and of blocks that the disk cannot read, which stay where they are.
+    foreign: see Store.open.
     """
-    with hold(path) as lock_fd:
-        log = empty_log(path, cut=cut)
-        old = path / "catalog"
-        had_old = old.exists()
-        readable = not how_unreadable(old)
-        known = _known_record(old) if readable else None
-        shutil.rmtree(path / NEW, ignore_errors=True)
-        fold = Fold(path / NEW, ReadOnlyDisk(path), progress)
+    with hold(path, foreign=foreign) as (root, lock_fd):
+        log = empty_log(root, cut=cut)
+        had_old = root.find(CATALOG) is not None
+        readable = had_old and not _how_unreadable(root)
+        known = _known_record(root) if readable else None
+        root.remove_folder(NEW)
+        fold = Fold(root.folder(NEW, make=True), ReadOnlyDisk(root), progress)
         disk = fold.disk
         try:
             survey = _survey(disk, known, fold.journal.end)
@@ -112,32 +124,38 @@ def rebuild(path: Path, progress: Progress, *, cut: bool = False) -> Rebuilt:
             if survey.damage is not None:
                 if not cut:
                     raise survey.damage
-                cut_to = _cut(path, disk, survey.end)
+                cut_to = _cut(root, disk, survey.end)
             events = _make(fold, survey, cut=cut)
         except BaseException:
             fold.close()
-            shutil.rmtree(path / NEW, ignore_errors=True)
+            root.remove_folder(NEW)
             raise
         fold.close()
-        sync_directory(path / NEW)
-        kept = _keep_damaged(path, disk) if readable else 0
+        with root.folder(NEW) as new:
+            new.sync()
+        kept = _keep_damaged(root, disk) if readable else 0
         if had_old:
-            shutil.rmtree(path / BEFORE, ignore_errors=True)
-            os.rename(old, path / BEFORE)
-        os.rename(path / NEW, old)
-        sync_directory(path)
+            root.remove_folder(BEFORE)
+            root.rename(CATALOG, BEFORE)
+        root.rename(NEW, CATALOG)
+        root.sync()
         try:
-            store = Store(path, RealDisk(path), time.time_ns, os.dup(lock_fd))
+            store = Store(root.again(), RealDisk(root), time.time_ns, os.dup(lock_fd))
             store.close()
         except BaseException:
-            os.rename(old, path / NEW)
+            root.rename(CATALOG, NEW)
             if had_old:
-                os.rename(path / BEFORE, old)
+                root.rename(BEFORE, CATALOG)
             raise
     lost = max(0, (known or 0) - survey.end.number)
     return Rebuilt(
         events + store.recovered, lost, path / BEFORE if had_old else None, cut_to, kept, log, survey.last_event
     )
+
+
+def _how_unreadable(root: Folder) -> str:
+    with root.folder(CATALOG) as folder:
+        return how_unreadable(folder)
 
 
 class _Survey(NamedTuple):
@@ -151,10 +169,10 @@ class _Survey(NamedTuple):
     last_event: int
 
 
-def _known_record(old: Path) -> int | None:
+def _known_record(root: Folder) -> int | None:
     """The last record that the old catalog knows, None if it cannot say."""
     try:
-        catalog = Catalog(old, read_only=True)
+        catalog = Catalog(root.folder(CATALOG), read_only=True)
     except Corrupt:
         return None
     number = catalog.checkpoint.journal.number
@@ -216,13 +234,13 @@ def _make(fold: Fold, survey: _Survey, *, cut: bool) -> int:
     return fold.applied
 
 
-def _keep_damaged(path: Path, disk: Disk) -> int:
+def _keep_damaged(root: Folder, disk: Disk) -> int:
     """Copy the bytes of each block that the old catalog has and the new one has lost. Returns how many."""
     try:
-        old = Catalog(path / "catalog", read_only=True)
+        old = Catalog(root.folder(CATALOG), read_only=True)
     except Exception:  # missing or damaged: then nobody knows where they are
         return 0
-    new = Catalog(path / NEW, read_only=True)
+    new = Catalog(root.folder(NEW), read_only=True)
     blocks = Blocks(disk, old)
     kept = 0
     try:
@@ -235,8 +253,8 @@ def _keep_damaged(path: Path, disk: Disk) -> int:
             except Exception:  # a damaged catalog; or there are not even bytes
                 continue
             if data:
-                (path / DAMAGED).mkdir(mode=0o700, exist_ok=True)
-                (path / DAMAGED / block.hex()).write_bytes(data)
+                with root.folder(DAMAGED, make=True) as folder:
+                    folder.replace(block.hex(), block.hex() + ".new", data, durably=False)
                 kept += 1
     finally:
         blocks.close()
@@ -245,32 +263,30 @@ def _keep_damaged(path: Path, disk: Disk) -> int:
     return kept
 
 
-def _cut(path: Path, disk: Disk, end: Position) -> Path:
+def _cut(root: Folder, disk: Disk, end: Position) -> Path:
     """Move what is behind *end* in the journal into a directory of its own, which is returned."""
-    aside = path / time.strftime("journal.cut-%Y%m%dT%H%M%SZ", time.gmtime())
-    aside.mkdir(mode=0o700)
-    folder = path / JOURNAL
-    behind = [name for name in segments(sorted(os.listdir(folder))) if int(name, 16) > end.segment]
-    torn = folder / f"{end.segment:016x}"
-    if torn.exists():
-        _copy_tail(disk.open(f"{JOURNAL}/{torn.name}"), end.offset, aside / f"{torn.name}-from-byte-{end.offset}")
-    sync_directory(aside)
-    sync_directory(path)  # what was set aside is safe before anything is cut
-    for name in behind:
-        os.rename(folder / name, aside / name)
-    sync_directory(aside)
-    sync_directory(folder)
-    if torn.exists():
-        with torn.open("r+b") as file:
-            file.truncate(end.offset)
-            os.fsync(file.fileno())
-    return aside
+    name = time.strftime("journal.cut-%Y%m%dT%H%M%SZ", time.gmtime())
+    with root.folder(name, make=True) as aside, root.folder(JOURNAL) as folder:
+        behind = [segment for segment in segments(folder.names()) if int(segment, 16) > end.segment]
+        torn = f"{end.segment:016x}"
+        is_torn = folder.find(torn) is not None
+        if is_torn:
+            _copy_tail(disk.open(f"{JOURNAL}/{torn}"), end.offset, aside.make(f"{torn}-from-byte-{end.offset}"))
+        aside.sync()
+        root.sync()  # what was set aside is safe before anything is cut
+        for segment in behind:
+            folder.rename(segment, segment, aside)
+        aside.sync()
+        folder.sync()
+        if is_torn:
+            with open(folder.open(torn, os.O_RDWR), "r+b") as file:
+                file.truncate(end.offset)
+                os.fsync(file.fileno())
+        return aside.path
 
 
-def _copy_tail(source: File, offset: int, target: Path) -> None:
-    with contextlib.closing(source), target.open("xb") as writer:
-        while data := source.read(offset, COPY_BYTES):
-            writer.write(data)
-            offset += len(data)
+def _copy_tail(source: File, offset: int, target: int) -> None:
+    with contextlib.closing(source), open(target, "wb") as writer:
+        copy_with_holes(source, offset, writer)
         writer.flush()
         os.fsync(writer.fileno())

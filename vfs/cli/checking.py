@@ -16,6 +16,7 @@ import click
 
 from vfs.cli import output
 from vfs.cli.mounting import when_closed
+from vfs.cli.options import foreign_owner
 from vfs.cli.output import Cell
 from vfs.cli.space import collect
 
@@ -33,9 +34,10 @@ _REFRESH_S = 0.1
 @click.command()
 @click.argument("store")
 @click.option("--repair", "wanted", is_flag=True, help="Make again what can be derived: catalog, counts, headers.")
+@foreign_owner
 @click.option("--json", "as_json", is_flag=True, help="An object: Clean, Repaired, Problems, Figures.")
 @click.pass_context
-def check(context: click.Context, store: str, wanted: bool, as_json: bool) -> None:
+def check(context: click.Context, store: str, wanted: bool, foreign: bool, as_json: bool) -> None:
     """Read STORE, which must not be mounted, to its last byte: the journal, every block, every row of the catalog.
     Reports what is damaged, with every version that this harms. Exit code 1: there are problems.
 
@@ -44,14 +46,14 @@ def check(context: click.Context, store: str, wanted: bool, as_json: bool) -> No
     and you are told how to give it up by name. Exit code 1: there are problems left.
     """
     done: list[str] = []
-    seen = _check(store, as_json)
+    seen = _check(store, foreign, as_json)
     if wanted and seen.figures.problems + seen.figures.harmless:
-        done = _repair(store, seen)
+        done = _repair(store, foreign, seen)
         if not as_json:
             for line in done:
                 output.write(f"repaired: {line}")
         if done:
-            seen = _check(store, as_json)
+            seen = _check(store, foreign, as_json)
     if as_json:
         output.write_json(
             {
@@ -96,7 +98,7 @@ class Seen:
             self.log_unread = True
 
 
-def _check(store: str, as_json: bool) -> Seen:
+def _check(store: str, foreign: bool, as_json: bool) -> Seen:
     """Check, and tell each problem when it is found, unless it will be told as JSON."""
     from vfs.check import check as check_store
 
@@ -109,11 +111,11 @@ def _check(store: str, as_json: bool) -> Seen:
             _write_problem(problem)
 
     with Bar() as bar:
-        seen.figures = when_closed(lambda: check_store(Path(store), report, bar.show))
+        seen.figures = when_closed(lambda: check_store(Path(store), report, bar.show, foreign=foreign))
     return seen
 
 
-def _repair(store: str, seen: Seen) -> list[str]:
+def _repair(store: str, foreign: bool, seen: Seen) -> list[str]:
     """Make again what can be derived from what is intact. Returns what was done, in words."""
     from vfs.check import Kind, mend_headers
     from vfs.check import rebuild as rebuild_store
@@ -124,14 +126,16 @@ def _repair(store: str, seen: Seen) -> list[str]:
         return []  # what the disk cannot read now it may read later
     done = []
     if seen.kinds[Kind.SNAPSHOT] and not seen.kinds[Kind.CATALOG]:
-        collect(Path(store))
+        collect(Path(store), foreign=foreign)
         done.append("made a new snapshot of the catalog, in place of the beginning of the journal")
     if seen.headers:
-        mended = mend_headers(Path(store), seen.headers)  # first: a rebuild finds blocks by their headers
+        mended = mend_headers(
+            Path(store), seen.headers, foreign=foreign
+        )  # first: a rebuild finds blocks by their headers
         done.append(f"wrote the headers of {mended} blocks again")
     if seen.kinds[Kind.CATALOG] or seen.kinds[Kind.REFERENCES]:
         with Bar() as bar:
-            rebuilt = rebuild_store(Path(store), bar.show)
+            rebuilt = rebuild_store(Path(store), bar.show, foreign=foreign)
         done.append(f"made the catalog again from {rebuilt.events} events, and with it every count")
         done += _what_is_kept(store, rebuilt)
     return done
@@ -222,7 +226,8 @@ def _summary(store: str, figures: Figures) -> str:
 @click.command()
 @click.argument("store")
 @click.option("--cut", is_flag=True, help="Move damage in the journal, with all behind it, or in the sync log aside.")
-def rebuild(store: str, cut: bool) -> None:
+@foreign_owner
+def rebuild(store: str, cut: bool, foreign: bool) -> None:
     """Make the catalog of STORE, which must not be mounted, again from its journal and blocks. The old catalog is kept
     as catalog.before-rebuild in the store. If the journal is damaged, or a sync log that a crash left cannot be read,
     nothing is changed without --cut, which does without what is lost by that.
@@ -230,7 +235,7 @@ def rebuild(store: str, cut: bool) -> None:
     from vfs.check import rebuild as rebuild_store
 
     with Bar() as bar:
-        done = when_closed(lambda: rebuild_store(Path(store), bar.show, cut=cut))
+        done = when_closed(lambda: rebuild_store(Path(store), bar.show, cut=cut, foreign=foreign))
     output.write(f"made the catalog of {store} again from {done.events} events")
     if done.log is not None:
         output.write(f"the sync log, which cannot be read to its end, is in {done.log}.{_last_event(done.last_event)}")

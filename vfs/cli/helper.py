@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vfs.cli import output
+from vfs.cli.options import FOREIGN_OWNER
 from vfs.cli.output import Failure
 
 NAME = "mount.fuse.vfs"
@@ -29,7 +30,7 @@ _CONTRARIES = _CONTRARY | {other: option for option, other in _CONTRARY.items()}
 
 
 class Request(NamedTuple):
-    """What mount(8) asks for. bucket: None is the whole store. fake: do nothing."""
+    """What mount(8) asks for. bucket: None is the whole store. foreign: others may own it. fake: do nothing."""
 
     source: str
     target: str
@@ -37,6 +38,7 @@ class Request(NamedTuple):
     options: tuple[str, ...]
     fake: bool
     verbose: bool
+    foreign: bool = False
 
 
 def main() -> None:
@@ -78,8 +80,12 @@ def parse(arguments: Sequence[str]) -> Request:
     if "remount" in words:
         raise Failure(f"{target} cannot be remounted; unmount it, and mount it with other options", USAGE)
     bucket = next((word.removeprefix(BUCKET) for word in reversed(words) if word.startswith(BUCKET)), None)
-    options = [word for word in words if not word.startswith(BUCKET) and not _NOT_FOR_US.fullmatch(word)]
-    return Request(source, target, bucket, _known(options, sloppy="-s" in given), "-f" in given, "-v" in given)
+    foreign = FOREIGN_OWNER in words
+    options = [
+        word for word in words if not (word.startswith(BUCKET) or word == FOREIGN_OWNER or _NOT_FOR_US.fullmatch(word))
+    ]
+    known = _known(options, sloppy="-s" in given)
+    return Request(source, target, bucket, known, "-f" in given, "-v" in given, foreign)
 
 
 def _known(options: Sequence[str], *, sloppy: bool) -> tuple[str, ...]:
@@ -92,7 +98,7 @@ def _known(options: Sequence[str], *, sloppy: bool) -> tuple[str, ...]:
             kept.pop(_CONTRARIES.get(option, ""), None)
             kept[option] = None
         elif not sloppy:
-            known = ", ".join(sorted((*OPTIONS, f"{BUCKET}NAME")))
+            known = ", ".join(sorted((*OPTIONS, f"{BUCKET}NAME", FOREIGN_OWNER)))
             raise Failure(f"unknown mount option {option!r}; known: {known}, and those of fstab itself", USAGE)
     return tuple(kept)
 
@@ -104,7 +110,8 @@ def _mount(request: Request) -> None:
     try:
         mounting.free_from_killed(store)
         mounting.check_places(store, mountpoint, request.bucket)
-        mounting.spawn(mounting.Order(store, mountpoint, request.bucket, request.options, request.source))
+        order = mounting.Order(store, mountpoint, request.bucket, request.options, request.source)
+        mounting.spawn(order._replace(foreign=request.foreign))
     except Failure as error:
         raise Failure(error.message, MOUNT_FAILED) from error
     if request.verbose:

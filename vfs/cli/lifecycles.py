@@ -14,6 +14,7 @@ import click
 
 from vfs.cli import output
 from vfs.cli.buckets import existing
+from vfs.cli.options import foreign_owner
 from vfs.cli.output import WRONG, Cell, Column, Failure
 
 if TYPE_CHECKING:
@@ -160,14 +161,14 @@ def preview(path: str, as_json: bool) -> None:
 
 @lifecycle.command("log", short_help="Show what went.")
 @click.argument("store")
+@foreign_owner
 @click.option("--json", "as_json", is_flag=True, help="A list of objects.")
-def show_log(store: str, as_json: bool) -> None:
+def show_log(store: str, foreign: bool, as_json: bool) -> None:
     """Show what the rules of the buckets of STORE have done, oldest first; a line is written before its action."""
     from vfs import audit
+    from vfs.store import open_root
 
-    if not (Path(store) / "store.toml").is_file():
-        raise Failure(f"{store} is no vfs store; `vfs status` shows those that are mounted", WRONG)
-    lines = audit.read(Path(store))
+    lines = audit.read(open_root(Path(store), foreign=foreign))
     if as_json:
         output.write_json_list(lines)
     else:

@@ -25,9 +25,12 @@ import click
 
 from vfs.cli import output
 from vfs.cli.mounts import STATUS, Mount, is_dead, is_within, mount_of, mounted_on
+from vfs.cli.options import foreign_owner
 from vfs.cli.output import FAILED, WRONG, Failure
-from vfs.errors import DiskFailed, InvalidName, NoSpace, StoreInUse, VfsError
+from vfs.errors import DiskFailed, InvalidName, NoSpace, StoreInUse, Unsafe, VfsError
+from vfs.folder import Folder
 from vfs.fuse import connection
+from vfs.holding import LOCK, Holder, read_holder
 from vfs.names import check_bucket_name
 
 if TYPE_CHECKING:
@@ -48,7 +51,7 @@ log = logging.getLogger("vfs.mount")
 
 class Order(NamedTuple):
     """What is to be mounted where, both absolute. source: what the table of mounts calls it, if not by its path.
-    s3: the address of the S3 endpoint; empty: none.
+    s3: the address of the S3 endpoint; empty: none. foreign: others may own the store.
     """
 
     store: Path
@@ -57,6 +60,7 @@ class Order(NamedTuple):
     options: tuple[str, ...]
     source: str = ""
     s3: str = ""
+    foreign: bool = False
 
 
 @click.command()
@@ -72,6 +76,7 @@ class Order(NamedTuple):
     help="Mount options: allow_other, allow_root, ro, noexec, suid, dev, acl.",
 )
 @click.option("--s3", metavar="[ADDR:]PORT", default="", help="Serve the same buckets over S3 at an address.")
+@foreign_owner
 @click.option("--ready-fd", type=int, hidden=True, help="For `vfs mount` itself: where to tell that the mount answers.")
 @click.option("--source", hidden=True, help="For mount.fuse.vfs: what the table of mounts is to call the STORE.")
 @click.pass_context
@@ -83,6 +88,7 @@ def mount(
     foreground: bool,
     options: tuple[str, ...],
     s3: str,
+    foreign: bool,
     ready_fd: int | None,
     source: str | None,
 ) -> None:
@@ -92,7 +98,8 @@ def mount(
     mount that a daemon left behind at MOUNTPOINT is cleared away first.
     """
     wanted = tuple(option for text in options for option in text.split(",") if option)
-    order = Order(Path(os.path.abspath(store)), Path(os.path.abspath(mountpoint)), bucket, wanted, source or "", s3)
+    places = Path(os.path.abspath(store)), Path(os.path.abspath(mountpoint))
+    order = Order(*places, bucket, wanted, source or "", s3, foreign)
     door_of(order)
     if ready_fd is not None:
         context.exit(_serve_in_background(order, ready_fd))
@@ -111,13 +118,13 @@ def mount(
 def free_from_killed(store: Path) -> None:
     """End the connection of a daemon of this store that was killed and cannot end: it keeps the store, and whoever
     looks at its mount hangs (docs/concurrency.md). Its guard does the same, unless that was killed too. Raises Failure.
+
+    The lock file says which mount that is: one that others own may name any.
     """
-    try:
-        holder, _, mountpoint = (store / "lock").read_text("utf-8", "surrogateescape").rstrip("\n").partition("\n")
-    except OSError:
+    said = _read_lock(store)
+    if said is None or not (said.pid and connection.cannot_end(said.pid) and is_held(store)):
         return
-    if not (holder.isdigit() and connection.cannot_end(int(holder)) and is_held(store)):
-        return
+    holder, mountpoint = said
     there = mounted_on(mountpoint)
     device = connection.device_on(mountpoint) if there is not None and there.is_vfs else None
     told = f"process {holder}, which holds {store}, was killed and cannot end"
@@ -221,6 +228,7 @@ def _serve(order: Order, on_ready: Callable[[], None]) -> None:
         source=order.source or str(order.store),
         on_ready=on_ready,
         door=door,
+        foreign=order.foreign,
     )
     try:
         when_closed(serve)
@@ -254,9 +262,9 @@ def _serve_in_background(order: Order, ready_fd: int) -> int:
             from vfs.fuse import daemon
 
             daemon.check_options(order.options)
-            order.store.mkdir(mode=0o700, exist_ok=True)
-            _check_is_store(order.store)
-            _log_to_file(order.store / LOG)
+            with Folder.at(order.store, foreign=order.foreign, make=True) as root:
+                _check_is_store(root)
+                _log_to_file(root)
             os.chdir("/")
             _serve(order, lambda: tell(READY))
         except (VfsError, Failure, OSError, MemoryError) as error:
@@ -282,11 +290,13 @@ def _failure(error: Exception) -> tuple[int, str]:
     return WRONG, str(error)
 
 
-def _check_is_store(store: Path) -> None:
+def _check_is_store(root: Folder) -> None:
     """Write no log into a directory that is something else: Store.open would refuse it."""
-    names = set(os.listdir(store)) - {LOG, "lock", "config.toml", "s3-keys"}
-    if names and not any(name.startswith("store.toml") for name in names):
-        raise Failure(f"{store} is no vfs store and not empty (it has {min(names)}); name another directory", WRONG)
+    from vfs.store import DESCRIPTION, check_empty
+
+    names = root.names()
+    if DESCRIPTION not in names:
+        check_empty(root.path, names)
 
 
 def spawn(order: Order) -> None:
@@ -298,6 +308,7 @@ def spawn(order: Order) -> None:
     command += [f"--source={order.source}"] if order.source else []
     command += ["-o", ",".join(order.options)] if order.options else []
     command += [f"--s3={order.s3}"] if order.s3 else []
+    command += ["--foreign-owner"] if order.foreign else []
     with os.fdopen(reader) as pipe:
         try:
             child = subprocess.Popen(
@@ -323,9 +334,9 @@ def _report_failure(store: Path, code: int, answer: str) -> NoReturn:
     raise Failure(f"the daemon ended without a word ({how}); look into {store / LOG}", FAILED)
 
 
-def _log_to_file(path: Path) -> None:
-    """From now on, all output of this process goes to the end of a file."""
-    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+def _log_to_file(root: Folder) -> None:
+    """From now on, all output of this process goes to the end of the store's log."""
+    fd = root.open_or_make(LOG, os.O_WRONLY | os.O_APPEND)
     sys.stdout.flush()
     sys.stderr.flush()
     os.dup2(fd, 1)
@@ -436,11 +447,25 @@ def when_closed(call: Callable[[], Result]) -> Result:
         time.sleep(POLL_SECONDS)
 
 
+def _read_lock(store: Path) -> Holder | None:
+    """What the lock file of a store of this user's says; None if there is no such file."""
+    try:
+        with Folder.at(store) as root:
+            fd = root.open(LOCK)
+    except (OSError, Unsafe):
+        return None
+    try:
+        return read_holder(fd)
+    finally:
+        os.close(fd)
+
+
 def is_held(store: Path) -> bool:
     """Whether a process holds a store, as far as this one can see."""
     try:
-        fd = os.open(store / "lock", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
+        with Folder.at(store, foreign=True) as root:
+            fd = root.open(LOCK)
+    except (OSError, Unsafe):
         return False
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)

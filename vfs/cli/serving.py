@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vfs.cli import output
+from vfs.cli.options import foreign_owner
 from vfs.cli.output import WRONG, Cell, Column, Failure
 
 if TYPE_CHECKING:
@@ -41,7 +42,8 @@ def parse_address(text: str) -> Address:
 @click.command()
 @click.argument("store")
 @click.option("--s3", metavar="[ADDR:]PORT", required=True, help="Where to listen; without ADDR on this machine only.")
-def serve(store: str, s3: str) -> None:
+@foreign_owner
+def serve(store: str, s3: str, foreign: bool) -> None:
     """Serve STORE over S3 (and OSS, and OBS) in the foreground, without a mount. STORE is made if it is missing.
 
     Needs no FUSE. Ends at SIGTERM or SIGINT. `vfs s3 key create STORE` makes the keys that clients need; a store that
@@ -57,7 +59,7 @@ def serve(store: str, s3: str) -> None:
     mounting.check_store(path)
     mounting.log_to_stderr()
     try:
-        mounting.when_closed(lambda: daemon.serve(path, address, on_ready=lambda: None))
+        mounting.when_closed(lambda: daemon.serve(path, address, foreign=foreign, on_ready=lambda: None))
     except (NoSpace, DiskFailed):
         raise  # it may work the next time
     except VfsError as error:
@@ -83,6 +85,7 @@ def key() -> None:
 @click.option("--hold", is_flag=True, help="It may put and lift legal holds and retentions.")
 @click.option("--bypass", is_flag=True, help="It may bypass governance of object lock, and do all of the above.")
 @click.option("--mfa", is_flag=True, help="Make a device for MFA delete, too.")
+@foreign_owner
 @click.option("--json", "as_json", is_flag=True, help="An object with AccessKeyId and SecretAccessKey.")
 def create(
     store: str,
@@ -93,6 +96,7 @@ def create(
     hold: bool,
     bypass: bool,
     mfa: bool,
+    foreign: bool,
     as_json: bool,
 ) -> None:
     """Make an access key for the buckets of STORE. The secret is shown now, and kept in the file s3-keys in STORE.
@@ -101,8 +105,9 @@ def create(
     bucket with versioning stays in the history.
     """
     from vfs.s3 import keys
+    from vfs.store import open_root
 
-    path = _store(store)
+    root = open_root(Path(store), foreign=foreign)
     if read_only and (purge or hold or bypass):
         raise Failure("--purge, --hold and --bypass are of use only to a key that writes", WRONG)
     wanted = {"write": not read_only, "purge": purge or bypass, "hold": hold or bypass, "bypass": bypass}
@@ -110,10 +115,10 @@ def create(
     if not owner or len(owner) > 64 or not owner.isprintable():
         raise Failure("an owner's name has 1 to 64 characters that can be printed", WRONG)
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    made = keys.create(path, owner=owner, created=now, rights=rights, buckets=buckets or None)
+    made = keys.create(root, owner=owner, created=now, rights=rights, buckets=buckets or None)
     facts = _facts(made) | {"SecretAccessKey": made.secret}
     if mfa:
-        device = keys.create_device(path, owner=owner)
+        device = keys.create_device(root, owner=owner)
         facts |= {"MfaSerial": device.serial, "MfaSecret": device.secret}
     if as_json:
         output.write_json(facts)
@@ -127,12 +132,14 @@ def create(
 
 @key.command("list", short_help="List access keys.")
 @click.argument("store")
+@foreign_owner
 @click.option("--json", "as_json", is_flag=True, help="A list of objects, without secrets.")
-def list_keys(store: str, as_json: bool) -> None:
+def list_keys(store: str, foreign: bool, as_json: bool) -> None:
     """List the access keys of STORE, without their secrets."""
     from vfs.s3 import keys
+    from vfs.store import open_root
 
-    found = keys.every(_store(store))
+    found = keys.every(open_root(Path(store), foreign=foreign))
     if as_json:
         output.write_json_list(map(_facts, found))
     else:
@@ -142,11 +149,13 @@ def list_keys(store: str, as_json: bool) -> None:
 @key.command("revoke", short_help="Revoke an access key.")
 @click.argument("store")
 @click.argument("access_key_id")
-def revoke(store: str, access_key_id: str) -> None:
+@foreign_owner
+def revoke(store: str, access_key_id: str, foreign: bool) -> None:
     """Revoke the access key ACCESS_KEY_ID of STORE: from the next request on, nobody gets in with it."""
     from vfs.s3 import keys
+    from vfs.store import open_root
 
-    keys.revoke(_store(store), access_key_id)
+    keys.revoke(open_root(Path(store), foreign=foreign), access_key_id)
     output.write(f"revoked {access_key_id}")
 
 
@@ -154,7 +163,8 @@ def revoke(store: str, access_key_id: str) -> None:
 @click.argument("store")
 @click.argument("access_key_id")
 @click.argument("rights", metavar="[RIGHT]...", nargs=-1)
-def set_rights(store: str, access_key_id: str, rights: tuple[str, ...]) -> None:
+@foreign_owner
+def set_rights(store: str, access_key_id: str, rights: tuple[str, ...], foreign: bool) -> None:
     """Show what the access key ACCESS_KEY_ID of STORE may do; with RIGHTs, let it do just that from now on.
 
     \b
@@ -165,27 +175,21 @@ def set_rights(store: str, access_key_id: str, rights: tuple[str, ...]) -> None:
     bypass  bypass governance, in what it may purge or hold
     """
     from vfs.s3 import keys
+    from vfs.store import open_root
 
-    path = _store(store)
+    root = open_root(Path(store), foreign=foreign)
     if rights:
         words = {right.value: right for right in keys.Right}
         for word in rights:
             if word not in words:
                 raise Failure(f"{word!r} is no right; there are {', '.join(words)}", WRONG)
         try:
-            found = keys.set_rights(path, access_key_id, [words[word] for word in rights])
+            found = keys.set_rights(root, access_key_id, [words[word] for word in rights])
         except keys.InvalidRights as error:
             raise Failure(str(error), WRONG) from error
     else:
-        found = keys.find(path, access_key_id)
+        found = keys.find(root, access_key_id)
     output.write(" ".join(found.words))
-
-
-def _store(store: str) -> Path:
-    path = Path(os.path.abspath(store))
-    if not (path / "store.toml").is_file():
-        raise Failure(f"{store} is no vfs store; `vfs mount` and `vfs serve` make one", WRONG)
-    return path
 
 
 def _facts(found: AccessKey) -> dict[str, Any]:

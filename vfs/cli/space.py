@@ -13,6 +13,7 @@ import click
 from vfs.cli import output
 from vfs.cli.mounting import when_closed
 from vfs.cli.mounts import mount_of, mounted_on
+from vfs.cli.options import foreign_owner
 from vfs.cli.output import Failure
 from vfs.errors import StoreInUse
 
@@ -25,8 +26,9 @@ POLL_S = 0.1
 
 @click.command()
 @click.argument("path")
+@foreign_owner
 @click.option("--json", "as_json", is_flag=True, help="An object: FreedBytes, JournalBytes.")
-def gc(path: str, as_json: bool) -> None:
+def gc(path: str, foreign: bool, as_json: bool) -> None:
     """Free what nothing needs any more, now and thoroughly: the content of purged and replaced versions, and the
     journal that a snapshot can stand for. PATH is a store, mounted or not, or any path on a mount. No version and no
     delete marker goes: for that there is `vfs purge`.
@@ -35,7 +37,7 @@ def gc(path: str, as_json: bool) -> None:
     """
     if (Path(path) / "store.toml").is_file():
         try:
-            collected = collect(Path(path))
+            collected = collect(Path(path), foreign=foreign)
             freed, journal = collected.freed, collected.journal
         except StoreInUse as error:
             mount = mounted_on(error.mountpoint) if error.mountpoint else None
@@ -50,12 +52,12 @@ def gc(path: str, as_json: bool) -> None:
         output.write(f"freed {output.human_size(freed)} of blocks and {output.human_size(journal)} of journal")
 
 
-def collect(store: Path) -> Collected:
-    """Collect a store that is not mounted. Raises StoreInUse, NotAStore, NoSpace."""
+def collect(store: Path, *, foreign: bool = False) -> Collected:
+    """Collect a store that is not mounted. foreign: see Store.open. Raises StoreInUse, NotAStore, NoSpace."""
     from vfs.gc import run
     from vfs.store import Store
 
-    opened = when_closed(lambda: Store.open(store))
+    opened = when_closed(lambda: Store.open(store, foreign=foreign))
     try:
         collected = run(opened)
     except BaseException:

@@ -91,15 +91,16 @@ def serve(
     source: str,
     on_ready: Callable[[], None],
     door: MoreDoor | None = None,
+    foreign: bool = False,
 ) -> None:
     """Serve a store at a mount point until it is unmounted, or SIGTERM or SIGINT comes. *source*: what the table of
-    mounts calls it. *on_ready*: the mount answers. *door*: another one to the same buckets.
+    mounts calls it. *on_ready*: the mount answers. *door*: another one to the same buckets. *foreign*: see Store.open.
 
     Raises VfsError if it cannot be opened or mounted. The store is closed when this returns.
     """
     check_options(options)
     want_open_files()
-    opened = Store.open(store)
+    opened = Store.open(store, foreign=foreign)
     try:
         root = STORE_ROOT if bucket is None else _bucket(opened, bucket)
         facts: dict[str, object] = {

@@ -41,5 +41,6 @@ ERRNO: dict[type[errors.VfsError], int] = {
     errors.DiskFailed: errno.EIO,
     errors.Corrupt: errno.EIO,
     errors.NotAStore: errno.EINVAL,
+    errors.Unsafe: errno.EIO,
     errors.StoreInUse: errno.EBUSY,
 }

@@ -748,7 +748,7 @@ class Operations(pyfuse3.Operations):
 
     @_quick
     def statfs(self, ctx: RequestContext) -> pyfuse3.StatvfsData:
-        disk = os.statvfs(self.store.path)
+        disk = os.statvfs(self.store.root.fd)
         data = pyfuse3.StatvfsData()
         data.f_bsize = disk.f_bsize
         data.f_frsize = disk.f_frsize

@@ -70,6 +70,9 @@ def _open(address: Address, settings: Settings) -> tuple[list[socket.socket], ss
     tls = None
     if settings.s3_certificate:
         try:
+            for path in (settings.s3_certificate, settings.s3_certificate_key):
+                if not os.path.isfile(path):
+                    raise ListenFailed(f"the certificate {path} cannot be used: it is no file")
             tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
             tls.load_cert_chain(settings.s3_certificate, settings.s3_certificate_key)
         except OSError as error:  # SSLError is one
@@ -89,12 +92,12 @@ def _urls(sockets: Sequence[socket.socket], tls: ssl.SSLContext | None) -> list[
     return [f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}" for host, port in addresses]
 
 
-def serve(store: Path, address: Address, *, on_ready: Callable[[], None]) -> None:
+def serve(store: Path, address: Address, *, foreign: bool = False, on_ready: Callable[[], None]) -> None:
     """Serve a store until SIGTERM or SIGINT comes, without a mount. Raises VfsError if it cannot be opened, or the
-    address not be listened on. The store is closed when this returns.
+    address not be listened on. foreign: see Store.open. The store is closed when this returns.
     """
     want_open_files()
-    opened = Store.open(store)
+    opened = Store.open(store, foreign=foreign)
     try:
         facts: dict[str, object] = {}
         durability = Durability(opened)

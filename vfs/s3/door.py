@@ -161,7 +161,7 @@ class Door:
     def __init__(self, store: Store, settle: Settle) -> None:
         self._store = store
         self._settle = settle
-        self._keys = Keys(store.path)
+        self._keys = Keys(store.root)
 
     async def answer(self, incoming: Incoming) -> Response:
         """The answer to a request, whatever it is."""

@@ -105,6 +105,7 @@ CODE: dict[type[errors.VfsError], str] = {
     errors.DiskFailed: "InternalError",
     errors.Corrupt: "InternalError",
     errors.NotAStore: "InternalError",
+    errors.Unsafe: "InternalError",
     errors.StoreInUse: "InternalError",
     errors.Locked: "AccessDenied",
     errors.NoLock: "InvalidRequest",

@@ -15,14 +15,15 @@ import secrets
 import struct
 from collections.abc import Iterable, Iterator
 from enum import Enum
-from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 
 from vfs.errors import LimitReached, NotAStore, VfsError
+from vfs.folder import Folder
 
 FILE = "s3-keys"
+FILE_NEW = "s3-keys.new"
 KEYS_MAX = 10_000
 FILE_BYTES_MAX = 16 << 20
 TOTP_STEP_S = 30
@@ -100,6 +101,9 @@ class Device(Struct, frozen=True, forbid_unknown_fields=True):
     secret: str
     owner: str
 
+    def __post_init__(self) -> None:
+        base64.b32decode(self.secret)  # raises ValueError
+
     def takes(self, code: str, now_s: float) -> bool:
         """Whether it shows that code now, or did a moment ago."""
         step = int(now_s) // TOTP_STEP_S
@@ -127,8 +131,8 @@ def totp(secret: str, step: int) -> str:
 class Keys:
     """The keys of a store. Looking one up costs a stat."""
 
-    def __init__(self, store: Path) -> None:
-        self._path = store / FILE
+    def __init__(self, root: Folder) -> None:
+        self._root = root
         self._stamp: tuple[int, int, int] | None = None
         self._keys: dict[str, AccessKey] = {}
         self._devices: dict[str, Device] = {}
@@ -155,28 +159,24 @@ class Keys:
         return self._owners.get(owner, owner)
 
     def _refresh(self) -> None:
-        try:
-            found = os.stat(self._path)
-        except FileNotFoundError:
-            stamp = None
-        else:
-            stamp = (found.st_ino, found.st_mtime_ns, found.st_size)
+        found = self._root.find(FILE)
+        stamp = None if found is None else (found.st_ino, found.st_mtime_ns, found.st_size)
         if stamp == self._stamp:
             return
-        content = _read(self._path) if stamp else _Content()
+        content = _read(self._root)
         self._keys = {key.id: key for key in content.keys}
         self._devices = {device.serial: device for device in content.devices}
         self._owners = {owner_id(key.owner): key.owner for key in content.keys}
         self._stamp = stamp
 
 
-def every(store: Path) -> list[AccessKey]:
+def every(root: Folder) -> list[AccessKey]:
     """All keys, in the order in which they were made. Raises NotAStore."""
-    return _read(store / FILE).keys
+    return _read(root).keys
 
 
 def create(
-    store: Path,
+    root: Folder,
     *,
     owner: str,
     created: str,
@@ -186,41 +186,41 @@ def create(
     """Make a key. Raises InvalidRights, LimitReached, NotAStore, OSError."""
     number = base64.b32encode(secrets.token_bytes(11)).decode()[:17]
     key = AccessKey(f"VFS{number}", secrets.token_urlsafe(30), owner, created, buckets=buckets).with_rights(rights)
-    with _changing(store) as content:
+    with _changing(root) as content:
         if len(content.keys) >= KEYS_MAX:
             raise LimitReached(f"a store has at most {KEYS_MAX} access keys")
         content.keys.append(key)
     return key
 
 
-def create_device(store: Path, *, owner: str) -> Device:
+def create_device(root: Folder, *, owner: str) -> Device:
     """Make a device for MFA delete. Raises LimitReached, NotAStore, OSError."""
     serial = f"arn:vfs:mfa::{secrets.token_hex(6)}"
     device = Device(serial, base64.b32encode(secrets.token_bytes(20)).decode(), owner)
-    with _changing(store) as content:
+    with _changing(root) as content:
         if len(content.devices) >= KEYS_MAX:
             raise LimitReached(f"a store has at most {KEYS_MAX} devices")
         content.devices.append(device)
     return device
 
 
-def revoke(store: Path, access_key: str) -> None:
+def revoke(root: Folder, access_key: str) -> None:
     """Remove a key; its secret is of no use from the next request on. Raises NoSuchAccessKey, NotAStore, OSError."""
-    with _changing(store) as content:
+    with _changing(root) as content:
         content.keys.remove(_named(content.keys, access_key))
 
 
-def set_rights(store: Path, access_key: str, rights: Iterable[Right]) -> AccessKey:
+def set_rights(root: Folder, access_key: str, rights: Iterable[Right]) -> AccessKey:
     """Give a key other rights, from the next request on. Raises InvalidRights, NoSuchAccessKey, NotAStore, OSError."""
-    with _changing(store) as content:
+    with _changing(root) as content:
         old = _named(content.keys, access_key)
         new = content.keys[content.keys.index(old)] = old.with_rights(rights)
     return new
 
 
-def find(store: Path, access_key: str) -> AccessKey:
+def find(root: Folder, access_key: str) -> AccessKey:
     """The key of an id. Raises NoSuchAccessKey, NotAStore."""
-    return _named(every(store), access_key)
+    return _named(every(root), access_key)
 
 
 def _named(keys: list[AccessKey], access_key: str) -> AccessKey:
@@ -230,35 +230,25 @@ def _named(keys: list[AccessKey], access_key: str) -> AccessKey:
     raise NoSuchAccessKey(f"there is no access key {access_key}; `vfs s3 key list` shows those that there are")
 
 
-def _read(path: Path) -> _Content:
+def _read(root: Folder) -> _Content:
     try:
-        with path.open("rb") as file:
-            return msgspec.json.decode(file.read(FILE_BYTES_MAX), type=_Content)
+        return msgspec.json.decode(root.read(FILE, FILE_BYTES_MAX), type=_Content)
     except FileNotFoundError:
         return _Content()
-    except msgspec.DecodeError as error:
-        raise NotAStore(f"{path} cannot be understood: {error}") from error
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise NotAStore(f"{root.path / FILE} cannot be understood: {error}") from error
 
 
 @contextlib.contextmanager
-def _changing(store: Path) -> Iterator[_Content]:
+def _changing(root: Folder) -> Iterator[_Content]:
     """What is in the file, to be changed; one process at a time. It is replaced in one
     step, and survives a power loss.
     """
-    path = store / FILE
-    directory = os.open(store, os.O_RDONLY | os.O_CLOEXEC)
+    directory = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root.fd)  # opened anew: a lock of ours
     try:
         fcntl.flock(directory, fcntl.LOCK_EX)
-        content = _read(path)
+        content = _read(root)
         yield content
-        new = path.with_suffix(".new")
-        new.unlink(missing_ok=True)
-        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(fd, "wb") as file:
-            file.write(msgspec.json.format(msgspec.json.encode(content)) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(new, path)
-        os.fsync(directory)
+        root.replace(FILE, FILE_NEW, msgspec.json.format(msgspec.json.encode(content)) + b"\n")
     finally:
         os.close(directory)

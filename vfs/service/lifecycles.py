@@ -66,7 +66,7 @@ class Lifecycles:
         steps = expiring.plan(self._store, day_s=self._store.settings.lifecycle_day)
         try:
             while (due := await _next(steps)) is not None:
-                await trio.to_thread.run_sync(audit.append, self._store.path, [_line(action) for action in due])
+                await trio.to_thread.run_sync(audit.append, self._store.root, [_line(action) for action in due])
                 began = time.monotonic()
                 changed = expiring.carry_out(self._store, due)
                 await _rest(began)
