@@ -38,7 +38,7 @@ class Files:
     def __init__(self, core: Core) -> None:
         self._core = core
         self._open: dict[Ino, OpenFile] = {}
-        self._promised: set[Ino] = set()  # those that are `flushed`
+        self._promised: set[Ino] = set()  # those that are `flushed`, or that a full disk kept from being published
         self._versions: set[WorkingCopy] = set()
         self.on_moved: Callable[[list[Changed]], None] | None = None  # told of names to which displaced files returned
         self.interims = Interims(core, self._open)
@@ -95,7 +95,9 @@ class Files:
             file = OpenFile(self._interim_copy(ino, inode), interim.writer, interim.mtime)
             file.dirty = True
             return file
-        return OpenFile(self._working_copy(inode, draft.content if draft else inode.content), writer, inode.mtime)
+        file = OpenFile(self._working_copy(inode, draft.content if draft else inode.content), writer, inode.mtime)
+        file.flushed = ino in self._promised
+        return file
 
     def _interim_copy(self, ino: Ino, inode: Inode) -> WorkingCopy:
         """The content of an interim draft. Raises NoSpace."""
@@ -210,8 +212,9 @@ class Files:
         finally:
             if last:
                 del self._open[ino]
-                self._promised.discard(ino)
                 self.interims.forget(ino, file.pace)
+                if self._core.catalog.draft(ino) is not None:
+                    self._promised.add(ino)  # the disk was full
         if last and (unlinked or self._core.catalog.displaced(ino) is not None):
             self._drop(ino)
 
@@ -223,6 +226,7 @@ class Files:
         """Let an inode without a name go."""
         drafts: list[Change] = [events.DraftGone(ino)] if self._core.catalog.draft(ino) is not None else []
         self._core.commit("drop", [*drafts, events.InodeGone(ino)])
+        self._promised.discard(ino)
 
     # -- publishing -------------------------------------------------------------------------------------------
 
@@ -255,6 +259,8 @@ class Files:
         self._promised.discard(ino)
         if moved and self.on_moved is not None:
             self.on_moved(moved)
+        if file is None and self._core.catalog.displaced(ino) is not None:
+            self._drop(ino)
 
     def _return(self, changes: list[Change], where: KeyName, ino: Ino, inode: Inode, writer: Writer) -> list[Changed]:
         """Let a displaced file have a version where it stood. If what is there now is another one of its owner's, it
@@ -331,7 +337,7 @@ class Files:
             self.publish_all(ino)
         except NoSpace as error:  # a delete gives space back, and must not fail for lack of it
             log.warning("what was written to a file since its last close goes with it: %s", error)
-            self.publish_flushed(ino)
+            self.publish(ino)
 
     def publish_at(self, parent: Ino, name: bytes) -> None:
         """Publish what was promised of the file at a name, and of those that were displaced from there."""
@@ -367,7 +373,7 @@ class Files:
                 self.publish(ino)
 
     def promised(self) -> list[Ino]:
-        """The open files of which something was promised that is not published."""
+        """The files of which something was promised that is not published."""
         return sorted(self._promised)
 
     def has_changes(self, ino: Ino) -> bool:
@@ -476,10 +482,11 @@ class Files:
             for ino in sorted(ino for ino, _ in catalog.drafts()):  # the same, however they came into memory
                 self.publish(ino)
                 published += 1
-            for ino in sorted(ino for ino, _ in catalog.every_displaced()):
+            for ino in sorted(ino for ino, _ in catalog.every_displaced()):  # without a draft
                 self._drop(ino)
         except NoSpace as error:
             log.warning("files that were open are still to be published: %s", error)
+            self._promised.update(ino for ino, _ in catalog.drafts())
         return published
 
     def _draft_interim(self, ino: Ino) -> None:

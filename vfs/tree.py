@@ -511,7 +511,6 @@ class Tree:
         inode.atime = inode.atime if atime is None else atime
         if mtime is not None:
             inode.mtime = mtime
-            self._files.set_mtime(ino, mtime)
         inode.ctime = self._core.clock()
         changes: list[Change] = [events.InodeSet(ino, inode)]
         draft, interim = self._catalog.draft(ino), self._catalog.interim(ino)
@@ -522,6 +521,8 @@ class Tree:
                 events.InterimSet(ino, msgspec.structs.replace(interim, mtime=mtime), interim.tail_bytes, b"")
             )
         self._core.commit("attributes", changes)
+        if mtime is not None:
+            self._files.set_mtime(ino, mtime)
         return self.inode(ino)
 
     def find_attribute(self, ino: Ino, name: bytes) -> bytes | None:

@@ -138,12 +138,18 @@ class File(Node):
         return drafts or (self.open is not None and self.open.dirty)
 
     @property
+    def safe(self) -> Draft | None:
+        """The newest content that is not published, of a file that a full disk kept from being."""
+        return self.interim or self.draft
+
+    @property
     def shown(self) -> tuple[int, int, int]:
         """Size, mtime and ctime as stat tells them: with what is open and not published."""
         if self.open is not None and self.open.dirty:
             return len(self.open.data), self.open.mtime, max(self.ctime, self.open.ctime)
-        if self.draft is not None:
-            return len(self.draft.data), self.draft.mtime, max(self.ctime, self.draft.ctime)
+        safe = self.draft if self.open is not None else self.safe
+        if safe is not None:
+            return len(safe.data), safe.mtime, max(self.ctime, safe.ctime)
         return len(self.data), self.mtime, self.ctime
 
 
@@ -185,6 +191,7 @@ class Reference:
         self.displaced: list[File] = []  # those that are, in the order of their inodes
         self.serial = 0
         self.events = 0
+        self.no_room = False  # the disk is too full for what was written to a file that is being removed
         self.after_event: Callable[[], None] | None = None
 
     def __getstate__(self) -> dict[str, object]:
@@ -334,8 +341,8 @@ class Reference:
             raise errors.NoSuchBucket
         root = self.buckets[name].root
         for file in list(self._all()):
-            if file.open is not None and file.open.flushed and self._bucket_of(file) is self.buckets[name]:
-                self.publish(file)
+            if self._bucket_of(file) is self.buckets[name]:
+                self.publish_flushed(file)
         if root.entries or self.counters(self.buckets[name])[0]:
             raise errors.BucketNotEmpty
         del self.buckets[name]
@@ -491,17 +498,16 @@ class Reference:
         assert isinstance(file, File)
         promised = file.open is None or file.open.flushed
         if promised or file.published or (self.now - file.born) // 1000 >= YOUNG_US:
-            self.publish_all(file)
+            self.publish(file) if self.no_room else self.publish_all(file)
         return file
 
     def _publish_at(self, directory: Directory, name: bytes) -> None:
         """What was promised, of what was displaced from a name and of what lives there."""
         for file in [one for one in self.displaced if one.displaced == (directory, name)]:
-            if file.open is not None and file.open.flushed:
-                self.publish(file)
+            self.publish_flushed(file)
         live = directory.entries.get(name)
-        if isinstance(live, File) and live.open is not None and live.open.flushed:
-            self.publish(live)
+        if isinstance(live, File):
+            self.publish_flushed(live)
 
     def _detach(self, file: File, directory: Directory, name: bytes, *, displaced: bool = False) -> None:
         """A name less. Without any, what is open works on: displaced, or leaving nothing."""
@@ -752,8 +758,13 @@ class Reference:
 
     def open(self, file: File, writer: Writer, *, created: bool = False, truncate: bool = False) -> Handle:
         if file.open is None:
-            data = file.draft.data if file.draft is not None else file.data
+            safe = file.safe
+            data = file.data if safe is None else safe.data
             file.open = Open(bytearray(data), file.mtime, file.mtime, writer)
+            if file.interim is not None:
+                file.open.dirty, file.open.writer, file.open.mtime = True, file.interim.writer, file.interim.mtime
+                file.open.ctime = file.interim.mtime
+            file.open.flushed = file.draft is not None and not created  # what a full disk kept from being published
         file.open.handles += 1
         handle = Handle(file, writer)
         if created:
@@ -858,6 +869,8 @@ class Reference:
             file.open.flushed = False
             file.open.published = file.open.safe
         self.on_event()
+        if file.open is None and file.displaced is not None:
+            self._gone(file)
 
     def _return(self, file: File, directory: Directory, name: bytes, writer: Writer) -> None:
         """What was written to a displaced file: it lives again in the place of another file of its owner's; else the
@@ -947,8 +960,10 @@ class Reference:
         assert file is None or isinstance(file, File)
         if file is not None and len(file.names) > 1 and file.has_changes:
             self.publish_all(file)
-        if version not in chain:
+        found = next((one for one in chain if one.serial == version.serial), None)  # it may tell of other rights by now
+        if found is None:
             raise errors.NoSuchVersion
+        version = found
         if chain[-1] is not version:
             chain.remove(version)
             self.on_event()

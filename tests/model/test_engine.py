@@ -166,14 +166,14 @@ class Engine(Lifetime):
         directory, name, _ = found
         bucket, above = self.store.tree.path(Ino(directory.ino))
         data = fill(size, value)
-        copy = self.store.objects.begin_content(bucket)
-        copy.write(0, data)
-        content = copy.seal()
         key = above + b"/" + name if above else name
-        self.do(
-            lambda: self.store.objects.put(bucket, key, content, NO_INFO, S3),
-            lambda _: self.reference.put(directory, name, data, S3),
-        )
+        copy = self.store.objects.begin_content(bucket)
+
+        def put() -> None:
+            copy.write(0, data)
+            self.store.objects.put(bucket, key, copy.seal(), NO_INFO, S3)
+
+        self.do(put, lambda _: self.reference.put(directory, name, data, S3))
         self.store.objects.end_content(copy)
 
     @rule(pick=PICK, size=SIZES, writer=WRITERS)
