@@ -12,6 +12,7 @@ import pytest
 
 from vfs import events
 from vfs.check import check
+from vfs.expiring import WRITER as LIFECYCLE
 from vfs.model import NO_INFO, NOBODY, NOBODY_UID, Ino, KeyId, Kind, Rights, Seq, State, Writer
 from vfs.store import Store
 
@@ -152,6 +153,23 @@ def test_a_null_version_in_between_that_is_replaced_opens_nothing(store: Store, 
     for _ in range(3):
         moved(store, bucket, ANN)
         assert [found.mode for found in rights(store, bucket, b"s")] == [0o644, 0o600]
+
+
+@pytest.mark.parametrize("how", ["deleted by a lifecycle", "written by the group"])
+def test_a_null_version_that_goes_takes_nothing_along(store: Store, bucket: Ino, how: str) -> None:
+    """Who puts the next one in its place did not put its file there."""
+    write(store, bucket, b"s", 0o640)
+    store.set_versioning(bucket, State.SUSPENDED)
+    moved(store, bucket, ANN)
+    if how == "written by the group":
+        handle = store.files.open(store.tree.lookup(bucket, b"s")[0], BEN)
+        store.files.write(handle, 0, b"x")
+        store.files.flush(handle)
+        store.files.release(handle)
+    else:
+        store.objects.delete(bucket, b"s", LIFECYCLE)
+        write(store, bucket, b"s", 0o644)
+    assert [found.mode for found in rights(store, bucket, b"s")][-1] == 0o644, "Ann says who may read what was hers"
 
 
 def test_a_store_with_rights_of_its_own_is_whole(store: Store, bucket: Ino, tmp_path: Path) -> None:
