@@ -6,6 +6,7 @@ import stat
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -14,6 +15,7 @@ from vfs import events
 from vfs.check import check
 from vfs.expiring import WRITER as LIFECYCLE
 from vfs.model import NO_INFO, NOBODY, NOBODY_UID, Ino, KeyId, Kind, Rights, Seq, State, Writer
+from vfs.s3.call import Call
 from vfs.store import Store
 
 ANN, BEN, ROOT = Writer(1000, 2, "ann"), Writer(1001, 3, "ben"), Writer(0, 4, "root")
@@ -197,6 +199,137 @@ def test_what_was_displaced_and_comes_back_opens_nothing(store: Store, bucket: I
     marker, returned, *others = rights(store, bucket, b"s")
     assert (marker.mode, returned.mode) == (0o644, 0o644)
     assert {found.mode for found in others} == {0o600, 0o644}, "what was closed stays so"
+
+
+def modes(store: Store, bucket: Ino) -> list[int]:
+    return [found.mode for found in rights(store, bucket, b"s")]
+
+
+def again(store: Store, bucket: Ino, by: Writer, name: bytes = b"s") -> None:
+    """One more version of a file."""
+    handle = store.files.open(store.tree.lookup(bucket, name)[0], by)
+    store.files.write(handle, 0, b"again")
+    store.files.flush(handle)
+    store.files.release(handle)
+
+
+def purge(store: Store, bucket: Ino, at: int, by: Writer = ROOT) -> None:
+    """The version at a place, newest first."""
+    key = store.core.catalog.key(bucket, b"s")
+    assert key is not None
+    store.history.purge(key, [seq for seq, _ in store.core.catalog.versions(key)][at], by)
+
+
+def chmod(store: Store, bucket: Ino, mode: int) -> None:
+    store.tree.set_attributes(store.tree.lookup(bucket, b"s")[0], mode=mode)
+
+
+@pytest.mark.parametrize("way", [moved, moved_while_open])
+def test_the_last_version_before_something_was_put_there_goes(
+    store: Store, bucket: Ino, way: Callable[[Store, Ino, Writer], None]
+) -> None:
+    write(store, bucket, b"s", 0o600)
+    again(store, bucket, ANN)
+    way(store, bucket, BEN)
+    purge(store, bucket, 1)
+    assert modes(store, bucket) == [0o644, 0o600]
+
+
+def test_the_first_version_of_what_was_put_there_goes(store: Store, bucket: Ino) -> None:
+    write(store, bucket, b"s", 0o640)
+    moved(store, bucket, ANN)
+    again(store, bucket, BEN)
+    purge(store, bucket, 1)
+    assert modes(store, bucket) == [0o644, 0o644], "Ben wrote, Ann put it there"
+
+
+def test_what_is_closed_stays_as_it_was_closed(store: Store, bucket: Ino) -> None:
+    write(store, bucket, b"s", 0o600)
+    moved_while_open(store, bucket, BEN)
+    purge(store, bucket, 0)
+    store.tree.create(bucket, b"o", 0o666, 1000, ANN)
+    store.files.open(store.tree.lookup(bucket, b"o")[0], ANN, created=True)
+    store.tree.rename(bucket, b"o", bucket, b"s", BEN)
+    store.tree.create(bucket, b"p", 0o666, 1000, ANN)
+    store.files.open(store.tree.lookup(bucket, b"p")[0], ANN, created=True)
+    store.tree.rename(bucket, b"p", bucket, b"s", BEN)
+    assert modes(store, bucket) == [0o600]
+
+
+def test_what_comes_back_to_its_name_has_its_history(store: Store, bucket: Ino) -> None:
+    write(store, bucket, b"s", 0o640)
+    moved(store, bucket, ANN)
+    store.tree.rename(bucket, b"s", bucket, b"t", BEN)
+    store.tree.rename(bucket, b"t", bucket, b"s", BEN)
+    chmod(store, bucket, 0o604)
+    assert set(modes(store, bucket)) == {0o604}
+
+
+def test_a_file_decides_about_its_own_versions(store: Store, bucket: Ino) -> None:
+    write(store, bucket, b"s", 0o600)
+    write(store, bucket, b"n", 0o666, BEN)
+    store.tree.exchange(bucket, b"n", bucket, b"s", BEN)
+    store.tree.exchange(bucket, b"n", bucket, b"s", BEN)
+    chmod(store, bucket, 0o604)
+    assert modes(store, bucket) == [0o604, 0o666, 0o604]
+
+
+def test_a_key_of_s3_is_nobody() -> None:
+    call = SimpleNamespace(who=SimpleNamespace(id="key"))
+    assert Call.writer.fget(call) == Writer(NOBODY_UID, 0, "s3:key")  # type: ignore[attr-defined]
+    assert LIFECYCLE.uid == NOBODY.uid == NOBODY_UID
+
+
+def test_what_is_current_again_decides_again(store: Store, bucket: Ino) -> None:
+    write(store, bucket, b"s", 0o600)
+    again(store, bucket, ANN)
+    moved(store, bucket, BEN)
+    purge(store, bucket, 0)
+    assert modes(store, bucket) == [0o600, 0o600]
+    chmod(store, bucket, 0o604)
+    assert modes(store, bucket) == [0o604, 0o604]
+    again(store, bucket, BEN)
+    assert modes(store, bucket) == [0o604, 0o604, 0o604]
+
+
+def test_a_chown_does_not_change_who_put_it_there(store: Store, bucket: Ino) -> None:
+    write(store, bucket, b"s", 0o600, BEN)
+    write(store, bucket, b"n", 0o640, BEN)
+    store.tree.rename(bucket, b"n", bucket, b"s", BEN)
+    store.tree.set_attributes(store.tree.lookup(bucket, b"s")[0], uid=1000)
+    moved(store, bucket, ANN)
+    assert [found.uid for found in rights(store, bucket, b"s")] == [1000, 1000, 1000]
+    store.tree.unlink(bucket, b"s", ANN)
+    ino = store.tree.create(bucket, b"s", 0o644, 1000, ANN)[0]
+    handle = store.files.open(ino, ANN, created=True)
+    for _ in range(3):  # down to what was Ben's
+        purge(store, bucket, 0)
+    store.files.flush(handle)
+    store.files.release(handle)
+    assert [(found.uid, found.mode) for found in rights(store, bucket, b"s")] == [(1000, 0o644)] * 2
+
+
+def test_what_was_displaced_is_closed_below_what_lives(store: Store, bucket: Ino) -> None:
+    ino = write(store, bucket, b"s", 0o600)
+    handle = store.files.open(ino, ANN)
+    fifo = store.tree.mknod(bucket, b"p", stat.S_IFIFO | 0o644, 0, 1000, ANN)[0]
+    store.history.restore(store.tree.inode(fifo).seq, bucket, b"s", ANN)
+    chmod(store, bucket, 0o644)
+    store.files.write(handle, 0, b"later")
+    store.files.flush(handle)
+    store.files.release(handle)
+    assert modes(store, bucket)[:2] == [0o644, 0o600]
+
+
+def test_what_was_displaced_takes_its_name_again_by_nobody(store: Store, bucket: Ino) -> None:
+    ino = write(store, bucket, b"s", 0o600)
+    handle = store.files.open(ino, ANN)
+    put(store, bucket, b"s", S3)
+    store.files.write(handle, 0, b"later")
+    store.files.flush(handle)
+    store.files.release(handle)
+    chmod(store, bucket, 0o644)
+    assert modes(store, bucket)[:2] == [0o644, 0o600]
 
 
 # -- what earlier vfs wrote -------------------------------------------------------------------------------------------
