@@ -17,7 +17,7 @@ from vfs.core import Changed
 from vfs.errors import DiskFailed, Locked, NoSpace, NoSuchKey, NoSuchUpload, VfsError
 from vfs.lifecycle import Entry, Expire
 from vfs.listing import One
-from vfs.model import NO_INFO, Ino, Kind, LifecycleRule, Seq, Writer
+from vfs.model import NO_INFO, NOBODY_UID, Ino, Kind, LifecycleRule, Seq, Writer
 from vfs.names import format_version_id, show, split_key
 from vfs.store import Store
 
@@ -26,7 +26,7 @@ log = logging.getLogger("vfs.lifecycle")
 KEYS_PER_STEP_MAX = 100  # looked at in one go
 VERSIONS_PER_STEP_MAX = 100  # of them in one go; a step may have twice as many
 
-WRITER = Writer(0, 0, "lifecycle")
+WRITER = Writer(NOBODY_UID, 0, "lifecycle")
 
 Rules = tuple[LifecycleRule, ...]
 

@@ -18,7 +18,7 @@ from vfs.core import CAPABILITY, Changed, Core
 from vfs.errors import IsADirectory, NoSpace, NotPermitted
 from vfs.events import Change
 from vfs.interims import Interims
-from vfs.model import EMPTY, Compression, Content, Draft, Ino, Inode, KeyId, ObjectInfo, Seq, State, Writer
+from vfs.model import EMPTY, NOBODY, Compression, Content, Draft, Ino, Inode, KeyId, ObjectInfo, Seq, State, Writer
 from vfs.names import show
 from vfs.openfiles import Handle, OpenFile
 
@@ -276,15 +276,17 @@ class Files:
             self.publish_flushed(live)
             old = catalog.inode(live)
             if old.is_file and old.uid == inode.uid:
-                return self._take_place(changes, core.names_of(live, old), ino, inode, live, old, writer)
+                return self._take_place(changes, core.names_of(live, old), ino, inode, live, old, writer, by=NOBODY)
         if core.state_for(inode.bucket, where.name) is not State.ENABLED:
             return []  # where one version is kept, that is the one that lives, or none
         key = core.key_for(changes, where.parent, where.name)
+        core.part(changes, where, key, ino, inode, NOBODY)
         if live is None:
             inode.key, inode.seq = key, core.add_version(changes, key, where.name, ino, inode, writer)
             core.add_delete(changes, key, where.name, ino, inode, writer)
         else:
-            core.add_version(changes, key, where.name, ino, inode, writer)
+            seq = core.add_version(changes, key, where.name, ino, inode, writer)
+            core.close(changes, key, seq, inode.bucket)
             self._add_again(changes, key, where.name, live, old)
         return []
 
@@ -429,7 +431,7 @@ class Files:
         now = core.clock()
         new = Ino(core.new_id())
         inode = Inode(old.mode, 1, 0, 0, 0, now, now, now, now, old.bucket, keys[0], content=content)
-        moved = self._take_place(changes, keys, new, inode, ino, old, writer, info)
+        moved = self._take_place(changes, keys, new, inode, ino, old, writer, info=info, by=writer)
         core.commit(operation, [*changes, events.InodeSet(new, inode), *also])
         return moved
 
@@ -442,10 +444,12 @@ class Files:
         old_ino: Ino,
         old: Inode,
         writer: Writer,
+        *,
+        by: Writer,
         info: ObjectInfo | None = None,
     ) -> list[Changed]:
         """Give an inode names of another one, a version under each, and its rights. The other one is displaced. Returns
-        the names.
+        the names. by: who puts it there.
         """
         core = self._core
         keys = sorted(keys, key=core.catalog.key_name)
@@ -454,10 +458,9 @@ class Files:
         moved = []
         for key in keys:
             where = core.catalog.key_name(key)
-            core.keep_rights(changes, key, old)
+            core.enter(changes, where.parent, where.name, key, ino, inode, by)
             seq = core.add_version(changes, key, where.name, ino, inode, writer, info)
             inode.seq = inode.seq or seq
-            changes.append(events.EntrySet(where.parent, where.name, ino))
             changes.append(events.DirectoryTouched(where.parent, core.clock(), 0))
             if len(keys) > 1:
                 changes += [events.LinkGone(old_ino, key), events.LinkSet(ino, key)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import stat
 from decimal import Decimal
 from enum import IntEnum
-from typing import Annotated, NewType
+from typing import Annotated, NamedTuple, NewType
 
 from msgspec import Meta, Struct
 
@@ -71,14 +71,17 @@ EMPTY = Content(0, BlockId(b""), 0)
 
 
 class Writer(Struct, array_like=True, frozen=True, gc=False):
-    """Who made a version."""
+    """Who made a version, or puts something at a key. Root is uid 0 coming through the mount; whatever else acts is
+    nobody, who owns nothing and may do nothing that is root's.
+    """
 
     uid: int
     pid: int
     program: str
 
 
-NOBODY = Writer(0, 0, "vfs")
+NOBODY_UID = (1 << 32) - 1  # no user of Linux has it
+NOBODY = Writer(NOBODY_UID, 0, "vfs")
 
 
 class LockMode(IntEnum):
@@ -251,10 +254,22 @@ class Inode(Struct, array_like=True, gc=False):
         return stat.S_ISREG(self.mode)
 
 
+class Rights(NamedTuple):
+    """Who may read: owner, group, permission bits, and an access ACL beside them (vfs.acl) if that is not empty."""
+
+    uid: Word
+    gid: Word
+    mode: Word
+    acl: bytes = b""
+
+
 class Version(Struct, array_like=True, frozen=True, gc=False):
     """One entry of a key's chain. mode, uid, gid, acl: the key's when this was added (the rights of a deleted key).
 
     attributes: of a delete marker, the extended attributes that the key had; they come back with it.
+    rights: of what stood at the key last, when something was put there that says nothing about it (vfs.rights); they
+    hold for this version and those before it, beside the key's. judged: whoever put its file there had the right to say
+    something about what was there before, although owner and writer of this version do not tell.
     """
 
     kind: Kind
@@ -270,6 +285,8 @@ class Version(Struct, array_like=True, frozen=True, gc=False):
     rdev: int = 0
     attributes: tuple[tuple[bytes, bytes], ...] = ()
     acl: bytes = b""
+    rights: Rights | None = None
+    judged: bool = False
 
 
 class Draft(Struct, array_like=True, frozen=True, gc=False):

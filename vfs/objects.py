@@ -464,16 +464,14 @@ class Objects:
         parent, appeared = self._make_directories(changes, bucket, directories, writer)
         key_id = core.key_for(changes, parent, name)
         if ino is not None:  # no regular file
-            old = catalog.inode(ino)
-            core.keep_rights(changes, key_id, old)
-            self._files.leave(changes, key_id, ino, old)
+            self._files.leave(changes, key_id, ino, catalog.inode(ino))
         now = core.clock()
         new = Ino(core.new_id())
         inode = self._new_inode(bucket, FILE_MODE, key_id, now)
         inode.content = content
+        core.enter(changes, parent, name, key_id, new, inode, writer)
         inode.seq = core.add_version(changes, key_id, name, new, inode, writer, info)
         changes.append(events.InodeSet(new, inode))
-        changes.append(events.EntrySet(parent, name, new))
         changes.append(events.DirectoryTouched(parent, now, 0))
         touched = [(change.parent, change.name) for change in appeared]
         changed = self._commit("put", changes + also, [*touched, (parent, name)])
@@ -539,10 +537,18 @@ class Objects:
         else:  # whose the key was, it stays
             last = newest[1]
             marker = msgspec.structs.replace(
-                last, kind=Kind.MARKER, null=bool(rule.marker_null), writer=writer, content=EMPTY, target=b"", rdev=0
+                last,
+                kind=Kind.MARKER,
+                null=bool(rule.marker_null),
+                writer=writer,
+                content=EMPTY,
+                target=b"",
+                rdev=0,
+                rights=None,
+                judged=False,
             )
         if rule.removes is not None:
-            changes.append(events.VersionGone(key, rule.removes, bucket))
+            self._core.remove_version(changes, key, rule.removes, bucket)
         changes.append(events.VersionAdded(key, self._core.next_seq(), marker, bucket))
         self._core.commit("delete", changes)
         return _deleted(changes, [])
@@ -583,7 +589,8 @@ class Objects:
         bucket, key = item.bucket, item.key_id
         live = [other for place, other in chain if self._catalog.entry(place, name) is not None]
         if live and key not in live:  # of a directory that stood there before: nothing that lives changes
-            changes: Changes = [events.VersionGone(key, item.seq, bucket)]
+            changes: Changes = []
+            self._core.remove_version(changes, key, item.seq, bucket)
             self._drop_empty(changes, key, {item.seq})
             self._core.commit("purge", changes)
             return []

@@ -165,12 +165,12 @@ class Tree:
             self._inherit(parent, above, inode, umask)
         inode.rdev = rdev
         inode.target = target
+        self._core.enter(changes, parent, name, key, ino, inode, writer)
         if publish:
             inode.seq = self._core.add_version(changes, key, name, ino, inode, writer)
         else:
             changes.append(events.DraftSet(ino, Draft(EMPTY, inode.mtime, inode.ctime, writer)))
         changes.append(events.InodeSet(ino, inode))
-        changes.append(events.EntrySet(parent, name, ino))
         changes.append(events.DirectoryTouched(parent, inode.mtime, 0))
         self._core.commit("create", changes)
         return ino, inode
@@ -237,10 +237,10 @@ class Tree:
         changes.append(events.LinkSet(ino, key))
         inode.nlink += 1
         inode.ctime = self._core.clock()
+        self._core.enter(changes, parent, name, key, ino, inode, writer)
         if inode.seq:
             self._core.add_version(changes, key, name, ino, inode, writer)
         changes.append(events.InodeSet(ino, inode))
-        changes.append(events.EntrySet(parent, name, ino))
         changes.append(events.DirectoryTouched(parent, inode.ctime, 0))
         self._core.commit("link", changes)
         return self.inode(ino)
@@ -386,13 +386,13 @@ class Tree:
         gone = None
         if old_ino is not None:
             old = self._catalog.inode(old_ino)
-            self._core.keep_rights(changes, target, old)
             self._files.leave(changes, target, old_ino, old)
             gone = self._gone(old_ino, old)
         changes.append(events.EntryGone(parent, name))
         if inode.nlink > 1:
             changes.append(events.LinkGone(ino, source))
             changes.append(events.LinkSet(ino, target))
+        self._core.enter(changes, new_parent, new_name, target, ino, inode, writer)
         seq = self._core.add_version(changes, target, new_name, ino, inode, writer) if inode.seq else inode.seq
         if old_ino is None or not self._is_atomic_save(changes, source, inode, new_name):
             self._core.add_delete(changes, source, name, ino, inode, writer)
@@ -401,7 +401,6 @@ class Tree:
             inode.seq = seq
         inode.ctime = self._core.clock()
         changes.append(events.InodeSet(ino, inode))
-        changes.append(events.EntrySet(new_parent, new_name, ino))
         changes.append(events.DirectoryTouched(parent, inode.ctime, 0))
         if new_parent != parent:
             changes.append(events.DirectoryTouched(new_parent, inode.ctime, 0))
@@ -460,8 +459,6 @@ class Tree:
         changes.append(events.EntryGone(parent, sort_name))
         if marker:
             self._core.add_delete(changes, key, sort_name, ino, inode, writer)
-        elif not inode.is_dir:
-            self._core.keep_rights(changes, key, inode)
         changes.append(events.DirectoryTouched(parent, self._core.clock(), -1 if inode.is_dir else 0))
         return key
 
@@ -473,13 +470,16 @@ class Tree:
         if inode.nlink > 1 and not inode.is_dir:
             changes.append(events.LinkGone(ino, old_key))
             changes.append(events.LinkSet(ino, key))
+        if inode.is_dir:
+            changes.append(events.EntrySet(parent, sort_name, ino))
+        else:
+            self._core.enter(changes, parent, sort_name, key, ino, inode, writer)
         seq = self._core.add_version(changes, key, sort_name, ino, inode, writer) if inode.seq else inode.seq
         if inode.key == old_key:
             inode.key = key
             inode.seq = seq
         inode.ctime = self._core.clock()
         changes.append(events.InodeSet(ino, inode))
-        changes.append(events.EntrySet(parent, sort_name, ino))
         changes.append(events.DirectoryTouched(parent, inode.ctime, 1 if inode.is_dir else 0))
 
     # -- attributes -------------------------------------------------------------------------------------------

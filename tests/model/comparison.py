@@ -7,7 +7,7 @@ from collections import Counter
 
 import msgspec
 
-from tests.model.reference import Bucket, Directory, File, Handle, Node, Reference, Version
+from tests.model.reference import Bucket, Closing, Directory, File, Handle, Node, Reference, Version
 from vfs import content, files, model
 from vfs.content import WorkingCopy
 from vfs.model import STORE_ROOT, BlockId, Compression, Content, Ino, Kind, Seq
@@ -94,7 +94,7 @@ def _compare_directory(store: Store, reference: Reference, directory: Directory,
             rights: Node | Version = directory.entries.get(name, chain[-1])  # type: ignore[assignment]
             assert store.history.rights(keys[name])[:3] == (rights.uid, rights.gid, stat.S_IMODE(rights.mode))
             for version in chain:
-                own: Node | Version = reference.own_rights(directory, name, version) or rights
+                own: Node | Version | Closing = reference.own_rights(directory, name, version) or rights
                 seq = Seq(ids.known[version.serial])
                 found_rights = store.history.version_rights(keys[name], seq, store.history.find(seq)[1])
                 assert found_rights[:3] == (own.uid, own.gid, stat.S_IMODE(own.mode))

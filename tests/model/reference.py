@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 from vfs import errors
-from vfs.model import Kind, State, Writer
+from vfs.model import NOBODY, Kind, State, Writer
 
 JUNK_SUFFIX, JUNK_MIDDLE = b"~", b".sw"  # of the default patterns, those that the tests use
 YOUNG_US = 60_000_000
@@ -153,6 +153,15 @@ class File(Node):
         return len(self.data), self.mtime, self.ctime
 
 
+@dataclass(frozen=True, eq=False)
+class Closing:
+    """Who may read the versions before something was put in their place: who could read what stood there last."""
+
+    uid: int
+    gid: int
+    mode: int
+
+
 @dataclass(eq=False, repr=False)
 class Handle:
     """An open file description. changed_at: the number of its last change."""
@@ -192,6 +201,7 @@ class Reference:
         self.serial = 0
         self.events = 0
         self.no_room = False  # the disk is too full for what was written to a file that is being removed
+        self.closings: dict[int, Closing] = {}  # of versions, by their serial numbers
         self.after_event: Callable[[], None] | None = None
 
     def __getstate__(self) -> dict[str, object]:
@@ -270,28 +280,38 @@ class Reference:
 
     # -- whose versions they are ------------------------------------------------------------------------------
 
-    def own_rights(self, directory: Directory, name: bytes, version: Version) -> Version | None:
-        """Whose rights hold for a version, if not the key's: somebody else's file has taken the key since."""
-        chain = directory.chains[name]
-        holder = directory.entries.get(name, chain[-1])
-        assert isinstance(holder, File | Version)
-        if self._follows(version, holder):
-            return None
-        last = version
-        for newer in chain[chain.index(version) + 1 :]:
-            if not self._follows(last, newer):
-                return last
-            last = newer
-        return None if self._follows(last, holder) else last
+    def own_rights(self, directory: Directory, name: bytes, version: Version) -> Closing | None:
+        """Whose rights hold for a version, if not the key's: something that says nothing about it came after it."""
+        holder = directory.entries.get(name, directory.chains[name][-1])
+        file = holder.file if isinstance(holder, Version) else holder
+        return None if version.file is file else self.closings.get(version.serial)
 
-    def _follows(self, old: Version, new: File | Version) -> bool:
-        if old.file is (new if isinstance(new, File) else new.file):
-            return True
-        return old.uid == new.uid and (stat.S_ISLNK(old.mode) or not stat.S_ISLNK(new.mode))
+    def _part(self, directory: Directory, name: bytes, file: File, writer: Writer) -> None:
+        """Something is put at a name: what was there is closed to all who could not read it, unless root put it there,
+        or the owner of both. A symlink's mode says nothing of a file.
+        """
+        chain = directory.chains.get(name)
+        stood = directory.entries.get(name, chain[-1] if chain else None)
+        if not chain or stood is None:
+            return
+        assert isinstance(stood, File | Version)
+        if file is (stood.file if isinstance(stood, Version) else stood):
+            return
+        known_by = stood.uid == file.uid and writer.uid in (0, stood.uid)
+        if not known_by or (stat.S_ISLNK(file.mode) and not stat.S_ISLNK(stood.mode)):
+            closing = Closing(stood.uid, stood.gid, stood.mode)
+            for version in chain:
+                self.closings.setdefault(version.serial, closing)
+
+    def _open_again(self, version: Version) -> None:
+        """What had been put over it was purged."""
+        closing = self.closings.get(version.serial)
+        if closing is not None:
+            self.closings = {serial: other for serial, other in self.closings.items() if other is not closing}
 
     def _record_rights(self, directory: Directory, name: bytes, at: int, file: File) -> None:
         chain = directory.chains[name]
-        chain[at] = replace(chain[at], mode=file.mode, uid=file.uid, gid=file.gid)
+        chain[at] = replace(chain[at], mode=file.mode, uid=file.uid, gid=file.gid, file=file)
 
     def _keep_rights(self, directory: Directory, name: bytes, file: File) -> None:
         """What the newest version says of its file's rights when something else takes the name."""
@@ -397,6 +417,7 @@ class Reference:
         if directory.mode & stat.S_ISGID:
             gid = directory.gid
         file = File(mode, writer.uid, gid, self.now, self.now, self.now, names=[(directory, name)], born=self.now)
+        self._part(directory, name, file, writer)
         directory.entries[name] = file
         self._touch(directory)
         return file
@@ -470,6 +491,7 @@ class Reference:
         self._check_free(directory, name)
         file.names.append((directory, name))
         file.ctime = self.now
+        self._part(directory, name, file, writer)
         if file.published:
             self._put(directory, name, file, writer)
         directory.entries[name] = file
@@ -627,6 +649,7 @@ class Reference:
             self._detach(old, to, new_name)
         del directory.entries[name]
         moved.names[moved.names.index((directory, name))] = (to, new_name)
+        self._part(to, new_name, moved, writer)
         if moved.published:
             self._put(to, new_name, moved, writer)
         self._leave_name(directory, name, to, new_name, moved, writer, over=old is not None)
@@ -675,6 +698,9 @@ class Reference:
             if isinstance(node, File):
                 self.publish_flushed(node)
         same = type(one) is type(other)
+        for node, above, called in ((one, to, new_name), (other, directory, name)):
+            if isinstance(node, File):
+                self._part(above, called, node, writer)
         for node, above, called in ((one, directory, name), (other, to, new_name)):
             sort_name = called + b"/" if isinstance(node, Directory) else called
             if same:
@@ -884,15 +910,18 @@ class Reference:
         if live is not None and live.uid == file.uid and stat.S_ISREG(live.mode):
             self.displaced.remove(file)
             file.displaced = None
-            self._take_place(file, live, list(live.names), writer)
+            self._take_place(file, live, list(live.names), writer, NOBODY)
         elif self.state_for(directory.bucket, name) is State.ENABLED:
             chain = directory.chains.get(name)
             before = chain[-1].writer if chain else writer
+            self._part(directory, name, file, NOBODY)
             self._put(directory, name, file, writer)
             if live is None:
                 self._delete(directory, name, file, writer)
-            elif live.published:
-                self._put(directory, name, live, before)
+            else:
+                self.closings[directory.chains[name][-1].serial] = Closing(file.uid, file.gid, file.mode)
+                if live.published:
+                    self._put(directory, name, live, before)
 
     def _inherit(self, file: File, old: File, writer: Writer) -> None:
         """A file in the place of another one: its owner, mode and attributes are that one's."""
@@ -913,14 +942,17 @@ class Reference:
         """Another file in the place of one, at all its names or some; who has that open keeps it."""
         self.publish_flushed(old)
         new = File(0, 0, 0, self.now, self.now, self.now, born=self.now, data=data)
-        self._take_place(new, old, names or list(old.names), writer)
+        self._take_place(new, old, names or list(old.names), writer, writer)
         self.on_event()
 
-    def _take_place(self, new: File, old: File, names: list[tuple[Directory, bytes]], writer: Writer) -> None:
+    def _take_place(
+        self, new: File, old: File, names: list[tuple[Directory, bytes]], writer: Writer, by: Writer
+    ) -> None:
         """Names of a file are another one's from now on. Who has it open is published at the first of them."""
         self._inherit(new, old, writer)
         for directory, name in sorted(names, key=lambda where: (where[0].ino, where[1]), reverse=True):
             self._keep_rights(directory, name, old)
+            self._part(directory, name, new, by)
             self._detach(old, directory, name, displaced=True)
             new.names.append((directory, name))
             directory.entries[name] = new
@@ -977,6 +1009,9 @@ class Reference:
             file.published = now_current is not None
             file.data = now_current.data if now_current is not None else b""
             file.ctime = self.now
+            if now_current is not None:
+                self._open_again(now_current)
+                self._record_rights(directory, name, -1, file)
             if now_current is None and file.draft is None and file.open is not None:
                 file.draft = Draft(b"", file.open.mtime, file.open.ctime, file.open.writer, 0)  # as if just created
         else:
@@ -998,7 +1033,7 @@ class Reference:
         name: bytes,
         version: Version,
         last: File | Version,
-        own: Version | None,
+        own: Closing | None,
         writer: Writer,
     ) -> None:
         """A new file with a version's content, and the rights and attributes that the key had last, or its own."""
@@ -1010,6 +1045,7 @@ class Reference:
         new.data, new.target, new.rdev, new.published = version.data, version.target, version.rdev, True
         new.attributes = {} if own else dict(last.attributes)
         directory.entries[name] = new
+        self._open_again(version)
         self._record_rights(directory, name, directory.chains[name].index(version), new)
 
     def _check_revivable(self, directory: Directory) -> None:
@@ -1076,6 +1112,7 @@ class Reference:
         new = File(mode, uid, rights.gid, self.now, self.now, self.now, names=[(directory, name)], born=self.now)
         new.data, new.target, new.rdev = version.data, version.target, version.rdev
         new.attributes = dict(attributes) if last is not None and writer.uid in (0, last.uid) else {}
+        self._part(directory, name, new, writer)
         self._publish_content(new, writer)
         directory.entries[name] = new
         self._touch(directory)

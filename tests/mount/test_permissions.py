@@ -394,6 +394,52 @@ def test_purging_ones_own_version_makes_nobody_elses_file_ones_own(bucket: Path)
     assert ALICE.does(read(path)) == SECRET
 
 
+@pytest.mark.parametrize("sticky", [False, True])
+@pytest.mark.parametrize("who", ["alice", "bob", "root"])
+@pytest.mark.parametrize("how", ["moved over", "removed and moved", "removed and linked", "exchanged"])
+def test_another_file_of_the_same_owner_opens_what_its_owner_or_root_lets_it(
+    bucket: Path, how: str, who: str, sticky: bool
+) -> None:
+    """What stood at a name was closed; something open of the same owner is put there: by whom decides."""
+    user = {"alice": ALICE, "bob": BOB, "root": ROOT}[who]
+    bucket.chmod(0o1777 if sticky else 0o777)
+    path, other = bucket / "s", bucket / "n"
+    ALICE.does(write(path, SECRET, 0o600))
+    when = moment()
+    ALICE.does(write(other, b"open"))
+    ALICE.does(lambda: other.chmod(0o666))
+    if "removed" in how:
+        ALICE.does(path.unlink) if sticky else user.does(path.unlink)
+    act: Callable[[], Any] = lambda: os.rename(other, path)  # noqa: E731
+    if how == "exchanged":
+        act = lambda: exchange(other, path)  # noqa: E731
+    elif "linked" in how:
+        act = lambda: os.link(other, path)  # noqa: E731
+    may = not sticky or user is not BOB or "linked" in how  # whoever may write to a file may link to it
+    assert failed(user.does(act)) is not may
+    if not may:
+        assert failed(BOB.does(read(path)), DENIED | ABSENT)
+        return
+    assert BOB.does(read(path)) == b"open"
+    old = first(path)
+    for way in (old, bucket / ".snapshots" / when / "s"):
+        assert ALICE.does(read(way)) == SECRET
+        if user is BOB:
+            assert failed(BOB.does(read(way)))
+            assert failed(BOB.does(lambda way=way: os.getxattr(way, "user.vfs.etag")))
+        else:
+            assert BOB.does(read(way)) == SECRET
+    lines = [json.loads(line) for line in BOB.does(read(bucket / ".versions/s/.log")).splitlines()]
+    assert ("ETag" in lines[-1]) is (user is not BOB)
+    if not sticky:  # where the kernel lets nobody but the owner set an attribute
+        assert failed(BOB.does(restore(old, bucket, "copy"))) is (user is BOB)
+    path.chmod(0o600)
+    assert failed(BOB.does(read(old)))
+    assert ALICE.does(read(old)) == SECRET
+    path.chmod(0o644)
+    assert failed(BOB.does(read(old))) is (user is BOB), "a chmod of what came says nothing about what was closed"
+
+
 # -- directories --------------------------------------------------------------------------------------------------
 
 
@@ -541,6 +587,91 @@ def test_restoring_makes_nothing_of_somebody_else(bucket: Path) -> None:
     restore(first(tool), bucket, "roots")()
     found = (bucket / "roots").stat()
     assert (found.st_uid, stat.S_IMODE(found.st_mode)) == (0, 0o6755), "root may make what root had"
+
+
+@pytest.mark.parametrize("old_type", ["symlink", "fifo"])
+@pytest.mark.parametrize("mode", [0o755, 0o1777], ids=oct)
+def test_what_changes_the_type_of_a_name_asks_for_what_rename_asks(bucket: Path, old_type: str, mode: int) -> None:
+    """Whoever may write to a file may change its content, and cannot make it a symlink through which others write."""
+    bucket.chmod(0o777)
+    BOB.does((bucket / "mine").mkdir)
+    special = bucket / "mine/special"
+    BOB.does(lambda: special.symlink_to("/etc/passwd") if old_type == "symlink" else os.mkfifo(special))
+    closed = bucket / "closed"
+    closed.mkdir()
+    path = closed / "f"
+    write(path, b"hers", 0o666)()
+    path.chmod(0o666)
+    os.chown(path, ALICE.uid, ALICE.gid)
+    closed.chmod(mode)
+    value = b"%d\0closed/f" % sequence(versions(special)[-1])
+    before = path.lstat()
+    for user in (BOB, MEMBER):
+        assert failed(user.does(lambda: os.setxattr(bucket, "user.vfs.restore", value)))
+    assert path.lstat() == before
+    assert path.read_bytes() == b"hers"
+    assert len(versions(path)) == 1
+    name = b"%d\0closed/new" % sequence(versions(special)[-1])
+    assert failed(BOB.does(lambda: os.setxattr(bucket, "user.vfs.restore", name))) is (mode == 0o755)
+    write(bucket / "mine/text", b"his", 0o666)()
+    BOB.does(restore(first(bucket / "mine/text"), bucket, "closed/f"))
+    assert path.read_bytes() == b"his", "content goes where he may write"
+    closed.chmod(0o777)
+    BOB.does(restore(versions(special)[-1], bucket, "closed/f"))
+    assert not path.is_file() or path.is_symlink(), "and so does the rest where he may rename"
+
+
+def test_a_purge_changes_a_type_only_where_one_may_rename(bucket: Path) -> None:
+    bucket.chmod(0o777)
+    folder = bucket / "d"
+    ALICE.does(folder.mkdir)
+    ALICE.does(lambda: (folder / "f").symlink_to("elsewhere"))
+    ALICE.does(save_by_renaming(folder / "f", b"hers"))
+    os.chown(folder, 0, 0)
+    newest = versions(folder / "f")[-1]
+    assert failed(ALICE.does(newest.unlink))
+    assert (folder / "f").read_bytes() == b"hers"
+
+
+def test_only_root_makes_devices_of_their_versions(bucket: Path) -> None:
+    bucket.chmod(0o777)
+    node = bucket / "null"
+    os.mknod(node, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    node.chmod(0o666)
+    version = first(node)
+    assert failed(BOB.does(restore(version, bucket, "copy")), {errno.EPERM})
+    assert not (bucket / "copy").exists()
+    write(bucket / "n", b"x")()
+    (bucket / "n").rename(node)
+    os.chown(node, BOB.uid, BOB.gid)
+    assert failed(BOB.does(versions(node)[-1].unlink), {errno.EPERM}), "nor does a purge give him one"
+    restore(version, bucket, "copy")()
+    assert stat.S_ISCHR((bucket / "copy").stat().st_mode)
+
+
+def test_restoring_tells_nothing_of_what_one_may_not_see(bucket: Path) -> None:
+    """Any number can be tried: of versions that are not there and of those that are closed the answer is one."""
+    bucket.chmod(0o777)
+    closed = bucket / "closed"
+    closed.mkdir(0o700)
+    write(closed / "f", SECRET, 0o666)()
+    write(bucket / "g", SECRET, 0o600)()
+    ALICE.does(write(bucket / "s", SECRET, 0o600))
+    BOB.does(save_by_renaming(bucket / "s", b"his"))
+    (closed / "below").mkdir()
+    known = [sequence(first(path)) for path in (closed / "f", bucket / "g", bucket / "s")]
+    known.append((closed / "below").stat().st_ino)
+
+    def asked(seq: int) -> Any:
+        return BOB.does(lambda: os.setxattr(bucket, "user.vfs.restore", b"%d\0copy" % seq))
+
+    answers = {asked(seq) for seq in (*known, *(seq + 1 for seq in known), 1, 10**16)}
+    assert answers == {Failed(errno.EACCES)}
+    ways = {
+        BOB.does(lambda name=name: os.setxattr(bucket, "user.vfs.restore", b"%d\0closed/%s/x" % (known[0], name)))
+        for name in (b"below", b"absent")
+    }
+    assert ways == {Failed(errno.EACCES)}
 
 
 def test_content_that_a_user_chooses_has_no_privileges(bucket: Path) -> None:

@@ -56,7 +56,7 @@ def _row(version: dict[str, Any]) -> list[Cell]:
         Cell(version["VersionId"], "yellow"),
         Cell(output.human_time(version["LastModified"])),
         Cell("-" if deleted else output.human_size(version["Size"])),
-        Cell(output.user_name(writer["Uid"])),
+        Cell("-" if writer["Uid"] is None else output.user_name(writer["Uid"])),
         Cell(writer["Program"]),
         mark,
     ]

@@ -11,6 +11,7 @@ from pyfuse3 import RequestContext
 from vfs.content import etag
 from vfs.core import Changed, unversioned_patterns
 from vfs.errors import (
+    AccessDenied,
     CrossBucket,
     InvalidName,
     InvalidRule,
@@ -18,6 +19,7 @@ from vfs.errors import (
     Locked,
     NoSuchAttribute,
     NoSuchKey,
+    NoSuchVersion,
     NotPermitted,
 )
 from vfs.fuse import callers
@@ -192,9 +194,7 @@ class Attributes:
             raise InvalidName("user.vfs.restore is a version's number, NUL, and a relative path")
         caller = Caller(ctx)
         seq = Seq(int(text))
-        key, version = self._store.history.find(seq)
-        caller.check(self._store.history.version_rights(key, seq, version), callers.READ)
-        self._check_readable(key, caller)
+        key, version = self._readable(seq, caller)
         *above, name = path.split(b"/")
         for part in above:
             caller.check(self._tree.inode(directory), callers.SEARCH)
@@ -204,21 +204,45 @@ class Attributes:
             directory = directories[0]
         if self._tree.inode(directory).bucket != self._bucket_of(key):
             raise CrossBucket("a version cannot be restored into another bucket")
-        self._check_writable(directory, name, caller)
+        check_makes(version, caller)
+        self._check_writable(directory, name, version, caller)
         return self._store.history.restore(seq, directory, name, writer, gid=ctx.gid)
 
-    def _check_writable(self, directory: Ino, name: bytes, caller: Caller) -> None:
-        """What open(O_CREAT|O_TRUNC) asks for; replacing something else than a regular file is a rename over it."""
+    def _readable(self, seq: Seq, caller: Caller) -> tuple[KeyId, Version]:
+        """A version that the caller may find and read: read permission on it and on its key, search permission on every
+        directory above. Numbers can be guessed: of what is not there and of what the caller may not know, the answer is
+        the same. Raises AccessDenied, and for root NoSuchVersion.
+        """
+        history = self._store.history
+        try:
+            key, version = history.find(seq)
+        except NoSuchVersion:
+            if caller.uid == 0:
+                raise
+            raise AccessDenied("permission denied") from None
+        caller.check(history.version_rights(key, seq, version), callers.READ)
+        caller.check(history.rights(key), callers.READ)
+        directory = self._store.core.catalog.key_name(key).parent
+        while directory != STORE_ROOT:
+            inode = self._tree.inode(directory)
+            caller.check(inode, callers.SEARCH)
+            directory = self._tree.parent(inode)
+        return key, version
+
+    def _check_writable(self, directory: Ino, name: bytes, version: Version, caller: Caller) -> None:
+        """For content into a file, what open(O_TRUNC) asks for. What makes a name, or gives it another type, asks for
+        what a rename to it does.
+        """
         found = self._tree.find(directory, name)
         inode = None if found is None else self._tree.inode(found)
-        if inode is not None and inode.is_file:
-            caller.check(self._tree.inode(directory), callers.SEARCH)
+        place = self._tree.inode(directory)
+        if inode is not None and inode.is_file and stat.S_ISREG(version.mode):
+            caller.check(place, callers.SEARCH)
             caller.check(inode, callers.WRITE)
             return
-        place = self._tree.inode(directory)
+        self.check_place(place, caller)
         if inode is not None and place.mode & stat.S_ISVTX and not (caller.owns(place) or caller.owns(inode)):
             raise NotPermitted("the directory is sticky")
-        self.check_place(place, caller)
 
     def check_place(self, place: Inode, caller: Caller) -> None:
         """Whether the caller may make something in a directory: if that is removed, it comes back in the nearest one
@@ -232,14 +256,14 @@ class Attributes:
     def _bucket_of(self, key: KeyId) -> Ino:
         return self._tree.inode(self._store.core.catalog.key_name(key).parent).bucket
 
-    def _check_readable(self, key: KeyId, caller: Caller) -> None:
-        """Read on the key's history, and search on every directory above, as a path walk would ask."""
-        caller.check(self._store.history.rights(key), callers.READ)
-        directory = self._store.core.catalog.key_name(key).parent
-        while directory != STORE_ROOT:
-            inode = self._tree.inode(directory)
-            caller.check(inode, callers.SEARCH)
-            directory = self._tree.parent(inode)
+
+def check_makes(version: Version, caller: Caller) -> None:
+    """Raise NotPermitted unless the caller may make what a version is: a device is root's to make, but for one that
+    leads to none (mknod(2)).
+    """
+    is_device = stat.S_ISBLK(version.mode) or (stat.S_ISCHR(version.mode) and version.rdev)
+    if is_device and version.kind is Kind.CONTENT and caller.uid != 0:
+        raise NotPermitted("only root makes devices")
 
 
 def _lock_text(lock: ObjectLock | None) -> str:

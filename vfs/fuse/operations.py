@@ -38,7 +38,7 @@ from vfs.errors import (
 )
 from vfs.files import SETID
 from vfs.fuse import callers
-from vfs.fuse.attributes import PREFIX, Attributes
+from vfs.fuse.attributes import PREFIX, Attributes, check_makes
 from vfs.fuse.callers import Caller
 from vfs.fuse.errnos import ERRNO
 from vfs.fuse.invalidation import Invalidation
@@ -434,6 +434,9 @@ class Operations(pyfuse3.Operations):
             caller.check(directory, callers.WRITE | callers.SEARCH)
         if not (caller.owns(history.rights(key)) and caller.owns(history.version_rights(key, seq, version))):
             raise AccessDenied("the version is somebody else's")
+        uncovered = history.uncovers(key, seq)
+        if uncovered is not None:
+            check_makes(uncovered, caller)
         return history.purge(key, seq, self._callers.writer(ctx))
 
     @_change

@@ -15,8 +15,8 @@ from vfs.errors import AccessDenied, InvalidName, NoSuchKey, NoSuchVersion, Read
 from vfs.fuse.callers import READ, Caller
 from vfs.fuse.nodes import MASK, Node, Stat, number, split
 from vfs.fuse.snapshots import Snapshots
-from vfs.history import ALL, Past, Reach, Rights
-from vfs.model import Ino, KeyId, Kind, Seq, Version, Writer
+from vfs.history import ALL, Past, Reach
+from vfs.model import NOBODY_UID, Ino, KeyId, Kind, Rights, Seq, Version, Writer
 from vfs.names import format_version_id, show
 from vfs.store import Store
 
@@ -206,8 +206,8 @@ def describe(path: str, seq: Seq, version: Version, *, newest: bool, readable: b
 
 
 def writer_fields(writer: Writer) -> dict[str, object]:
-    """A writer as JSON fields."""
-    return {"Uid": writer.uid, "Pid": writer.pid, "Program": writer.program}
+    """A writer as JSON fields; of what is no user of the mount, null as the number of the user."""
+    return {"Uid": None if writer.uid == NOBODY_UID else writer.uid, "Pid": writer.pid, "Program": writer.program}
 
 
 def timestamp(seq: Seq) -> str:

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from vfs.core import Changed
 from vfs.errors import NoSuchBucket
-from vfs.model import Bucket, Ino, Writer
+from vfs.model import NOBODY_UID, Bucket, Ino, Writer
 from vfs.names import show
 from vfs.s3.body import Body
 from vfs.s3.dialects import Dialect
@@ -56,7 +56,7 @@ class Call:
 
     @property
     def writer(self) -> Writer:
-        return Writer(0, 0, f"s3:{self.who.id}")
+        return Writer(NOBODY_UID, 0, f"s3:{self.who.id}")
 
     def find(self, name: bytes, *, write: bool) -> tuple[Ino, Bucket]:
         """A bucket that the caller may use. Raises NoSuchBucket, AccessDenied: to a key that names its buckets also for
