@@ -229,6 +229,16 @@ class History:
         self._run = Run(self._core.journal.end.number, key, seq, last_seq, rights)
         return rights
 
+    def last_rights(self, key: KeyId, seq: Seq, version: Version) -> Rights:
+        """Owner, group and permission bits that a file or directory had when a version of it was last current, which
+        the next entry of the key tells if it is of the same inode.
+        """
+        newer = next(self._catalog.newer_versions(key, seq), None)
+        if newer is not None:
+            return _rights(newer[1] if newer[1].ino == version.ino else version)
+        inode = self._catalog.find_inode(version.ino)
+        return _rights(version if inode is None else inode)
+
     # -- changing ---------------------------------------------------------------------------------------------
 
     def purge(

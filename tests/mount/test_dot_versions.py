@@ -36,9 +36,31 @@ def test_a_version_is_a_read_only_file(bucket: Path) -> None:
     first, second = versions(bucket / "f")
     assert (first.stat().st_size, second.stat().st_size) == (3, 5)
     assert stat.S_ISREG(first.stat().st_mode)
-    assert stat.S_IMODE(first.stat().st_mode) & 0o222 == 0
     with pytest.raises(OSError, match=os.strerror(errno.EROFS)):
         first.write_bytes(b"x")
+
+
+@pytest.mark.parametrize("mode", [0o664, 0o755, 0o600, 0o444, 0o606, 0o000, 0o4755, 0o2770])
+def test_what_is_copied_back_has_the_mode_that_it_had(bucket: Path, mode: int) -> None:
+    path = bucket / "f"
+    path.write_bytes(b"one")
+    path.chmod(mode)
+    version = versions(path)[0]
+    assert stat.S_IMODE(version.stat().st_mode) == mode & 0o777, "no set-id bits"
+    bash(f"rm -f f; cp -p .versions/f/{version.name} f", bucket)
+    assert stat.S_IMODE(path.stat().st_mode) == mode & 0o777
+
+
+@pytest.mark.parametrize(("make", "expected"), [("mkfifo -m 666", 0o444), ("install -m 666 /dev/null", 0o666)])
+def test_a_fifo_of_the_past_lets_nobody_write(bucket: Path, make: str, expected: int) -> None:
+    bash(f"{make} p", bucket)
+    assert stat.S_IMODE(versions(bucket / "p")[0].lstat().st_mode) == expected
+
+
+def test_directories_of_the_past_show_their_mode(bucket: Path) -> None:
+    bash("mkdir d; echo x > d/f; chmod 3770 d", bucket)
+    for path in (bucket / "d/.versions", bucket / ".versions/d"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o770
 
 
 def test_everything_else_is_erofs(bucket: Path) -> None:
@@ -206,7 +228,7 @@ def test_permissions_are_never_looser_than_the_keys(bucket: Path) -> None:
 
     assert can_read(1000)
     assert not can_read(1001)
-    assert stat.S_IMODE(version.stat().st_mode) == 0o400
+    assert stat.S_IMODE(version.stat().st_mode) == 0o600
     path.chmod(0o644)
     assert can_read(1001)
     path.unlink()

@@ -24,8 +24,8 @@ from vfs.errors import (
 )
 from vfs.fuse import callers
 from vfs.fuse.callers import Caller
-from vfs.fuse.nodes import Node, is_past, split
-from vfs.fuse.past import PastTree, timestamp, writer_fields
+from vfs.fuse.nodes import is_past, split
+from vfs.fuse.past import VERSION_NODES, PastTree, timestamp, writer_fields
 from vfs.model import (
     STORE_ROOT,
     Compression,
@@ -69,7 +69,7 @@ class Attributes:
             if inode.is_dir:
                 return self._tell_of_directory(Ino(ino), word, caller)
             seq, version = inode.seq, self._store.core.catalog.version(inode.key, inode.seq)
-        elif split(ino)[0] is Node.VERSION:
+        elif split(ino)[0] in VERSION_NODES:
             self._past.check_readable(ino, caller)
             _, seq, version = self._past.version(ino)
         if version is None:

@@ -740,12 +740,13 @@ class Operations(pyfuse3.Operations):
 
     @_change
     def removexattr(self, ino: int, name: bytes, ctx: RequestContext) -> None:
+        real = self._live(ino)
         if self._is_acl(name):
-            self._tree.remove_acl(self._live(ino), name)
-            return
-        if name.startswith(PREFIX):
+            self._tree.remove_acl(real, name)
+        elif name.startswith(PREFIX):
             raise NotPermitted(f"{show(name)} cannot be removed")
-        self._tree.remove_attribute(self._live(ino), name)
+        else:
+            self._tree.remove_attribute(real, name)
 
     # -- the rest ---------------------------------------------------------------------------------------------
 

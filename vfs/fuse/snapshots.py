@@ -1,18 +1,21 @@
 """What ``.snapshots`` looks like: a bucket as it was at any moment, read-only.
 
-The number of a directory's node holds the directory and a slot for the moment (µs do not fit beside it); slots are
-handed out at look-up and never again, so a number never changes its meaning while the daemon lives. Files are the nodes
-of their versions.
+The number of a directory's node holds its key (of the bucket's own: its inode; no number is both) and a slot for the
+moment (µs do not fit beside it); slots are handed out at look-up and never again, so a number never changes its meaning
+while the daemon lives. What is shown has the owner and mode that it had then, so that a copy has them; the kernel asks
+for those, and the daemon, at each look-up and opening, for those of now.
 """
 
 from __future__ import annotations
 
 import stat
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 from vfs.errors import InvalidName, NoSuchKey
-from vfs.fuse.callers import SEARCH, Caller
-from vfs.fuse.nodes import MASK, Node, Stat, number, split
+from vfs.fuse.callers import READ, SEARCH, Caller
+from vfs.fuse.nodes import MASK, Node, Stat, number, shown_bits, split
+from vfs.history import Rights
 from vfs.model import STORE_ROOT, Ino, KeyId, Kind, Seq, Version
 from vfs.names import format_gmt, parse_moment
 from vfs.store import Store
@@ -20,7 +23,7 @@ from vfs.store import Store
 MOMENTS_MAX = 100_000  # different moments looked up while a daemon lives
 NAMES_PER_TURN_MAX = 1000  # that were not there at a moment, looked at in one go: about 5 ms
 _SLOT_SHIFT = 40
-_DIRECTORY_MASK = (1 << _SLOT_SHIFT) - 1
+_NUMBER_MASK = (1 << _SLOT_SHIFT) - 1
 
 _HOUR = 3_600_000_000
 _SHOWN = ((_HOUR, 24), (24 * _HOUR, 14), (7 * 24 * _HOUR, 8))  # of hours, days, weeks: the length in µs, how many
@@ -32,6 +35,14 @@ class MoreLater(Exception):
     def __init__(self, cookie: int) -> None:
         super().__init__(cookie)
         self.cookie = cookie
+
+
+class Directory(NamedTuple):
+    """A directory at a moment. rights: those that it had then; None: of a bucket's own, which has those of now."""
+
+    moment: Seq
+    ino: Ino
+    rights: Rights | None
 
 
 class Snapshots:
@@ -53,11 +64,18 @@ class Snapshots:
             if not 0 <= moment * 1000 <= self._clock():
                 raise NoSuchKey("that is in the future, or before all stores")
             return self._number(moment, Ino(of))
-        moment, directory = self._split(of)
+        moment, directory, _ = self._split(of)
+        self._check_now(directory, SEARCH, caller)
         seq, version = self._store.history.lookup_at(directory, name, moment)
         if version.kind is Kind.DIRECTORY:
             self._check_way(directory, version.ino, caller)
         return self._node(moment, seq, version)
+
+    def _check_now(self, directory: Ino, wanted: int, caller: Caller) -> None:
+        """A directory is no easier to get into, or to list, than it is now, or was last. Raises AccessDenied."""
+        inode = self._store.core.catalog.find_inode(directory)
+        if inode is not None:
+            caller.check(inode, wanted)
 
     def _check_way(self, parent: Ino, directory: Ino, caller: Caller) -> None:
         """A directory that is elsewhere now, or was last, is no easier to get into than there. Raises AccessDenied."""
@@ -72,11 +90,13 @@ class Snapshots:
             above = self._store.tree.parent(inode)
 
     def _node(self, moment: Seq, seq: Seq, version: Version) -> int:
-        if version.kind is Kind.DIRECTORY:
-            return self._number(moment, version.ino)
-        return number(Node.VERSION, seq)
+        if version.kind is not Kind.DIRECTORY:
+            return number(Node.SNAPSHOT_FILE, seq)
+        key = self._store.core.catalog.key_of_version(seq)
+        assert key is not None, "it was just found"
+        return self._number(moment, key)
 
-    def _number(self, moment: Seq, directory: Ino) -> int:
+    def _number(self, moment: Seq, of: Ino | KeyId) -> int:
         slot = self._slots.get(moment)
         if slot is None:
             slot = len(self._moments)
@@ -84,26 +104,42 @@ class Snapshots:
                 raise NoSuchKey(f"more than {MOMENTS_MAX} moments were looked up; mount again")
             self._moments.append(moment)
             self._slots[moment] = slot
-        return number(Node.SNAPSHOT, slot << _SLOT_SHIFT | directory)
+        return number(Node.SNAPSHOT, slot << _SLOT_SHIFT | of)
 
-    def _split(self, of: int) -> tuple[Seq, Ino]:
-        slot = of >> _SLOT_SHIFT
+    def _split(self, of: int) -> Directory:
+        """What a directory's node is of. Raises NoSuchKey."""
+        slot, of = of >> _SLOT_SHIFT, of & _NUMBER_MASK
         if slot >= len(self._moments):
             raise NoSuchKey("of another life of the daemon")
-        return self._moments[slot], Ino(of & _DIRECTORY_MASK)
+        moment = self._moments[slot]
+        if self._store.is_bucket(Ino(of)):
+            return Directory(moment, Ino(of), None)
+        key = KeyId(of)
+        found = self._store.history.version_at(key, moment)
+        if found is None:
+            raise NoSuchKey("the directory's history is gone")
+        seq, version = found
+        return Directory(moment, version.ino, self._store.history.last_rights(key, seq, version))
 
     def stat(self, ino: int) -> Stat:
-        """What stat tells of a directory: the rights that it has now, or had last. Raises NoSuchKey."""
+        """What stat tells of a directory. Raises NoSuchKey."""
         node, of = split(ino)
-        moment: Seq | None = None
+        moment, directory, rights = (None, Ino(of), None) if node is Node.SNAPSHOTS else self._split(of)
+        inode = self._store.core.catalog.find_inode(directory)
+        owned = rights or inode
+        if owned is None:
+            raise NoSuchKey("the bucket is gone")
+        # Of what was made and removed without anything ever below, there are only records.
+        time = 0 if inode is None else inode.mtime
+        time = time if moment is None else min(time, moment * 1000)
+        mode = stat.S_IFDIR | shown_bits(stat.S_IFDIR | stat.S_IMODE(owned.mode))
+        return Stat(ino, mode, owned.uid, owned.gid, 0, time, time, acl=owned.acl)
+
+    def check_listing(self, ino: int, caller: Caller) -> None:
+        """Raise AccessDenied if a directory must not be listed by its mode of now: the kernel saw that of then."""
+        node, of = split(ino)
         if node is Node.SNAPSHOT:
-            moment, of = self._split(of)
-        inode = self._store.core.catalog.find_inode(Ino(of))
-        if inode is None:  # made and removed without anything ever below: only its records are left
-            return Stat(ino, stat.S_IFDIR | 0o555, 0, 0, 0, 0, 0)
-        time = inode.mtime if moment is None else min(inode.mtime, moment * 1000)
-        mode = stat.S_IFDIR | (inode.mode & 0o555)
-        return Stat(ino, mode, inode.uid, inode.gid, 0, time, time, acl=inode.acl)
+            self._check_now(self._split(of).ino, READ, caller)
 
     def list(self, ino: int, after: int) -> Iterator[tuple[bytes, int, int]]:
         """(name, number, cookie) of what is below a node behind cookie *after*. Raises MoreLater."""
@@ -113,7 +149,7 @@ class Snapshots:
                 if cookie > after:
                     yield format_gmt(moment).encode(), self._number(moment, Ino(of)), cookie
             return
-        moment, directory = self._split(of)
+        moment, directory, _ = self._split(of)
         catalog = self._store.core.catalog
         start = b""
         if after:
