@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 from vfs import errors
-from vfs.model import NOBODY, Kind, State, Writer
+from vfs.model import NOBODY, Kind, PurgePolicy, State, Writer
+from vfs.purging import Way
 
 JUNK_SUFFIX, JUNK_MIDDLE = b"~", b".sw"  # of the default patterns, those that the tests use
 YOUNG_US = 60_000_000
@@ -182,6 +183,7 @@ class Bucket:
     state: State
     root: Directory
     compressed: bool = False
+    policy: PurgePolicy = PurgePolicy.COMMAND
 
 
 class Reference:
@@ -385,6 +387,20 @@ class Reference:
         if compressed is not bucket.compressed:
             bucket.compressed = compressed
             self.on_event()
+
+    def set_purge_policy(self, bucket: Bucket, policy: PurgePolicy) -> None:
+        if policy is not bucket.policy:
+            bucket.policy = policy
+            self.on_event()
+
+    def check_policy(self, bucket: Bucket, way: Way, writer: Writer) -> None:
+        """Who may purge at all."""
+        if way is Way.RM and bucket.policy is not PurgePolicy.RM:
+            raise errors.ReadOnly
+        if bucket.policy is PurgePolicy.NEVER:
+            raise errors.Locked("", None)
+        if bucket.policy is PurgePolicy.ROOT and way is Way.COMMAND and writer.uid != 0:
+            raise errors.NotPermitted
 
     # -- making -----------------------------------------------------------------------------------------------
 
@@ -970,7 +986,11 @@ class Reference:
 
     # -- history ----------------------------------------------------------------------------------------------
 
-    def purge(self, directory: Directory, name: bytes, version: Version, writer: Writer) -> None:
+    def purge(
+        self, directory: Directory, name: bytes, version: Version, writer: Writer, way: Way = Way.COMMAND
+    ) -> None:
+        assert directory.bucket is not None
+        self.check_policy(directory.bucket, way, writer)
         chain = directory.chains[name]
         if version.kind in (Kind.DIRECTORY, Kind.NO_DIRECTORY):
             raise errors.NotPermitted

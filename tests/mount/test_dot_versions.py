@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted import Mounted, bash, contents, run, versions
+from tests.mounted import Mounted, bash, contents, purge, purge_command, run, versions
 
 pytestmark = pytest.mark.fuse
 
@@ -124,7 +124,7 @@ def test_delete_marker_and_undelete(bucket: Path) -> None:
     assert marker.is_symlink()
     assert os.readlink(marker) == "(deleted)"
     assert not marker.exists()
-    marker.unlink()
+    purge(marker)
     assert (bucket / "f").read_bytes() == b"precious", "purging the marker undeletes"
     assert stat.S_IMODE((bucket / "f").stat().st_mode) == 0o640
     assert contents(bucket / "f") == [b"precious"]
@@ -133,11 +133,11 @@ def test_delete_marker_and_undelete(bucket: Path) -> None:
 def test_purging_the_current_version(bucket: Path) -> None:
     for text in (b"one", b"two", b"three"):
         (bucket / "f").write_bytes(text)
-    versions(bucket / "f")[2].unlink()
+    purge(versions(bucket / "f")[2])
     assert (bucket / "f").read_bytes() == b"two", "the newest that remains is current"
-    versions(bucket / "f")[0].unlink()
+    purge(versions(bucket / "f")[0])
     assert contents(bucket / "f") == [b"two"]
-    versions(bucket / "f")[0].unlink()
+    purge(versions(bucket / "f")[0])
     assert not (bucket / "f").exists()
     assert not os.path.lexists(bucket / ".versions" / "f")
 
@@ -147,7 +147,7 @@ def test_purge_while_the_file_is_open(bucket: Path) -> None:
     (bucket / "f").write_bytes(b"two")
     with open(bucket / "f", "r+b") as file:
         assert file.read() == b"two"
-        versions(bucket / "f")[1].unlink()
+        purge(versions(bucket / "f")[1])
         assert (bucket / "f").read_bytes() == b"one"
         file.seek(0)
         assert file.read() == b"two", "who has it open keeps it"
@@ -155,8 +155,10 @@ def test_purge_while_the_file_is_open(bucket: Path) -> None:
     assert contents(bucket / "f") == [b"one", b"two and more"]
 
 
-def test_rm_of_all_versions(bucket: Path) -> None:
-    bash("for i in 1 2 3; do echo $i > f; done; rm f; rm -f .versions/f/*", bucket)
+def test_purge_of_all_versions(bucket: Path) -> None:
+    bash("for i in 1 2 3; do echo $i > f; done; rm f", bucket)
+    for version in versions(bucket / "f"):
+        purge(version)
     assert os.listdir(bucket / ".versions") == []
 
 
@@ -180,7 +182,8 @@ def test_a_directory_moved_over_a_removed_one_hides_nothing(bucket: Path) -> Non
 
 
 def test_undelete_in_a_removed_directory(bucket: Path) -> None:
-    bash("mkdir -p d/sub; echo one > d/sub/f; rm -r d; rm .versions/d/sub/f/$(ls .versions/d/sub/f | tail -1)", bucket)
+    bash("mkdir -p d/sub; echo one > d/sub/f; rm -r d", bucket)
+    purge(max((bucket / ".versions/d/sub/f").iterdir()))
     assert (bucket / "d/sub/f").read_text() == "one\n", "the directories above come back"
 
 
@@ -242,7 +245,7 @@ def test_who_may_purge(bucket: Path) -> None:
     path.write_bytes(b"one")
     os.chown(path, 1000, 1000)
     bucket.chmod(0o755)
-    command = ["setpriv", "--reuid=1000", "--regid=1000", "--clear-groups", "rm", "-f", str(versions(path)[0])]
+    command = ["setpriv", "--reuid=1000", "--regid=1000", "--clear-groups", *purge_command(versions(path)[0])]
     assert run(command, check=False).returncode != 0, "who cannot delete the key cannot purge it"
     bucket.chmod(0o777)
     run(command)

@@ -872,16 +872,25 @@ def test_purge_takes_ids_only(vfs: Run, tree: Path) -> None:
     assert (tree / "docs" / "file").exists()
 
 
-def test_purge_goes_on_after_a_version_that_is_not_there(vfs: Run, tree: Path, history: Callable[..., None]) -> None:
+def test_purge_goes_on_after_a_version_that_is_not_there(
+    vfs: Run, tree: Path, history: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     history()
     ids = [version(number)["VersionId"] for number in (1, 2, 3)]
-    for name in (ids[0], ids[2]):
-        (tree / "docs" / ".versions" / "file" / str(name)).touch()
+    purged: list[object] = []
+
+    def purge(*asked: object) -> None:
+        if asked[2] == str(ids[1]).encode():
+            raise FileNotFoundError(errno.ENOENT, "")
+        purged.append(asked)
+
+    monkeypatch.setattr(os, "setxattr", purge)
     code, out, err = vfs("purge", "../file", *ids)
     assert code == 1
     assert out == f"purged version {ids[0]} of ../file\npurged version {ids[2]} of ../file\n"
     assert f"has no version {ids[1]}" in err
-    assert os.listdir(tree / "docs" / ".versions" / "file") == [".log"]
+    where = str(tree / "docs" / ".versions" / "file")
+    assert purged == [(where, "user.vfs.purge", str(name).encode()) for name in (ids[0], ids[2])]
 
 
 # --- output

@@ -296,7 +296,7 @@ def test_a_moment_shows_what_was_there_and_nothing_else(store: Store, bucket: In
     below = past.lookup(then, b"d", AS_ROOT)
     assert stat.S_ISDIR(below.mode)
     (row,) = past.list(below.ino, 0, AS_ROOT)
-    assert (row[0], split(row[1].ino)[0]) == (b"f", Node.VERSION)
+    assert (row[0], split(row[1].ino)[0]) == (b"f", Node.SNAPSHOT_FILE)
     for name in (b"d", b"absent"):
         with pytest.raises(NoSuchKey):
             past.lookup(now, name, AS_ROOT)

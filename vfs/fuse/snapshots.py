@@ -15,8 +15,7 @@ from typing import NamedTuple
 from vfs.errors import InvalidName, NoSuchKey
 from vfs.fuse.callers import READ, SEARCH, Caller
 from vfs.fuse.nodes import MASK, Node, Stat, number, shown_bits, split
-from vfs.history import Rights
-from vfs.model import STORE_ROOT, Ino, KeyId, Kind, Seq, Version
+from vfs.model import STORE_ROOT, Ino, KeyId, Kind, Rights, Seq, Version
 from vfs.names import format_gmt, parse_moment
 from vfs.store import Store
 
