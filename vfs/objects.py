@@ -547,6 +547,7 @@ class Objects:
                 rdev=0,
                 rights=None,
                 judged=False,
+                mtime=self._core.clock(),
             )
         if rule.removes is not None:
             self._core.remove_version(changes, key, rule.removes, bucket)

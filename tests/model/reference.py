@@ -271,7 +271,7 @@ class Reference:
         made = replace(made, file=node)
         if kind is Kind.CONTENT:
             return replace(made, data=node.data, target=node.target, rdev=node.rdev)
-        return replace(made, attributes=dict(node.attributes))
+        return replace(made, attributes=dict(node.attributes), mtime=self.now)
 
     # -- whose versions they are ------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,17 @@ def test_a_version_is_a_read_only_file(bucket: Path) -> None:
     assert stat.S_ISREG(first.stat().st_mode)
     with pytest.raises(OSError, match=os.strerror(errno.EROFS)):
         first.write_bytes(b"x")
+
+
+def test_a_delete_marker_has_the_time_of_the_deletion(bucket: Path) -> None:
+    (bucket / "f").write_bytes(b"x")
+    os.utime(bucket / "f", (1, 1))
+    before = time.time_ns()
+    (bucket / "f").unlink()
+    marker = versions(bucket / "f")[1]
+    assert before // 1000 <= marker.lstat().st_mtime_ns // 1000 <= time.time_ns() // 1000
+    purge(marker)
+    assert (bucket / "f").stat().st_mtime_ns == versions(bucket / "f")[0].stat().st_mtime_ns
 
 
 @pytest.mark.parametrize("mode", [0o664, 0o755, 0o600, 0o444, 0o606, 0o000, 0o4755, 0o2770])

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted import bash, contents, run, versions
+from tests.mounted import Mounted, at_work, bash, contents, run, versions
 
 pytestmark = pytest.mark.fuse
 
@@ -54,11 +54,61 @@ def test_ways_to_write_a_moment(bucket: Path) -> None:
     (bucket / "f").write_text("x")
     time.sleep(1.1)
     moment = datetime.now(UTC)
-    for form in ("%Y%m%dT%H%M%S", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%SZ", "@GMT-%Y.%m.%d-%H.%M.%S"):
+    for form in ("%Y%m%dT%H%M%S", "%Y-%m-%dT%H:%M:%SZ", "@GMT-%Y.%m.%d-%H.%M.%S"):
         assert os.listdir(bucket / ".snapshots" / moment.strftime(form)) == ["f"], form
-    assert os.listdir(bucket / ".snapshots" / "20200101") == []
-    for wrong in ("yesterday", "20261301", "2999-01-01", "@GMT-2026", "x" * 200):
-        assert not os.path.lexists(bucket / ".snapshots" / wrong), wrong
+    for form in ("%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S.%f", "%Y-%m-%d %H:%M:%S%z"):
+        assert os.listdir(bucket / ".snapshots" / moment.astimezone().strftime(form)) == ["f"], form
+    absent = ("20200101", "19691231", "0001-01-01", "9999-12-31T23:59:59-14:00", "2026-06-30T23:59:60Z")
+    for wrong in ("yesterday", "20261301", "2999-01-01", "@GMT-2026", "x" * 200, *absent):
+        with pytest.raises(FileNotFoundError):
+            os.stat(bucket / ".snapshots" / wrong)
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Shanghai", "America/St_Johns", "Europe/Berlin"])
+def test_a_time_of_vfs_log_shows_what_was_current_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zone: str
+) -> None:
+    monkeypatch.setenv("TZ", zone)
+    with at_work(Mounted(tmp_path, "--bucket", "docs")) as mount:
+        for text in ("one", "two", "three"):
+            (mount.root / "f").write_text(text)
+        (mount.root / "f").unlink()
+        log = run([sys.executable, "-m", "vfs", "log", str(mount.root / "f")]).stdout
+        rows = [line.split("\t") for line in log.splitlines()]
+        assert len(rows) == 4
+        for row, text in zip(rows, (None, "three", "two", "one"), strict=True):
+            for moment in row[:2]:
+                then = mount.root / ".snapshots" / moment
+                assert [path.read_text() for path in then.iterdir()] == ([] if text is None else [text]), moment
+        local = rows[3][1][: len("2026-11-20 15:16:17.000001")]
+        assert (mount.root / ".snapshots" / local / "f").read_text() == "one", "without a zone: that of the daemon"
+        compact = rows[3][0].removesuffix("Z")
+        assert (mount.root / ".snapshots" / compact / "f").read_text() == "one", "ids are UTC also without their Z"
+        monkeypatch.setenv("TZ", "Pacific/Kiritimati")  # of the command alone
+        away = run([sys.executable, "-m", "vfs", "log", str(mount.root / "f")]).stdout.splitlines()[3].split("\t")[1]
+        assert away != rows[3][1]
+        assert (mount.root / ".snapshots" / away / "f").read_text() == "one"
+
+
+def test_no_moment_before_the_bucket_was_made(mounted: Mounted) -> None:
+    before = now()
+    bucket = mounted.root / "young"
+    bucket.mkdir()
+    assert not os.path.lexists(bucket / ".snapshots" / before)
+    assert os.listdir(bucket / ".snapshots" / now()) == []
+    bucket.rmdir()
+    again = now()
+    bucket.mkdir()
+    assert not os.path.lexists(bucket / ".snapshots" / again), "it is another one"
+
+
+def test_the_latest_changes_are_listed(bucket: Path) -> None:
+    for text in ("one", "two"):
+        (bucket / "f").write_text(text)
+        time.sleep(1.1)
+    found = sorted(os.listdir(bucket / ".snapshots"))
+    assert (bucket / ".snapshots" / found[-1] / "f").read_text() == "two"
+    assert (bucket / ".snapshots" / found[-2] / "f").read_text() == "one"
 
 
 def test_read_only_and_not_listed(bucket: Path) -> None:

@@ -783,9 +783,9 @@ def test_log_in_a_pipe(vfs: Run, history: Callable[..., None]) -> None:
     code, out, _ = vfs("log", "../file")
     assert code == 0
     assert out.splitlines() == [
-        "20261120T151617.000003Z\t2026-11-20 15:16:17\t-\troot\tvi\tdeleted",
-        "20261120T151617.000002Z\t2026-11-20 15:16:17\t1.2 KiB\troot\tvi\t",
-        "20261120T151617.000001Z\t2026-11-20 15:16:17\t1.2 KiB\troot\tvi\t",
+        "20261120T151617.000003Z\t2026-11-20 15:16:17.000003+00:00\t-\troot\tvi\tdeleted",
+        "20261120T151617.000002Z\t2026-11-20 15:16:17.000002+00:00\t1.2 KiB\troot\tvi\t",
+        "20261120T151617.000001Z\t2026-11-20 15:16:17.000001+00:00\t1.2 KiB\troot\tvi\t",
     ]
 
 
@@ -794,9 +794,12 @@ def test_log_on_a_terminal(vfs: Run, history: Callable[..., None]) -> None:
     history(version(2, newest=True), version(1))
     _, out, _ = vfs("log", "../file")
     title, first, second = out.splitlines()
-    assert click.unstyle(title) == "version id               when                    size  user  program"
-    assert click.unstyle(first) == "20261120T151617.000002Z  2026-11-20 15:16:17  1.2 KiB  root  vi       current"
-    assert click.unstyle(second) == "20261120T151617.000001Z  2026-11-20 15:16:17  1.2 KiB  root  vi"
+    assert click.unstyle(title) == "version id               when                                 size  user  program"
+    assert (
+        click.unstyle(first)
+        == "20261120T151617.000002Z  2026-11-20 15:16:17.000002+00:00  1.2 KiB  root  vi       current"
+    )
+    assert click.unstyle(second) == "20261120T151617.000001Z  2026-11-20 15:16:17.000001+00:00  1.2 KiB  root  vi"
     assert click.style("current", fg="green") in first
 
 

@@ -55,7 +55,7 @@ def _row(version: dict[str, Any]) -> list[Cell]:
     mark = Cell("deleted", "red") if deleted else Cell("current", "green") if current else Cell("")
     return [
         Cell(version["VersionId"], "yellow"),
-        Cell(output.human_time(version["LastModified"])),
+        Cell(output.exact_time(version["LastModified"])),
         Cell("-" if deleted else output.human_size(version["Size"])),
         Cell("-" if writer["Uid"] is None else output.user_name(writer["Uid"])),
         Cell(writer["Program"]),

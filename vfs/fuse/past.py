@@ -228,14 +228,16 @@ def target(version: Version) -> bytes:
 
 
 def _stat_version(ino: int, seq: Seq, version: Version, rights: Rights) -> Stat:
+    mtime = version.mtime
     if version.kind is Kind.MARKER:
         mode, size = stat.S_IFLNK | 0o777, len(DELETED)
+        mtime = seq * 1000  # the moment of the deletion; older stores have the file's own time in the marker
     else:
         kind = stat.S_IFMT(version.mode)
         mode = kind | shown_bits(kind | stat.S_IMODE(rights.mode))
         size = version.content.size or len(version.target)
     holes = version.content.size - stored_bytes(version.content) if version.content.holes else 0
-    return Stat(ino, mode, rights.uid, rights.gid, size, version.mtime, seq * 1000, version.rdev, holes, rights.acl)
+    return Stat(ino, mode, rights.uid, rights.gid, size, mtime, seq * 1000, version.rdev, holes, rights.acl)
 
 
 def _directory_mode(mode: int) -> int:
