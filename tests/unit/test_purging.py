@@ -93,6 +93,22 @@ def test_never_binds_every_way(store: Store, bucket: Ino) -> None:
     assert len(chain(store, bucket)) == len(before) + 2, "what adds goes on"
 
 
+def test_what_is_refused_publishes_nothing(store: Store, bucket: Ino) -> None:
+    put(store, bucket, b"k")
+    item = store.objects.current(bucket, b"k")
+    ino, _ = store.tree.lookup(bucket, b"k")
+    handle = store.files.open(ino, USER)
+    store.files.write(handle, 0, b"more")
+    store.files.flush(handle)
+    store.set_purge_policy(bucket, PurgePolicy.NEVER)
+    events = store.core.journal.end.number
+    for way in Way:
+        with pytest.raises(VfsError):
+            store.history.purge(item.key_id, item.seq, USER, way=way)
+    assert store.core.journal.end.number == events
+    store.files.release(handle)
+
+
 def test_never_of_a_directory_that_stood_there_before(store: Store, bucket: Ino) -> None:
     """The one purge that does not go through the key that lives."""
     old = put(store, bucket, b"d/k").version_id or ""
