@@ -772,8 +772,17 @@ class Reference:
                     node.draft = replace(node.draft, mtime=mtime)
                 if node.interim is not None:
                     node.interim = replace(node.interim, mtime=mtime)
+                if not node.has_changes:
+                    self._amend(node)
         node.ctime = self.now
         self.on_event()
+
+    def _amend(self, file: File) -> None:
+        """The current version of each name has the mtime that is set when it is published."""
+        for directory, name in file.names:
+            chain = directory.chains.get(name)
+            if chain and chain[-1].file is file and chain[-1].kind is Kind.CONTENT:
+                chain[-1] = replace(chain[-1], mtime=file.mtime)
 
     def _drop_setid(self, node: Node) -> None:
         node.mode &= ~(stat.S_ISUID | (stat.S_ISGID if node.mode & stat.S_IXGRP else 0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
 import time
 from pathlib import Path
@@ -39,6 +40,29 @@ def test_a_version_is_a_read_only_file(bucket: Path) -> None:
     assert stat.S_ISREG(first.stat().st_mode)
     with pytest.raises(OSError, match=os.strerror(errno.EROFS)):
         first.write_bytes(b"x")
+
+
+@pytest.mark.parametrize(
+    "how",
+    ["touch -d @1000000000 f", "cp -p old f", "install -p old f", "rsync -a old f", "tar xf t.tar", "unzip -qo t.zip"],
+)
+def test_an_mtime_set_after_close_is_that_of_the_version(bucket: Path, how: str) -> None:
+    if shutil.which(how.split()[0]) is None:
+        pytest.skip(f"no {how.split()[0]} here")
+    bash(
+        "echo x > old; touch -d @1000000000 old; cp -p old f; tar cf t.tar f; python3 -m zipfile -c t.zip f; rm f",
+        bucket,
+    )
+    bash(f"echo before > f; {how}", bucket)
+    current = versions(bucket / "f")[-1]
+    expected = (bucket / "f").stat().st_mtime_ns
+    assert current.stat().st_mtime_ns == expected
+    assert expected == 10**18 or how.startswith("unzip")
+    bash("ln f g; touch -d @6 g", bucket)
+    assert versions(bucket / "f")[-1].stat().st_mtime == versions(bucket / "g")[-1].stat().st_mtime == 6
+    bash("rm f g", bucket)
+    purge(versions(bucket / "f")[-1])
+    assert (bucket / "f").stat().st_mtime == 6
 
 
 def test_a_delete_marker_has_the_time_of_the_deletion(bucket: Path) -> None:
