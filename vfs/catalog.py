@@ -689,6 +689,19 @@ class Catalog:
         found = next(self._scan(self._times, b"", _u64(seq)), None)
         return Seq(_ALL_ONES) if found is None else Seq(_U64.unpack(found[0])[0])
 
+    def versions_back(self, before: Seq) -> Iterator[tuple[Seq, KeyId]]:
+        """The versions of the store that are not newer than *before*, newest first, and their keys."""
+        if self._times is None:
+            return
+        with self._txn.cursor(self._times) as cursor:
+            start = _u64(before)
+            found = cursor.set_range(start)
+            found = cursor.key() == start or cursor.prev() if found else cursor.last()
+            while found:
+                key, value = cursor.item()
+                yield Seq(_U64.unpack(key)[0]), KeyId(_U64.unpack(value)[0])
+                found = cursor.prev()
+
     def links(self, ino: Ino) -> list[KeyId]:
         """The names of an inode that has several (at most LINKS_MAX)."""
         return [KeyId(_U64.unpack(key)[0]) for key, _ in self._scan(self._links, _u64(ino), b"")]

@@ -212,6 +212,8 @@ class Core:
             marker = version_of(kind, rule.marker_null, ino, inode, writer, self.attributes_of(ino, inode))
             if rule.removes is not None or not (inode.seq and inode.key == key):
                 marker = self._judged(changes, key, marker)
+            if kind is Kind.MARKER:
+                marker = msgspec.structs.replace(marker, mtime=self.clock())  # that of a deletion is its moment
             changes.append(events.VersionAdded(key, self.next_seq(), marker, inode.bucket))
         elif not others:
             changes.append(events.KeyGone(key))

@@ -8,7 +8,7 @@ from heapq import merge
 from itertools import groupby, islice
 from typing import NamedTuple
 
-from vfs import acl, events, locks, rules
+from vfs import acl, events, locks, purging, rules
 from vfs.core import Attributes, Changed, Core
 from vfs.errors import IsADirectory, NameTooLong, NoSuchKey, NoSuchVersion, NotADirectory, NotPermitted
 from vfs.events import Change
@@ -23,6 +23,7 @@ from vfs.names import (
     parse_version_id,
     show,
 )
+from vfs.purging import Way
 from vfs.rights import rights_of, went_on
 
 ALL = (1 << 64) - 1  # older than the end of time
@@ -229,15 +230,55 @@ class History:
         self._run = Run(self._core.journal.end.number, key, seq, last_seq, rights)
         return rights
 
+    def last_rights(self, key: KeyId, seq: Seq, version: Version) -> Rights:
+        """Owner, group and permission bits that a file or directory had when a version of it was last current, which
+        the next entry of the key tells if it is of the same inode.
+        """
+        newer = next(self._catalog.newer_versions(key, seq), None)
+        if newer is not None:
+            return rights_of(newer[1] if newer[1].ino == version.ino else version)
+        inode = self._catalog.find_inode(version.ino)
+        return rights_of(version if inode is None else inode)
+
     # -- changing ---------------------------------------------------------------------------------------------
 
+    def check_policy(self, key: KeyId, writer: Writer, way: Way) -> None:
+        """Raise ReadOnly, Locked or NotPermitted if the bucket's policy has no version of a key purged in that way."""
+        directory = self._catalog.key_name(key).parent
+        bucket = self._catalog.bucket(self._catalog.peek(directory).bucket)
+        purging.check(bucket, way, is_root=writer.uid == 0 and way is not Way.REQUEST)
+
+    def check_purge(self, key: KeyId, seq: Seq, writer: Writer, way: Way, *, bypass: bool = False) -> None:
+        """The same, and raise Locked if the version is locked itself."""
+        self.check_policy(key, writer, way)
+        locks.check_purge(self._catalog.object_info(key, seq), self._core.clock() // 1000, bypass=bypass)
+
+    def removal(self, key: KeyId, seq: Seq, writer: Writer, way: Way, *, bypass: bool = False) -> list[Change]:
+        """The changes by which a version goes for good because somebody wants it: all such changes are made here, so
+        that nothing that forbids it is passed over. Raises as `check_purge`.
+        """
+        self.check_purge(key, seq, writer, way, bypass=bypass)
+        changes: list[Change] = []
+        bucket = self._catalog.peek(self._catalog.key_name(key).parent).bucket
+        self._core.remove_version(changes, key, seq, bucket)
+        return changes
+
     def purge(
-        self, key: KeyId, seq: Seq, writer: Writer, *, bypass: bool = False, implicit: bool = False
+        self,
+        key: KeyId,
+        seq: Seq,
+        writer: Writer,
+        *,
+        way: Way = Way.COMMAND,
+        bypass: bool = False,
+        implicit: bool = False,
     ) -> list[Changed]:
         """Remove a version for good. If it was current, the newest that remains is (a purged marker undeletes).
 
-        bypass: of governance (vfs.locks). implicit: directories come back, and go, as for an object. Raises Locked.
+        bypass: of governance (vfs.locks). implicit: directories come back, and go, as for an object. Raises Locked,
+        ReadOnly, NotPermitted.
         """
+        self.check_policy(key, writer, way)
         core, catalog = self._core, self._catalog
         where = catalog.key_name(key)
         self._files.publish_at(*where)
@@ -249,11 +290,8 @@ class History:
             raise NoSuchVersion(f"no version {format_version_id(seq)}")
         if version.kind not in (Kind.CONTENT, Kind.MARKER):
             raise NotPermitted("the record of a directory cannot be purged")
-        locks.check_purge(catalog.object_info(key, seq), core.clock() // 1000, bypass=bypass)
-        bucket = catalog.inode(where.parent).bucket
-        changes: list[Change] = []
+        changes = self.removal(key, seq, writer, way, bypass=bypass)
         newest = list(islice(catalog.versions(key), 2))
-        core.remove_version(changes, key, seq, bucket)
         if newest[0][0] != seq:
             core.commit("purge", changes)
             return []

@@ -45,6 +45,15 @@ class Compression(IntEnum):
     ZSTD = 1
 
 
+class PurgePolicy(IntEnum):
+    """Who may remove versions of a bucket for good, and how (vfs.purging): each allows less than the one before."""
+
+    RM = 1
+    COMMAND = 2
+    ROOT = 3
+    NEVER = 4
+
+
 class Kind(IntEnum):
     """What a version says of its key."""
 
@@ -214,6 +223,7 @@ class Bucket(Struct, array_like=True, gc=False):
     mfa_delete: bool = False
     location: str = ""  # the location constraint it was made with
     acl: str = ""  # a canned ACL; empty: private
+    purge: PurgePolicy = PurgePolicy.COMMAND
 
 
 class Inode(Struct, array_like=True, gc=False):

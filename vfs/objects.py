@@ -54,6 +54,7 @@ from vfs.model import (
     Writer,
 )
 from vfs.names import directory_key, format_version_id, is_shown, show, split_key
+from vfs.purging import Way
 
 LEAVES_PER_SLICE_MAX = 1024  # shared by `append` in one go, about 2 ms
 COPIED_BYTES_PER_SLICE_MAX = 1 << 20  # copied by `append` in one go
@@ -546,6 +547,7 @@ class Objects:
                 rdev=0,
                 rights=None,
                 judged=False,
+                mtime=self._core.clock(),
             )
         if rule.removes is not None:
             self._core.remove_version(changes, key, rule.removes, bucket)
@@ -578,25 +580,25 @@ class Objects:
         self._check(condition, item)
         if item is None:
             return Deleted(None, False, [])
-        locks.check_purge(item.info, self._core.clock() // 1000, bypass=bypass)
+        self._history.check_purge(item.key_id, item.seq, writer, Way.REQUEST, bypass=bypass)
         return Deleted(version_id, item.is_marker, self._purge(item, chain, name, writer, bypass=bypass))
 
     def check_purge(self, key_id: KeyId, seq: Seq) -> None:
-        """Raise Locked if a version must not be removed for good."""
-        locks.check_purge(self._catalog.object_info(key_id, seq), self._core.clock() // 1000)
+        """Raise Locked if nobody must remove a version for good."""
+        self._history.check_purge(key_id, seq, NOBODY, Way.REQUEST)
 
     def _purge(self, item: Object, chain: Chain, name: bytes, writer: Writer, *, bypass: bool) -> AllChanged:
-        bucket, key = item.bucket, item.key_id
+        key = item.key_id
         live = [other for place, other in chain if self._catalog.entry(place, name) is not None]
         if live and key not in live:  # of a directory that stood there before: nothing that lives changes
-            changes: Changes = []
-            self._core.remove_version(changes, key, item.seq, bucket)
+            changes = self._history.removal(key, item.seq, writer, Way.REQUEST, bypass=bypass)
             self._drop_empty(changes, key, {item.seq})
             self._core.commit("purge", changes)
             return []
         if not live:
             key = self._gather(item, chain, writer)
-        return _shown(self._history.purge(key, item.seq, writer, bypass=bypass, implicit=True))
+        changed = self._history.purge(key, item.seq, writer, way=Way.REQUEST, bypass=bypass, implicit=True)
+        return _shown(changed)
 
     def _gather(self, item: Object, chain: Chain, writer: Writer) -> KeyId:
         """Let a key that does not live have all its history in one directory: what is current next may come from any of

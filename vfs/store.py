@@ -41,7 +41,7 @@ from vfs.folder import Folder
 from vfs.history import History
 from vfs.holding import LOCK, lock_store
 from vfs.journal import Journal, Position, Record
-from vfs.model import STORE_ROOT, Bucket, Compression, Ino, Inode, KeyId, ObjectLock, State
+from vfs.model import STORE_ROOT, Bucket, Compression, Ino, Inode, KeyId, ObjectLock, PurgePolicy, State
 from vfs.names import check_bucket_name, directory_key, show
 from vfs.objects import Objects
 from vfs.settings import Settings
@@ -549,6 +549,13 @@ class Store:
         if compression is not bucket.compression:
             changed = msgspec.structs.replace(bucket, compression=compression)
             self._core.commit("set compression", [events.BucketSet(ino, changed)])
+
+    def set_purge_policy(self, ino: Ino, policy: PurgePolicy) -> None:
+        """Change who may remove versions of a bucket for good, and how. Raises NoSpace, DiskFailed."""
+        bucket = self._core.catalog.bucket(ino)
+        if policy is not bucket.purge:
+            changed = msgspec.structs.replace(bucket, purge=policy)
+            self._core.commit("set purge policy", [events.BucketSet(ino, changed)])
 
     # -- numbers ----------------------------------------------------------------------------------------------
 

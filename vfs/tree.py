@@ -36,6 +36,7 @@ from vfs.model import EMPTY, STORE_ROOT, Draft, Ino, Inode, KeyId, Kind, Writer
 from vfs.names import NAME_BYTES_MAX, check_name, directory_key, is_shown, show
 
 LINKS_MAX = 4096  # names of one inode: a write makes a version under each
+AMENDED_NAMES_MAX = 64  # of one inode whose mtime is set: with more of them their versions keep theirs
 ATTRIBUTE_BYTES_MAX = 65536  # the kernel's XATTR_SIZE_MAX
 ATTRIBUTES_BYTES_MAX = 1 << 20  # of one inode in all, names and values: a delete marker keeps them
 TARGET_BYTES_MAX = 4095
@@ -494,7 +495,8 @@ class Tree:
         atime: int | None = None,
         mtime: int | None = None,
     ) -> Inode:
-        """chmod, chown, utimensat (times in ns): no version, they belong to the key. ctime becomes now.
+        """chmod, chown, utimensat (times in ns): no version, they belong to the key. ctime becomes now. An mtime that
+        is given to what is published is also that of the current version: many programs set it when they have closed.
 
         Nothing given: somebody is about to write who may not keep set-id bits; they go, as
         with a chown, of anything but a directory.
@@ -520,10 +522,22 @@ class Tree:
             changes.append(
                 events.InterimSet(ino, msgspec.structs.replace(interim, mtime=mtime), interim.tail_bytes, b"")
             )
+        if mtime is not None and not inode.is_dir and not self._files.has_changes(ino):
+            self._amend(changes, ino, inode)
         self._core.commit("attributes", changes)
         if mtime is not None:
             self._files.set_mtime(ino, mtime)
         return self.inode(ino)
+
+    def _amend(self, changes: list[Change], ino: Ino, inode: Inode) -> None:
+        """Let the current version of each name of a file have the file's mtime."""
+        if not 0 < inode.nlink <= AMENDED_NAMES_MAX:
+            return
+        for key in self._core.names_of(ino, inode):
+            newest = next(self._catalog.versions(key), None)
+            if newest is not None and newest[1].ino == ino and newest[1].mtime != inode.mtime:
+                version = msgspec.structs.replace(newest[1], mtime=inode.mtime)
+                self._core.replace_version(changes, key, newest[0], version, inode.bucket)
 
     def find_attribute(self, ino: Ino, name: bytes) -> bytes | None:
         """An extended attribute, None if it is not set."""

@@ -54,7 +54,7 @@ def compare(store: Store, reference: Reference, ids: Ids) -> None:
 
 def _compare_bucket(store: Store, reference: Reference, bucket: Bucket) -> None:
     found = store.bucket(Ino(bucket.root.ino))
-    assert found.state is bucket.state
+    assert (found.state, found.purge) == (bucket.state, bucket.policy)
     assert (found.versions, found.size) == reference.counters(bucket)
     assert store.tree.lookup(STORE_ROOT, bucket.name)[0] == bucket.root.ino
 

@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 from vfs import errors
-from vfs.model import NOBODY, Kind, State, Writer
+from vfs.model import NOBODY, Kind, PurgePolicy, State, Writer
+from vfs.purging import Way
 
 JUNK_SUFFIX, JUNK_MIDDLE = b"~", b".sw"  # of the default patterns, those that the tests use
 YOUNG_US = 60_000_000
@@ -188,6 +189,7 @@ class Bucket:
     state: State
     root: Directory
     compressed: bool = False
+    policy: PurgePolicy = PurgePolicy.COMMAND
 
 
 class Reference:
@@ -276,7 +278,7 @@ class Reference:
         made = replace(made, file=node)
         if kind is Kind.CONTENT:
             return replace(made, data=node.data, target=node.target, rdev=node.rdev)
-        return replace(made, attributes=dict(node.attributes))
+        return replace(made, attributes=dict(node.attributes), mtime=self.now)
 
     # -- whose versions they are ------------------------------------------------------------------------------
 
@@ -392,6 +394,20 @@ class Reference:
         if compressed is not bucket.compressed:
             bucket.compressed = compressed
             self.on_event()
+
+    def set_purge_policy(self, bucket: Bucket, policy: PurgePolicy) -> None:
+        if policy is not bucket.policy:
+            bucket.policy = policy
+            self.on_event()
+
+    def check_policy(self, bucket: Bucket, way: Way, writer: Writer) -> None:
+        """Who may purge at all."""
+        if way is Way.RM and bucket.policy is not PurgePolicy.RM:
+            raise errors.ReadOnly
+        if bucket.policy is PurgePolicy.NEVER:
+            raise errors.Locked("", None)
+        if bucket.policy is PurgePolicy.ROOT and way is Way.COMMAND and writer.uid != 0:
+            raise errors.NotPermitted
 
     # -- making -----------------------------------------------------------------------------------------------
 
@@ -762,8 +778,17 @@ class Reference:
                     node.draft = replace(node.draft, mtime=mtime)
                 if node.interim is not None:
                     node.interim = replace(node.interim, mtime=mtime)
+                if not node.has_changes:
+                    self._amend(node)
         node.ctime = self.now
         self.on_event()
+
+    def _amend(self, file: File) -> None:
+        """The current version of each name has the mtime that is set when it is published."""
+        for directory, name in file.names:
+            chain = directory.chains.get(name)
+            if chain and chain[-1].file is file and chain[-1].kind is Kind.CONTENT:
+                chain[-1] = replace(chain[-1], mtime=file.mtime)
 
     def _drop_setid(self, node: Node) -> None:
         node.mode &= ~(stat.S_ISUID | (stat.S_ISGID if node.mode & stat.S_IXGRP else 0))
@@ -983,7 +1008,11 @@ class Reference:
 
     # -- history ----------------------------------------------------------------------------------------------
 
-    def purge(self, directory: Directory, name: bytes, version: Version, writer: Writer) -> None:
+    def purge(
+        self, directory: Directory, name: bytes, version: Version, writer: Writer, way: Way = Way.COMMAND
+    ) -> None:
+        assert directory.bucket is not None
+        self.check_policy(directory.bucket, way, writer)
         chain = directory.chains[name]
         if version.kind in (Kind.DIRECTORY, Kind.NO_DIRECTORY):
             raise errors.NotPermitted

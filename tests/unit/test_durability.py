@@ -29,7 +29,7 @@ from vfs.fuse.nodes import Node
 from vfs.fuse.nodes import number as number_of
 from vfs.fuse.operations import Operations
 from vfs.journal import Position
-from vfs.model import STORE_ROOT, Ino, KeyId
+from vfs.model import STORE_ROOT, Ino, KeyId, PurgePolicy
 from vfs.names import format_version_id
 from vfs.service import durability as durability_module
 from vfs.service.durability import INLINE_US_MAX, QUICK_WRITES, QUICK_WRITES_MAX, Durability, Pace
@@ -345,6 +345,7 @@ def prepare(path: Path, settings: str) -> Prepared:
     store.tree.mkdir(bucket, b"d", 0o755, 0, WRITER)
     store.create_bucket(b"empty", uid=0, gid=0)
     store.tree.set_attribute(file, b"user.kept", b"x")
+    store.set_purge_policy(bucket, PurgePolicy.RM)
     store.place()
     door = door_to(store)
     door.enable_acl = True
@@ -379,6 +380,11 @@ async def restore(at: Prepared) -> None:
 
 
 async def purge(at: Prepared) -> None:
+    name = format_version_id(at.versions()[-1]).encode()
+    await at.door.setxattr(number_of(Node.KEY, at.key()), b"user.vfs.purge", name, ROOT)
+
+
+async def purge_by_rm(at: Prepared) -> None:
     name = format_version_id(at.versions()[-1]).encode()
     await at.door.unlink(number_of(Node.KEY, at.key()), name, ROOT)
 
@@ -415,12 +421,14 @@ CHANGES: dict[str, Callable[[Prepared], Awaitable[object]]] = {
     "setxattr": lambda at: at.door.setxattr(at.file, b"user.a", b"x", ROOT),
     "setxattr of a list": lambda at: at.door.setxattr(at.file, acl.ACCESS, LIST, ROOT),
     "removexattr": lambda at: at.door.removexattr(at.file, b"user.kept", ROOT),
+    "purge policy": lambda at: at.door.setxattr(at.bucket, b"user.vfs.purge", b"never", ROOT),
     "versioning": lambda at: at.door.setxattr(at.bucket, b"user.vfs.versioning", b"Suspended", ROOT),
     "compression": lambda at: at.door.setxattr(at.bucket, b"user.vfs.compression", b"zstd", ROOT),
     "lock": lambda at: at.door.setxattr(at.bucket, b"user.vfs.lock", b"governance 1 days", ROOT),
     "lifecycle": lambda at: at.door.setxattr(at.bucket, b"user.vfs.lifecycle", b"[]", ROOT),
     "restore": restore,
     "purge": purge,
+    "purge by rm": purge_by_rm,
 }
 
 

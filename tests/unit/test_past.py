@@ -26,7 +26,7 @@ from vfs.fuse.nodes import Node, number, split
 from vfs.fuse.past import PastTree
 from vfs.history import Rights
 from vfs.model import SEQ_MAX, STORE_ROOT, Ino, KeyId, Seq, State, Writer
-from vfs.names import format_version_id
+from vfs.names import format_gmt, format_version_id
 from vfs.store import Store
 
 HOUR_S = 3600
@@ -179,18 +179,19 @@ def shown(store: Store, bucket: Ino) -> list[str]:
 
 def test_the_list_of_moments_is_bounded_and_of_what_changed(store: Store, bucket: Ino, clock: Clock) -> None:
     """A store of four months in which something changes every 50 minutes."""
-    assert len(shown(store, bucket)) <= 1
+    assert len(shown(store, bucket)) <= 2
     for _ in range(120 * 24 * 60 // 50):
         store.tree.set_attributes(bucket, mode=0o755)
         put(store, bucket, b"k")
         clock.pass_s(50 * 60)
     names = shown(store, bucket)
-    most = sum(count for _, count in snapshots._SHOWN)
+    most = sum(count for _, count in snapshots._SHOWN) + snapshots.LATEST_MAX
     assert most // 2 < len(names) <= most
     assert names == sorted(names, reverse=True), "newest first"
     assert len(set(names)) == len(names)
     clock.pass_s(365 * 24 * HOUR_S)
-    assert shown(store, bucket) == [], "a year in which nothing changes"
+    last = [name for name, _ in zip(names, range(snapshots.LATEST_MAX), strict=False)]
+    assert len(shown(store, bucket)) == len(last), "a year in which nothing changes leaves the last changes"
 
 
 def test_only_hours_in_which_something_changed_are_listed(store: Store, bucket: Ino, clock: Clock) -> None:
@@ -211,6 +212,73 @@ def test_moments_that_are_none(store: Store, bucket: Ino, clock: Clock) -> None:
         with pytest.raises(NoSuchKey):
             past.lookup(number(Node.SNAPSHOTS, bucket), name, AS_ROOT)
     assert moment(store, bucket, past)
+
+
+def test_no_moment_before_the_bucket_was_made(store: Store, bucket: Ino, clock: Clock) -> None:
+    clock.pass_s(10)
+    young = store.create_bucket(b"young", uid=0, gid=0)
+    created = store.bucket(young).created
+    past = PastTree(store)
+    assert moment(store, young, past, created)
+    for seq in (Seq(created - 1), Seq(1)):
+        with pytest.raises(NoSuchKey):
+            moment(store, young, past, seq)
+    assert moment(store, bucket, past, Seq(created - 1)), "of another bucket it is one"
+
+
+def test_up_to_the_last_version_is_no_future_though_the_clock_is_put_back(
+    store: Store, bucket: Ino, clock: Clock
+) -> None:
+    put(store, bucket, b"k")
+    clock.now -= HOUR_S * 10**9
+    put(store, bucket, b"l")
+    past = PastTree(store)
+    node = moment(store, bucket, past)
+    assert [name for name, _, _ in past.list(node, 0, AS_ROOT)] == [b"k", b"l"]
+    with pytest.raises(NoSuchKey):
+        moment(store, bucket, past, Seq(store.core.catalog.last_seq + 1))
+
+
+def test_the_latest_changes_of_the_bucket_are_listed(store: Store, bucket: Ino, clock: Clock) -> None:
+    clock.now += 10**9 - clock.now % 10**9 + HOUR_S * 10**9 + 123
+    other = store.create_bucket(b"other", uid=0, gid=0)
+    for _ in range(snapshots.LATEST_MAX + 5):
+        for _ in range(3):
+            put(store, bucket, b"k")
+        put(store, other, b"k")
+        clock.pass_s(1)
+    put(store, other, b"k")
+    clock.pass_s(0.5)
+    put(store, bucket, b"k")
+    names = shown(store, bucket)
+    assert len(names) >= snapshots.LATEST_MAX
+    past = PastTree(store)
+    second = -(-sequences(store, bucket, b"k")[1] // 10**6) * 10**6
+    expected = [format_gmt(second - back * 10**6) for back in range(snapshots.LATEST_MAX)]
+    assert names[: snapshots.LATEST_MAX] == expected, "but this second, which is not over"
+    assert past.lookup(number(Node.SNAPSHOTS, bucket), names[0].encode(), AS_ROOT)
+
+
+def test_the_moments_that_were_not_used_for_longest_are_forgotten(
+    store: Store, bucket: Ino, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshots, "MOMENTS_MAX", 3)
+    monkeypatch.setattr(snapshots, "_SLOTS", 5)
+    put(store, bucket, b"k")
+    clock.pass_s(100)
+    past = PastTree(store)
+    start = store.core.catalog.last_seq
+    kept = moment(store, bucket, past, start)
+    (row,) = past.list(kept, 0, AS_ROOT)
+    nodes = []
+    for later in range(1, 20):
+        nodes.append(moment(store, bucket, past, Seq(start + later)))
+        assert past.stat(kept), "what is used stays"
+        assert moment(store, bucket, past, start) == kept
+        assert [one[0] for one in past.list(nodes[-1], 0, AS_ROOT)] == [row[0]]
+    assert len(set(nodes)) < len(nodes), "numbers come again"
+    with pytest.raises(NoSuchKey):
+        past.stat(next(node for node in nodes if node not in nodes[-2:]))
 
 
 def test_a_number_of_another_life_of_the_daemon_leads_nowhere(store: Store, bucket: Ino) -> None:
@@ -296,7 +364,7 @@ def test_a_moment_shows_what_was_there_and_nothing_else(store: Store, bucket: In
     below = past.lookup(then, b"d", AS_ROOT)
     assert stat.S_ISDIR(below.mode)
     (row,) = past.list(below.ino, 0, AS_ROOT)
-    assert (row[0], split(row[1].ino)[0]) == (b"f", Node.VERSION)
+    assert (row[0], split(row[1].ino)[0]) == (b"f", Node.SNAPSHOT_FILE)
     for name in (b"d", b"absent"):
         with pytest.raises(NoSuchKey):
             past.lookup(now, name, AS_ROOT)

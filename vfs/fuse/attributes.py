@@ -8,6 +8,7 @@ import stat
 import msgspec
 from pyfuse3 import RequestContext
 
+from vfs import purging
 from vfs.content import etag
 from vfs.core import Changed, unversioned_patterns
 from vfs.errors import (
@@ -21,11 +22,13 @@ from vfs.errors import (
     NoSuchKey,
     NoSuchVersion,
     NotPermitted,
+    ReadOnly,
+    VfsError,
 )
 from vfs.fuse import callers
 from vfs.fuse.callers import Caller
 from vfs.fuse.nodes import Node, is_past, split
-from vfs.fuse.past import PastTree, timestamp, writer_fields
+from vfs.fuse.past import VERSION_NODES, PastTree, timestamp, writer_fields
 from vfs.model import (
     STORE_ROOT,
     Compression,
@@ -36,12 +39,14 @@ from vfs.model import (
     LifecycleRule,
     LockMode,
     ObjectLock,
+    PurgePolicy,
     Seq,
     State,
     Version,
     Writer,
 )
-from vfs.names import format_version_id, show
+from vfs.names import format_version_id, parse_version_id, show
+from vfs.purging import Way
 from vfs.service.lifecycles import Lifecycles
 from vfs.store import Store, shown_size
 
@@ -69,7 +74,9 @@ class Attributes:
             if inode.is_dir:
                 return self._tell_of_directory(Ino(ino), word, caller)
             seq, version = inode.seq, self._store.core.catalog.version(inode.key, inode.seq)
-        elif split(ino)[0] is Node.VERSION:
+        elif split(ino)[0] is Node.KEY and word == b"purge":
+            return self._tell_why_not(KeyId(split(ino)[1]), caller)
+        elif split(ino)[0] in VERSION_NODES:
             self._past.check_readable(ino, caller)
             _, seq, version = self._past.version(ino)
         if version is None:
@@ -84,6 +91,14 @@ class Attributes:
             case b"lock":
                 return self._tell_lock(seq)
         raise NoSuchAttribute(f"no attribute user.vfs.{show(word)}")
+
+    def _tell_why_not(self, key: KeyId, caller: Caller) -> bytes:
+        """``user.vfs.purge`` of a key's history: why the bucket does not let the caller purge it; empty if it does."""
+        try:
+            self._store.history.check_policy(key, Writer(caller.uid, 0, ""), Way.COMMAND)
+        except VfsError as error:
+            return str(error).encode()
+        return b""
 
     def _tell_lock(self, seq: Seq) -> bytes:
         """``user.vfs.lock`` of a version: why it cannot be purged. Raises NoSuchAttribute."""
@@ -107,6 +122,8 @@ class Attributes:
                     return bucket.state.name.title().encode()
                 case b"compression":
                     return bucket.compression.name.lower().encode()
+                case b"purge":
+                    return bucket.purge.name.lower().encode()
                 case b"lock":
                     return _lock_text(bucket.lock).encode()
                 case b"lifecycle":
@@ -125,6 +142,7 @@ class Attributes:
                             "Versions": bucket.versions,
                             "Bytes": shown_size(bucket.size),
                             "Compression": bucket.compression.name.lower(),
+                            "Purge": bucket.purge.name.lower(),
                             "Unversioned": [show(pattern) for pattern in unversioned_patterns(bucket)],
                         }
                     )
@@ -147,6 +165,42 @@ class Attributes:
         except KeyError:
             raise InvalidState("compression is zstd or off") from None
         self._store.set_compression(ino, compression)
+
+    def set_purge_policy(self, ino: Ino, value: bytes, caller: Caller) -> None:
+        """``user.vfs.purge`` = a policy, by the owner, who may tighten it. Raises NotPermitted, InvalidState."""
+        self._check_owner(ino, caller)
+        try:
+            policy = {one.name.lower().encode(): one for one in PurgePolicy}[value]
+        except KeyError:
+            raise InvalidState("the purge policy is rm, command, root or never") from None
+        purging.check_policy(self._store.bucket(ino).purge, policy, is_root=caller.uid == 0)
+        self._store.set_purge_policy(ino, policy)
+
+    def purge(self, node: int, name: bytes, way: Way, ctx: RequestContext, writer: Writer) -> list[Changed]:
+        """``user.vfs.purge`` = a version id, of a key below ``.versions``; or `rm` there: by the owner of the key (the
+        kernel checked) and of the version, who may also delete the key where it is.
+        """
+        kind, of = split(node)
+        if kind is not Node.KEY:
+            if way is Way.RM:
+                raise ReadOnly("history is read-only; only .versions/NAME/ID can be removed")
+            raise NoSuchVersion("no version of a file")
+        caller, history = Caller(ctx), self._store.history
+        history.check_policy(KeyId(of), writer, way)
+        if way is Way.COMMAND:
+            parse_version_id(name.decode("ascii", "replace"))
+        key, seq, version = self._past.version(self._past.lookup(node, name, caller).ino)
+        directory = self._tree.inode(self._store.core.catalog.key_name(key).parent)
+        if version.kind is Kind.MARKER:
+            self.check_place(directory, caller)
+        else:
+            caller.check(directory, callers.WRITE | callers.SEARCH)
+        if not (caller.owns(history.rights(key)) and caller.owns(history.version_rights(key, seq, version))):
+            raise AccessDenied("the version is somebody else's")
+        uncovered = history.uncovers(key, seq)
+        if uncovered is not None:
+            check_makes(uncovered, caller)
+        return history.purge(key, seq, writer, way=way)
 
     def set_lock(self, ino: Ino, value: bytes, caller: Caller) -> None:
         """``user.vfs.lock`` = what `_lock_text` gives, by the bucket's owner. Raises NotPermitted, InvalidState."""
