@@ -6,6 +6,7 @@ and the store is refused with nothing changed.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -570,6 +571,18 @@ def test_a_scrub_that_remembers_what_cannot_be_begins_anew(store: Path, state: b
     assert (scrub.figures()["LastPass"], scrub.figures()["DamagedBlocks"]) == (None, 0)
     scrub.next_targets()
     opened.abandon()
+
+
+def test_lines_of_the_log_that_make_no_sense_are_left_out(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line: dict[str, object] = {"Time": "2026-11-20T00:00:00+00:00", "Bucket": "b", "Key": "k", "Id": "i", "Rule": "r"}
+    line |= {"Action": "purge", "Bytes": 1}
+    strange: list[object] = [{}, [1], *(line | {"Time": time} for time in (5, "x", None, "99999-01-01"))]
+    strange += [line | {"Bytes": size} for size in ("much", None, [])]
+    strange += [{name: value for name, value in line.items() if name != left_out} for left_out in line]
+    lines = [line, *strange, line | {"Id": "last"}]
+    (store / "lifecycle.log").write_text("\n".join(map(json.dumps, lines)) + "\n" + "[" * 100_000 + "\n\0\n")
+    assert main.run(["lifecycle", "log", str(store)]) == 0
+    assert [row.split("\t")[2:4] for row in capsys.readouterr().out.splitlines()] == [["b/k", "i"], ["b/k", "last"]]
 
 
 def test_arrays_too_deep_in_the_settings_are_an_error_and_no_traceback(store: Path) -> None:
