@@ -6,6 +6,7 @@ and the store is refused with nothing changed.
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import shutil
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted import run
+from tests.mounted import REPO, run
 from tests.unit.test_check import fill
 from vfs import audit, check, gc, layout, synclog
 from vfs.check.rebuilding import BEFORE, NEW, hold
@@ -125,6 +126,57 @@ def test_the_names_that_are_tried_are_all_that_there_are(template: Path) -> None
     assert set(layout.APPENDED + layout.REPLACED) == {name for name in NAMES if "." in name or "/" not in name} - {
         name for name in NAMES if name.split("/")[0] in layout.FOLDERS
     }
+
+
+BY_PATH = {
+    "open",
+    "stat",
+    "lstat",
+    "unlink",
+    "remove",
+    "rename",
+    "replace",
+    "mkdir",
+    "rmdir",
+    "listdir",
+    "scandir",
+    "walk",
+}
+BY_PATH |= {"truncate", "chmod", "link", "symlink", "mkfifo", "utime", "readlink"}
+OF_A_PATH = {
+    "read_text",
+    "read_bytes",
+    "write_text",
+    "write_bytes",
+    "touch",
+    "iterdir",
+    "glob",
+    "rglob",
+    "is_file",
+    "is_symlink",
+}
+NEITHER = {
+    "vfs/folder.py",
+    "vfs/cli",
+    "vfs/fuse",
+    "vfs/s3/daemon.py",
+    "vfs/s3/server.py",
+}  # the mechanism; not of a store
+
+
+@pytest.mark.parametrize(
+    "module",
+    [path for path in (REPO / "vfs").rglob("*.py") if not any(f"/{part}" in str(path) for part in NEITHER)],
+    ids=lambda path: str(path.relative_to(REPO)),
+)
+def test_nothing_but_a_folder_opens_by_path(module: Path) -> None:
+    for node in ast.walk(ast.parse(module.read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            of = node.func.value.id if isinstance(node.func.value, ast.Name) else ""
+            below = any(keyword.arg in ("dir_fd", "src_dir_fd") for keyword in node.keywords)
+            assert of != "shutil", f"line {node.lineno}"
+            assert of != "os" or node.func.attr not in BY_PATH or below, f"line {node.lineno}"
+            assert node.func.attr not in OF_A_PATH, f"line {node.lineno}"
 
 
 # --- what can be there instead
