@@ -16,18 +16,22 @@ import stat
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import lmdb
 import pytest
 
 from tests.mounted import REPO, run
 from tests.unit.test_check import fill
 from vfs import audit, check, gc, layout, synclog
+from vfs.blocks import BLOCK_BYTES, Place
 from vfs.check.rebuilding import BEFORE, NEW, hold
 from vfs.cli import main, mounting, space
-from vfs.errors import DiskFailed, NotAStore, StoreInUse, Unsafe
+from vfs.errors import Corrupt, DiskFailed, NotAStore, StoreInUse, Unsafe
+from vfs.model import BlockId
 from vfs.s3 import keys
 from vfs.s3.daemon import Address, serve
-from vfs.scrub import Scrub
+from vfs.scrub import Scrub, Target, read_blocks
 from vfs.store import CATALOG_COPY, CATALOG_NEW, RESTORED, Store
 
 STRANGER = 12345  # the uid of somebody else
@@ -528,6 +532,25 @@ def test_what_is_put_in_place_of_a_file_later_is_refused_when_it_is_opened(
     assert state(victim.parent) == before
 
 
+def test_lmdb_opens_what_was_looked_at(store: Path, victim: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It opens by path; whatever is put there between the look and that, it has the file that was looked at."""
+    opened = lmdb.open
+
+    def swapped(path: str, **options: Any) -> Any:
+        catalog = store / "catalog"
+        (catalog / "data.mdb").rename(catalog / "was")
+        (catalog / "data.mdb").symlink_to(victim)
+        try:
+            return opened(path, **options)
+        finally:
+            (catalog / "was").rename(catalog / "data.mdb")
+
+    monkeypatch.setattr(lmdb, "open", swapped)
+    open_it(store, False)
+    check_it(store, False)
+    assert victim.read_bytes() == SECRET
+
+
 def test_the_directory_may_be_moved_while_it_is_open(store: Path) -> None:
     opened = Store.open(store)
     store.rename(store.with_name("moved"))
@@ -591,6 +614,22 @@ def test_a_file_of_any_size_is_not_read_into_memory(store: Path, name: str, size
             keys.every(opened.root)
     else:
         assert Scrub(opened).figures()["LastPass"] is None
+    opened.abandon()
+
+
+@pytest.mark.parametrize(
+    "place", [Place(1, 0, 1 << 40), Place(1, 0, BLOCK_BYTES + 1), Place(1, (1 << 64) - 1, 1), Place(1, 1 << 63, 1)]
+)
+def test_no_place_that_the_catalog_names_is_read_unless_a_block_can_lie_there(store: Path, place: Place) -> None:
+    opened = Store.open(store)
+    blocks = opened.core.blocks
+    segment = place._replace(segment=blocks.segments()[0])
+    with pytest.raises(Corrupt):
+        blocks.verify(BlockId(bytes(32)), segment, node=False)
+    with pytest.raises(Corrupt):
+        blocks.read_damaged(segment)
+    (damage,) = read_blocks(opened.root.folder("blocks"), [Target(BlockId(bytes(32)), segment, node=False)])
+    assert damage.found
     opened.abandon()
 
 
