@@ -215,43 +215,48 @@ class RealFile:
 
 
 class RealDisk:
-    """A Disk that is a directory of the host, held open."""
+    """A Disk that is a directory of the host, held open as its folders are."""
 
     def __init__(self, root: Folder) -> None:
         self._root = root
+        self._folders: dict[str, Folder] = {}
+
+    def _folder(self, name: str, *, make: bool = False) -> Folder:
+        folder = self._folders.get(name)
+        if folder is None:
+            folder = self._folders[name] = self._root.folder(name, make=make)
+        return folder
 
     def list(self, folder: str) -> list[str]:
         try:
-            with self._root.folder(folder, make=True) as opened:
-                return opened.names()
+            return self._folder(folder, make=True).names()
         except OSError as error:
             raise refusal(f"cannot list {self._root.path / folder}", error) from error
 
     def open(self, path: str, *, create: bool = False) -> RealFile:
-        folder, name = split(path)
-        where = self._root.path / path
+        name, where = split(path)[1], self._root.path / path
         try:
-            with self._root.folder(folder) as opened:
-                if not create:
-                    return RealFile(where, opened.open(name, os.O_RDWR))
-                file = RealFile(where, opened.make(name))
-                try:
-                    opened.sync()
-                except OSError:
-                    file.close()
-                    with contextlib.suppress(OSError):
-                        opened.remove(name)  # as if it had never been made
-                    raise
-                return file
+            folder = self._folder(split(path)[0])
+            if not create:
+                return RealFile(where, folder.open(name, os.O_RDWR))
+            file = RealFile(where, folder.make(name))
+            try:
+                folder.sync()
+            except OSError:
+                file.close()
+                with contextlib.suppress(OSError):
+                    folder.remove(name)  # as if it had never been made
+                raise
+            return file
         except OSError as error:
             raise refusal(f"cannot {'make' if create else 'open'} {where}", error) from error
 
     def remove(self, path: str) -> None:
         folder, name = split(path)
         try:
-            with self._root.folder(folder) as opened:
-                opened.remove(name)
-                opened.sync()
+            opened = self._folder(folder)
+            opened.remove(name)
+            opened.sync()
         except OSError as error:
             raise DiskFailed(f"cannot remove {self._root.path / path}: {error.strerror}") from error
 

@@ -172,9 +172,15 @@ def show_log(store: str, foreign: bool, as_json: bool) -> None:
     if as_json:
         output.write_json_list(lines)
     else:
-        output.write_table(
-            _LOG, ([Cell(output.human_time(line["Time"])), *_action(line, bucket=True)] for line in lines)
-        )
+        output.write_table(_LOG, filter(None, map(_logged, lines)))
+
+
+def _logged(line: dict[str, Any]) -> list[Cell] | None:
+    """A line of the log; None if it is none of ours."""
+    try:
+        return [Cell(output.human_time(line["Time"])), *_action(line, bucket=True)]
+    except (LookupError, TypeError, ValueError, OverflowError):
+        return None
 
 
 def _action(line: dict[str, Any], *, bucket: bool = False) -> list[Cell]:
