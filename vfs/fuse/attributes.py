@@ -123,6 +123,7 @@ class Attributes:
                             "Versions": bucket.versions,
                             "Bytes": shown_size(bucket.size),
                             "Compression": bucket.compression.name.lower(),
+                            "MfaDelete": bucket.mfa_delete,
                             "Unversioned": [show(pattern) for pattern in unversioned_patterns(bucket)],
                         }
                     )
