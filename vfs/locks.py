@@ -15,7 +15,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from vfs.errors import InvalidState, Locked
-from vfs.model import LockMode, ObjectInfo, ObjectLock, Retention, Seq, State
+from vfs.model import Bucket, LockMode, ObjectInfo, ObjectLock, Retention, Seq, State
 from vfs.names import format_version_id
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -25,6 +25,16 @@ def check_bucket(state: State, lock: ObjectLock | None) -> None:
     """Raise InvalidState if a bucket of that state cannot have object lock."""
     if lock is not None and state is not State.ENABLED:
         raise InvalidState("a bucket with object lock is Enabled, and stays so")
+
+
+def check_code(bucket: Bucket, *, code: bool = False) -> None:
+    """Raise Locked if MFA delete asks for the code of its device, and nobody has shown it: to remove a version for
+    good, and to change the versioning state.
+    """
+    if bucket.mfa_delete and not code:
+        raise Locked(
+            "the bucket has MFA delete: it takes the code of its device, which only a client of S3 can give", None
+        )
 
 
 def check_purge(info: ObjectInfo | None, now: int, *, bypass: bool = False) -> None:

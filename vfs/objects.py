@@ -666,10 +666,11 @@ class Objects:
 
     # -- buckets ----------------------------------------------------------------------------------------------
 
-    def configure(self, bucket: Ino, **changes: object) -> None:
+    def configure(self, bucket: Ino, *, code: bool = False, **changes: object) -> None:
         """Change settings of a bucket, in one event: owner, lock, lifecycle, tags, mfa_device, mfa_delete, acl; and the
-        state, which goes from Unversioned to Suspended by way of Enabled. Raises InvalidState: a state that does not
-        follow, object lock in a bucket that is not Enabled, or taken away; InvalidRule.
+        state, which goes from Unversioned to Suspended by way of Enabled. code: the caller has shown that of the device
+        of MFA delete. Raises InvalidState: a state that does not follow, object lock in a bucket that is not Enabled,
+        or taken away, a lifecycle beside MFA delete; InvalidRule; Locked: the code is needed.
         """
         unknown = changes.keys() - CONFIGURABLE
         if unknown:
@@ -680,6 +681,10 @@ class Objects:
             raise InvalidState("object lock cannot be taken away from a bucket")
         if new.state is not old.state:
             rules.change_state(State.ENABLED if old.state is State.UNVERSIONED else old.state, new.state)
+        if (new.state, new.mfa_device, new.mfa_delete) != (old.state, old.mfa_device, old.mfa_delete):
+            locks.check_code(old, code=code)
+        if new.mfa_delete and new.lifecycle and (new.lifecycle != old.lifecycle or not old.mfa_delete):
+            raise InvalidState("a bucket has MFA delete or a lifecycle: nobody gives a code for what expires")
         locks.check_bucket(new.state, new.lock)
         lifecycle.check(new.lifecycle)
         self._core.commit("configure", [events.BucketSet(bucket, new)])

@@ -533,11 +533,12 @@ class Store:
         return ino
 
     def set_versioning(self, ino: Ino, state: State) -> None:
-        """Change a bucket's versioning state. Raises InvalidState."""
+        """Change a bucket's versioning state. Raises InvalidState, Locked."""
         bucket = self._core.catalog.bucket(ino)
         wanted = rules.change_state(bucket.state, state)
         locks.check_bucket(wanted, bucket.lock)
         if wanted is not bucket.state:
+            locks.check_code(bucket)
             changed = msgspec.structs.replace(bucket, state=wanted)
             self._core.commit("set versioning", [events.BucketSet(ino, changed)])
 

@@ -211,6 +211,9 @@ def versioning(path: str, state: str | None) -> None:
             if error.errno == errno.EINVAL:
                 message = f"{path} is {facts['Versioning']}, which cannot become {state.title()}"
                 raise Failure(message) from error
+            if error.errno == errno.EPERM and facts["MfaDelete"]:
+                message = f"{path} has MFA delete: its state changes through S3 only, with the code of the device"
+                raise Failure(message) from error
             raise Failure(f"{path}: {error.strerror}") from error
         facts = existing(path)
     output.write(facts["Versioning"])

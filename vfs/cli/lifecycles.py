@@ -218,6 +218,8 @@ def _write(path: str, place: str, rules: list[LifecycleRule] | tuple[LifecycleRu
 def _refused(path: str, error: OSError) -> NoReturn:
     if error.errno in (errno.E2BIG, errno.ERANGE):
         raise Failure(f"{path}: rules of more than {ATTRIBUTE_BYTES_MAX >> 10} KiB go through the S3 endpoint only")
+    if error.errno == errno.EINVAL and existing(path)["MfaDelete"]:
+        raise Failure(f"{path} has MFA delete, and so no lifecycle: nobody gives a code for what expires")
     raise Failure(f"{path}: {error.strerror}") from error
 
 

@@ -143,6 +143,7 @@ class Attributes:
                             "Bytes": shown_size(bucket.size),
                             "Compression": bucket.compression.name.lower(),
                             "Purge": bucket.purge.name.lower(),
+                            "MfaDelete": bucket.mfa_delete,
                             "Unversioned": [show(pattern) for pattern in unversioned_patterns(bucket)],
                         }
                     )
