@@ -6,6 +6,7 @@ from collections.abc import Generator, Iterator
 from itertools import count
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.simdisk import SimDisk, no_fault
@@ -342,6 +343,33 @@ def test_a_default_retention_holds_for_what_a_mount_writes(store: Store, bucket:
     save(store, bucket, b"f~", b"four")
     for item in store.objects.list_versions(bucket).objects:
         assert item.is_marker or item.info.retention is not None
+
+
+def test_a_default_retention_holds_for_what_is_put_without_one(store: Store, bucket: Ino) -> None:
+    store.objects.configure(bucket, lock=ObjectLock(LockMode.COMPLIANCE, days=1))
+    own = Retention(LockMode.GOVERNANCE, FOREVER)
+    for key, info in ((b"a", ObjectInfo()), (b"b", ObjectInfo(etag="e", tags={"t": "v"})), (b"c", None)):
+        if info is None:
+            put(store, bucket, key, retention=own)
+        else:
+            added = store.objects.put(bucket, key, body(store, bucket, b"x"), info, S3)
+            assert added.info.retention is not None, "and it is told"
+        item = store.objects.current(bucket, key)
+        if info is None:
+            assert item.info.retention == own
+            continue
+        assert item.info.retention == Retention(LockMode.COMPLIANCE, Seq(item.seq + 86_400_000_000))
+        assert msgspec.structs.replace(item.info, retention=None) == info, "beside what is known of it"
+        with pytest.raises(Locked):
+            store.objects.purge(bucket, key, item.version_id, S3, bypass=True)
+    made = upload(store, bucket, [b"part"])
+    finish(store.uploads.complete(bucket, b"d/k", made, [(1, "e1")], S3, etag="m"))
+    assert store.objects.current(bucket, b"d/k").info.retention is not None
+    store.tree.symlink(bucket, b"link", b"t", 0, MOUNT)
+    directory, _ = store.tree.mkdir(bucket, b"dir", 0o755, 0, MOUNT)
+    assert directory
+    locked = {key for key, _, info in store.core.catalog.every_object() if info.retention is not None}
+    assert locked == {item.key_id for item in store.objects.list_versions(bucket).objects}
 
 
 def test_a_lock_survives_that_the_rights_of_its_key_are_recorded(store: Store, bucket: Ino) -> None:
