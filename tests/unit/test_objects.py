@@ -32,7 +32,7 @@ from vfs.errors import (
 from vfs.events import Change
 from vfs.model import Content, Ino, LockMode, ObjectInfo, ObjectLock, Retention, Seq, State, Writer
 from vfs.names import is_shown
-from vfs.objects import Added, Condition, Object
+from vfs.objects import Added, Condition, Deleted, Object
 from vfs.store import Store
 
 S3, MOUNT = Writer(0, 0, "s3"), Writer(0, 1, "mount")
@@ -248,6 +248,36 @@ def test_conditions(store: Store, bucket: Ino) -> None:
     attempt(if_none_match=("*",))
 
 
+def test_a_delete_may_ask_when_the_object_was_made(store: Store, bucket: Ino) -> None:
+    added = put(store, bucket, b"k")
+    for seconds in (-1, 1):
+        with pytest.raises(ConditionFailed):
+            store.objects.delete(bucket, b"k", S3, condition=Condition(modified=added.seq + seconds * 1_000_000))
+    assert store.objects.current(bucket, b"k").version_id == added.version_id
+    assert store.objects.delete(bucket, b"k", S3, condition=Condition(modified=added.seq)).is_marker
+    with pytest.raises(NoSuchKey):
+        store.objects.delete(bucket, b"k", S3, condition=Condition(modified=added.seq))
+
+
+@pytest.mark.parametrize("state", [State.UNVERSIONED, State.SUSPENDED])
+def test_a_delete_of_no_object_leaves_what_is_there(store: Store, state: State) -> None:
+    """Where nothing would be left of it: a link, or a file that a mount has yet to close."""
+    plain = store.create_bucket(b"plain", uid=0, gid=0, state=State.UNVERSIONED)
+    if state is State.SUSPENDED:
+        store.set_versioning(plain, State.ENABLED)
+        store.set_versioning(plain, State.SUSPENDED)
+    store.tree.symlink(plain, b"link", b"t", 0, MOUNT)
+    ino, _ = store.tree.create(plain, b"new", 0o644, 0, MOUNT)
+    handle = store.files.open(ino, MOUNT, created=True)
+    store.files.write(handle, 0, b"being written")
+    for key in (b"link", b"new"):
+        assert store.objects.delete(plain, key, S3) == Deleted(None, False, [])
+    store.files.flush(handle)
+    store.files.release(handle)
+    assert read(store, store.objects.current(plain, b"new")) == b"being written"
+    assert store.tree.lookup(plain, b"link")[1].target == b"t"
+
+
 def test_metadata_goes_with_its_version(store: Store, bucket: Ino) -> None:
     first = put(store, bucket, b"k", headers={"content-type": "text/plain"}, tags={"a": "b"})
     put(store, bucket, b"k")
@@ -264,6 +294,11 @@ def test_metadata_goes_with_its_version(store: Store, bucket: Ino) -> None:
 def test_no_door_gets_around_a_lock(store: Store, bucket: Ino) -> None:
     with pytest.raises(NoLock):
         put(store, bucket, b"k", legal_hold=True)
+    put(store, bucket, b"plain")
+    with pytest.raises(NoLock):
+        store.objects.set_legal_hold(store.objects.current(bucket, b"plain"), False)
+    with pytest.raises(NoLock):
+        store.objects.set_retention(store.objects.current(bucket, b"plain"), None)
     store.objects.configure(bucket, lock=ObjectLock())
     added = put(store, bucket, b"d/k", retention=Retention(LockMode.GOVERNANCE, FOREVER))
     item = store.objects.current(bucket, b"d/k")
