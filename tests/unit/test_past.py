@@ -174,7 +174,7 @@ def test_what_permission_bits_allow(uid: int, gid: int, mode: int, may: int) -> 
 def test_a_group_that_a_list_names_is_also_the_callers_first() -> None:
     entries = acl.encode((*LIST[:3], acl.Entry(acl.Tag.GROUP, 77, 7), *LIST[3:]))
     owned = Rights(6, 6, 0o670, entries)
-    assert Caller(caller(5, 77)).may(owned, WRITE)
+    assert Caller(caller(9, 77)).may(owned, WRITE)
     assert not Caller(caller(8, 78)).may(owned, READ)
     assert Caller(caller(5, 78)).may(owned, WRITE), "by name"
     assert not Caller(caller(5, 78)).may(owned._replace(mode=0o640), WRITE), "within the mask, which a chmod sets"
