@@ -678,3 +678,29 @@ def test_a_part_goes_while_others_before_it_are_put_together(store: Store, bucke
     gc.run(store)
     with pytest.raises(InvalidPart if again else NoSuchUpload):
         finish(steps)
+
+
+def test_a_part_is_uploaded_again_after_it_was_put_together(store: Store, bucket: Ino) -> None:
+    """With the same ETag, as of a client that tries again: the object must not have a part that is no longer one."""
+    made = upload(store, bucket, [b"first", b"second"])
+    steps = store.uploads.complete(bucket, b"d/k", made, [(1, "e1"), (2, "e2")], S3, etag="m-2")
+    next(steps)
+    store.uploads.put_part(bucket, b"d/k", made, 1, body(store, bucket, b"another"), "e1")
+    with pytest.raises(InvalidPart):
+        finish(steps)
+    with pytest.raises(NoSuchKey):
+        store.objects.current(bucket, b"d/k")
+    finish(store.uploads.complete(bucket, b"d/k", made, [(1, "e1"), (2, "e2")], S3, etag="m-2"))
+    assert read(store, store.objects.current(bucket, b"d/k")) == b"anothersecond"
+
+
+def test_a_completion_has_conditions_too(store: Store, bucket: Ino) -> None:
+    made = upload(store, bucket, [b"part"])
+    put(store, bucket, b"d/k", b"there", etag="e")
+    for condition in (Condition(if_none_match=("*",)), Condition(if_match=("other",))):
+        with pytest.raises(ConditionFailed):
+            finish(store.uploads.complete(bucket, b"d/k", made, [(1, "e1")], S3, etag="m", condition=condition))
+    assert read(store, store.objects.current(bucket, b"d/k")) == b"there"
+    condition = Condition(if_match=("e",))
+    finish(store.uploads.complete(bucket, b"d/k", made, [(1, "e1")], S3, etag="m", condition=condition))
+    assert read(store, store.objects.current(bucket, b"d/k")) == b"part"
