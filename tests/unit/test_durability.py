@@ -215,14 +215,20 @@ class SlowSyncs:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.begun = 0
         self.may_go_on = threading.Event()
+        self._synced = threading.Event()
         sync_files = durability_module.sync_files
 
         def slow(pending: Pending) -> None:
             self.begun += 1
-            sync_files(pending)  # not of what comes while this waits
+            sync_files(pending)
+            self._synced.set()
             assert self.may_go_on.wait(10)
 
         monkeypatch.setattr(durability_module, "sync_files", slow)
+
+    async def first_is_done(self) -> None:
+        """What is written from now on is not part of the first one."""
+        assert await trio.to_thread.run_sync(self._synced.wait, 10)
 
 
 async def test_a_sync_that_began_before_a_change_does_not_count_for_it(
@@ -238,7 +244,7 @@ async def test_a_sync_that_began_before_a_change_does_not_count_for_it(
     before = store.core.journal.end.number
     async with trio.open_nursery() as nursery:
         nursery.start_soon(durability.sync)
-        await trio.testing.wait_all_tasks_blocked()
+        await slow.first_is_done()
         save(store, bucket, b"meanwhile", b"y")
         nursery.start_soon(durability.sync)
         await trio.testing.wait_all_tasks_blocked()
@@ -295,7 +301,7 @@ async def test_a_checkpoint_syncs_again_before_the_catalog_commits(
     save(store, bucket, b"before", b"x")
     async with trio.open_nursery() as nursery:
         nursery.start_soon(durability.checkpoint)
-        await trio.testing.wait_all_tasks_blocked()
+        await slow.first_is_done()
         save(store, bucket, b"meanwhile", b"y")
         if logged:
             await durability.sync()
