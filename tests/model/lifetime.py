@@ -10,7 +10,7 @@ import random
 import shutil
 import tempfile
 from collections.abc import Callable
-from functools import partial
+from functools import partial, partialmethod
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -244,7 +244,7 @@ class Lifetime(RuleBasedStateMachine):
         self.store.sync()
         self._durable()
         with pytest.MonkeyPatch.context() as patch, contextlib.suppress(errors.NoSpace):
-            patch.setattr(Catalog, "_write_changed", _no_space)
+            patch.setattr(Catalog, "commit", partialmethod(_without_space, Catalog.commit))
             self.store.commit_catalog()
 
     @rule(rebuild=st.booleans())
@@ -371,8 +371,21 @@ class Lifetime(RuleBasedStateMachine):
         self.same()
 
 
-def _no_space(catalog: Catalog) -> None:
+def _without_space(catalog: Catalog, commit: Callable[[Catalog, Position, blocks.End], None], *where: Any) -> None:
+    """A commit for which there is no room; what comes after it writes rows of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(catalog, "_write_changed", _no_space)
+        patch.setattr(catalog, "_fall_back", partial(_with_space, patch, catalog._fall_back))
+        commit(catalog, *where)
+
+
+def _no_space() -> None:
     raise lmdb.DiskError("simulated: no space left")
+
+
+def _with_space(patch: pytest.MonkeyPatch, call: Callable[[], None]) -> None:
+    patch.undo()
+    call()
 
 
 def make_small(monkeypatch: pytest.MonkeyPatch) -> None:
