@@ -566,27 +566,6 @@ async def test_a_list_set_by_who_is_not_in_the_group_takes_setgid_away(
     assert bool(store.tree.inode(ino).mode & stat.S_ISGID) == kept
 
 
-def test_a_purge_is_by_who_owns_the_key_and_the_version(store: Store, bucket: Ino) -> None:
-    """And who may delete the key where it is."""
-    store.tree.set_attributes(bucket, mode=0o777)
-    write(store, bucket, b"f", b"hers", ALICE)
-    write(store, bucket, b"n", b"his", BOB)
-    store.tree.rename(bucket, b"n", bucket, b"f", BOB)
-    store.set_versioning(bucket, State.ENABLED)
-    node = number(Node.KEY, key_of(store, bucket, b"f"))
-    his, hers = (format_version_id(seq).encode() for seq in sequences(store, bucket, b"f"))
-    door = door_to(store)
-    for name, who in ((hers, (1001, 1001)), (hers, (1000, 1000)), (his, (1000, 1000)), (his, (5, 5))):
-        with pytest.raises(AccessDenied):
-            door._purge(node, name, caller(*who))
-    store.tree.set_attributes(bucket, mode=0o755)
-    with pytest.raises(AccessDenied):
-        door._purge(node, his, caller(1001, 1001))
-    store.tree.set_attributes(bucket, mode=0o777)
-    door._purge(node, his, caller(1001, 1001))
-    assert len(sequences(store, bucket, b"f")) == 1
-
-
 async def test_what_resolves_everywhere_and_is_nowhere_cannot_be_removed_or_moved(store: Store, bucket: Ino) -> None:
     door = door_to(store)
     mkdir(store, bucket, b"d")
