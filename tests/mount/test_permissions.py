@@ -282,6 +282,47 @@ def test_whoever_is_inside_when_it_closes(bucket: Path) -> None:
     os.waitpid(closer, 0)
 
 
+@pytest.mark.parametrize("how", ["chmod", "replaced"])
+def test_whoever_has_a_directory_of_a_moment_open_when_a_file_in_it_closes(bucket: Path, how: str) -> None:
+    """The version of another file may be as open as that was: its key, which is closed now, is on no path to it."""
+    bucket.chmod(0o755)
+    folder = bucket / "d"
+    folder.mkdir(0o755)
+    write(folder / "f", SECRET)()
+    os.chown(folder / "f", EXTRA.uid, EXTRA.gid)
+    write(folder / "n", b"closed", 0o600)()
+    os.chown(folder / "n", ALICE.uid, ALICE.gid)
+    then = bucket / ".snapshots" / moment() / "d"
+    ready, go_on = os.pipe(), os.pipe()
+
+    def act() -> tuple[bool, bool, bool, bool]:
+        opened = os.open(then, os.O_RDONLY | os.O_DIRECTORY)
+        os.chdir(then)
+        before = works(lambda: os.open("f", os.O_RDONLY, dir_fd=opened))
+        os.write(ready[1], b".")
+        os.read(go_on[0], 1)
+        return (
+            before,
+            works(lambda: os.open("f", os.O_RDONLY, dir_fd=opened)),
+            works(lambda: os.open("f", os.O_RDONLY)),
+            works(lambda: os.getxattr("f", "user.vfs.etag")),
+        )
+
+    closer = os.fork()
+    if closer == 0:
+        os.read(ready[0], 1)
+        if how == "chmod":
+            (folder / "f").chmod(0o600)
+        else:
+            (folder / "n").rename(folder / "f")
+        os.write(go_on[1], b".")
+        os._exit(0)
+    assert BOB.does(act) == (True, False, False, False)
+    os.waitpid(closer, 0)
+    for end in (*ready, *go_on):
+        os.close(end)
+
+
 # -- somebody else's file at the name -----------------------------------------------------------------------------
 
 

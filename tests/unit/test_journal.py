@@ -225,3 +225,51 @@ def test_holds() -> None:
     assert Journal(disk).holds(START)
     assert not Journal(disk).holds(Position(1, end.offset + 1, 2))
     assert not Journal(disk).holds(Position(2, 0, 1))
+
+
+def test_what_is_known_to_be_durable_stays_so() -> None:
+    """A sync that ends after a later one, which was quicker: of the segments, and of the sync log."""
+    disk = SimDisk()
+    new = written(disk, [b"1", b"2", b"3"])
+    early, files = new.unsynced()
+    new.append(b"4")
+    new.logged(4)
+    for file in files:
+        file.sync()
+    new.synced(early)
+    assert (early, new.durable) == (3, 4)
+    new.append(b"5")
+    assert list(Journal(disk).records(START))[-1].durable == 4
+
+
+def test_only_segments_for_which_a_snapshot_stands_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "SEGMENT_BYTES_MAX", 100)
+    for number in range(12):
+        for keep in (1, 4, 7, 10):
+            disk = SimDisk()
+            new = written(disk, [b"x" * 20] * 11)
+            assert new.segments() == [1, 3, 5, 7, 9, 11]
+            new.forget(number, keep=keep)
+            left = new.segments()
+            for first, last in ((1, 2), (3, 4), (5, 6), (7, 8), (9, 10), (11, 11)):
+                gone = last <= number and first < keep and last < 11
+                assert (first not in left) == gone, (number, keep, first)
+            new.close()
+
+
+def test_a_record_of_another_number_is_none() -> None:
+    """A segment that was put back from an older copy of the store, or twice."""
+    disk = SimDisk()
+    written(disk, [b"one", b"two", b"three"]).close()
+    records = list(Journal(disk).records(START))
+    raw = disk.contents(FIRST)
+    one, two, three = (raw[record.start.offset : record.end.offset] for record in records)
+    for pieces, wanted in (
+        ((one, three), [b"one"]),
+        ((two, three), []),
+        ((one, one, two), [b"one"]),
+        ((one, two, two, three), [b"one", b"two"]),
+        ((one, two, three), [b"one", b"two", b"three"]),
+    ):
+        disk.replace(FIRST, b"".join(pieces))
+        assert [record.payload for record in Journal(disk).records(START)] == wanted
