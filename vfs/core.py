@@ -20,31 +20,13 @@ from vfs.events import Change, Event
 from vfs.journal import Journal
 from vfs.model import NO_INFO, STORE_ROOT, Bucket, Ino, Inode, KeyId, Kind, ObjectInfo, Seq, State, Version, Writer
 from vfs.names import directory_key, show
+from vfs.room import Room
 
 log = logging.getLogger("vfs.core")
 
 Attributes = tuple[tuple[bytes, bytes], ...]  # extended attributes: names and values
 Clock = Callable[[], int]  # ns since 1970
 CAPABILITY = b"security.capability"
-
-# What may use the room that is set aside in the journal: it frees space, or keeps what was promised.
-VITAL = frozenset(
-    (
-        "unlink",
-        "rmdir",
-        "rename",
-        "exchange",
-        "purge",
-        "publish",
-        "drop",
-        "checkpoint",
-        "delete bucket",
-        "removexattr",
-        "delete",
-        "abort upload",
-        "gather",
-    )
-)
 
 
 class Changed(NamedTuple):
@@ -63,6 +45,7 @@ class Core:
         self.journal = journal
         self.blocks = blocks
         self.catalog = catalog
+        self.room = Room(journal, catalog)
         self.clock = clock
         self._last_seq = catalog.last_seq
         self._next_id = catalog.next_id
@@ -73,13 +56,15 @@ class Core:
         if self.failed:
             raise DiskFailed(self.failed)
         event = Event(self.clock() // 1000, operation, changes)
+        payload = events.encode(event)
         try:
-            self.journal.append(events.encode(event), vital=operation in VITAL)
+            self.room.take(event, len(payload))
+            self.journal.append(payload)
         except DiskFailed as error:
             self.fail(f"the journal cannot be written: {error}")
             raise
         try:
-            self.catalog.apply(event)
+            self.catalog.apply(event, len(payload))
         except BaseException as error:  # a bug: the journal has what the catalog has not
             self.fail(f"a change was written that cannot be applied ({error!r}); run vfs check")
             raise
