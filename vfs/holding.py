@@ -45,7 +45,7 @@ def tell_holder(fd: int, mountpoint: str = "") -> None:
     holder = f"{os.getpid()}\n".encode() + (os.fsencode(mountpoint) + b"\n" if mountpoint else b"")
     with contextlib.suppress(OSError):
         os.pwrite(fd, holder, 0)  # over what was there: the room that it has stays
-    os.ftruncate(fd, len(holder))
+        os.ftruncate(fd, len(holder))
 
 
 class Holder(NamedTuple):

@@ -173,7 +173,7 @@ class Journal:
         number = self.end.number + 1
         length = len(payload)
         if file.size + _HEADER.size + length > self._room:
-            file = self._grow(file, _HEADER.size + length)
+            self._grow(file, _HEADER.size + length)
         checksum = xxh3_64_intdigest(_SEALED.pack(_MAGIC, length, number, self.durable) + payload)
         header = _HEADER.pack(_MAGIC, length, number, self.durable, checksum)
         try:
@@ -186,16 +186,14 @@ class Journal:
         self.end = Position(self.end.segment, file.size, number)
         return number
 
-    def _grow(self, file: File, length: int) -> File:
-        """The segment in which there is room for *length* bytes more, or the one that has the best chance."""
+    def _grow(self, file: File, length: int) -> None:
+        """Set room aside for *length* bytes more, and some. If the disk does not have it, it may have the bytes."""
         room = file.size + length + ROOM_STEP_BYTES
         try:
             file.reserve(room)
             self._room = room
         except NoSpace:
-            if self._spare >= length:
-                return self._use_spare()
-        return file
+            pass
 
     def _next_segment_if_room(self, file: File | None) -> File:
         """A new segment; on a full disk the last one goes on, in the room that is set aside for it."""

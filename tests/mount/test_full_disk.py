@@ -82,7 +82,7 @@ def everything_goes(folder: Path, kind: str, mib: int, files: int) -> None:
     rng = random.Random(files)
     with disk_of(folder, kind, mib) as disk:
         mount = Mounted(disk, "--bucket", "bucket")
-        mount.root = folder / "mnt"
+        mount.root, mount.log = folder / "mnt", folder / "log"  # where there is room
         mount.root.mkdir()
         try:
             stranger = os.open(disk / "stranger", os.O_WRONLY | os.O_CREAT)

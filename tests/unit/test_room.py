@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 import stat
 from collections.abc import Callable, Iterator
@@ -228,6 +229,23 @@ def test_removing_everything_takes_no_more_than_was_set_aside(
         store.abandon()
 
 
+def test_each_delete_of_an_open_file_may_be_followed_by_a_mark(store: Store, bucket: Ino) -> None:
+    """A checkpoint writes one, and there may be a checkpoint after each event."""
+    handles = [store.files.open(save(store, bucket, b"%d" % number, b""), WRITER) for number in range(300)]
+    needed, before = removal_bytes(store.core.catalog), journal_bytes(store)
+    for number, handle in enumerate(handles):
+        store.tree.unlink(bucket, b"%d" % number, WRITER)
+        store.core.commit("checkpoint", [])
+        store.files.release(handle)
+        store.core.commit("checkpoint", [])
+    for raw, _ in list(store.core.catalog.rows("key_names")):
+        key = KeyId(int.from_bytes(raw, "big"))
+        for _ in range(2):
+            store.history.purge(key, next(store.core.catalog.versions(key))[0], WRITER)
+            store.core.commit("checkpoint", [])
+    assert journal_bytes(store) - before <= needed
+
+
 @pytest.mark.parametrize("order", ["oldest", "newest"])
 @pytest.mark.parametrize("seed", range(6))
 def test_a_full_disk_lets_everything_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int, order: str) -> None:
@@ -302,3 +320,21 @@ def test_a_block_is_refused_before_the_pages_of_the_catalog_run_out(
     store.files.release(handle)
     assert not store.is_short
     audit(store)
+
+
+def test_a_full_disk_tells_nobody_who_holds_the_store(
+    tmp_path: Path, bucket: Ino, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On btrfs not even the length of a file can be changed."""
+    store.close()
+    for call in ("pwrite", "ftruncate"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"vfs.holding.os.{call}", refuse)
+            again = open_store(store.path)
+            again.tell_mountpoint("/somewhere")
+            assert again.is_bucket(bucket)
+            again.abandon()
+
+
+def refuse(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "simulated")
