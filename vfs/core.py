@@ -33,6 +33,7 @@ from vfs.model import (
     Writer,
 )
 from vfs.names import directory_key, format_version_id, show
+from vfs.room import Room
 
 log = logging.getLogger("vfs.core")
 
@@ -40,25 +41,6 @@ Attributes = tuple[tuple[bytes, bytes], ...]  # extended attributes: names and v
 Clock = Callable[[], int]  # ns since 1970
 CAPABILITY = b"security.capability"
 NEW_KEYS_MAX = 1000  # remembered from when their files were made until those have a version
-
-# What may use the room that is set aside in the journal: it frees space, or keeps what was promised.
-VITAL = frozenset(
-    (
-        "unlink",
-        "rmdir",
-        "rename",
-        "exchange",
-        "purge",
-        "publish",
-        "drop",
-        "checkpoint",
-        "delete bucket",
-        "removexattr",
-        "delete",
-        "abort upload",
-        "gather",
-    )
-)
 
 
 class Changed(NamedTuple):
@@ -77,6 +59,7 @@ class Core:
         self.journal = journal
         self.blocks = blocks
         self.catalog = catalog
+        self.room = Room(journal, catalog)
         self.clock = clock
         self._last_seq = catalog.last_seq
         self._next_id = catalog.next_id
@@ -90,13 +73,15 @@ class Core:
         if self.failed:
             raise DiskFailed(self.failed)
         event = Event(self.clock() // 1000, operation, changes)
+        payload = events.encode(event)
         try:
-            self.journal.append(events.encode(event), vital=operation in VITAL)
+            self.room.take(event, len(payload))
+            self.journal.append(payload)
         except DiskFailed as error:
             self.fail(f"the journal cannot be written: {error}")
             raise
         try:
-            self.catalog.apply(event)
+            self.catalog.apply(event, len(payload))
         except BaseException as error:  # a bug: the journal has what the catalog has not
             self.fail(f"a change was written that cannot be applied ({error!r}); run vfs check")
             raise

@@ -218,6 +218,9 @@ def root_of(data: bytes) -> BlockId:
     """The root of a content, computed beside the store."""
 
     class Index(dict[BlockId, blocks.Place]):
+        def find_room(self) -> bool:
+            return True
+
         def block_place(self, block: BlockId) -> blocks.Place | None:
             return self.get(block)
 
