@@ -10,12 +10,15 @@ from __future__ import annotations
 import logging
 import stat
 from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+import msgspec
 
 from vfs import events, rules
 from vfs.catalog import KeyName
 from vfs.content import WorkingCopy
 from vfs.core import CAPABILITY, Changed, Core
-from vfs.errors import IsADirectory, NoSpace, NotPermitted
+from vfs.errors import IsADirectory, NoSpace, NoSuchKey, NotPermitted
 from vfs.events import Change
 from vfs.interims import Interims
 from vfs.model import EMPTY, NOBODY, Compression, Content, Draft, Ino, Inode, KeyId, ObjectInfo, Seq, State, Writer
@@ -30,6 +33,14 @@ SETID = stat.S_ISUID | stat.S_ISGID
 def setid_bits(mode: int) -> int:
     """The set-id bits of a mode, which a change by others takes away: S_ISGID without S_IXGRP is none (chmod(2))."""
     return SETID if mode & stat.S_IXGRP else stat.S_ISUID
+
+
+class Safe(NamedTuple):
+    """Content that is safe and not published. at: µs since 1970, when it was made so."""
+
+    content: Content
+    mtime: int
+    at: Seq
 
 
 class Files:
@@ -111,6 +122,28 @@ class Files:
         bucket = self._core.catalog.find_bucket(inode.bucket)
         compress = bucket is not None and bucket.compression is Compression.ZSTD
         return WorkingCopy(self._core.blocks, content, compress=compress)
+
+    def safe(self, ino: Ino) -> Safe | None:
+        """The newest content of a file that is safe and not published."""
+        catalog = self._core.catalog
+        interim = catalog.interim(ino)
+        if interim is not None:
+            size = interim.content.size + interim.tail_bytes
+            return Safe(msgspec.structs.replace(interim.content, size=size), interim.mtime, interim.at)
+        draft = catalog.draft(ino)
+        return None if draft is None else Safe(draft.content, draft.mtime, Seq(draft.ctime // 1000))
+
+    def open_safe(self, ino: Ino) -> WorkingCopy:
+        """That content, for reading, as `open_version` gives a version's. Raises NoSuchKey."""
+        catalog = self._core.catalog
+        interim, draft = catalog.interim(ino), catalog.draft(ino)
+        found = interim or draft
+        if found is None:
+            raise NoSuchKey("nothing is left to be published")
+        copy = self.open_version(found.content)
+        if interim is not None:
+            copy.write(interim.content.size, catalog.tail(ino))
+        return copy
 
     def is_open(self, ino: Ino) -> bool:
         """Whether the inode has handles."""

@@ -468,6 +468,12 @@ class History:
         newest = next(self._catalog.versions(key, moment + 1), None)
         return None if newest is None or rules.removes_name(newest[1].kind) else newest
 
+    def open_at(self, key: KeyId, moment: Seq) -> Ino | None:
+        """The file at a key that stays open, if what is safe of it, and not published, was so at a moment."""
+        ino = self.live(key)
+        safe = None if ino is None else self._files.safe(ino)
+        return ino if safe is not None and safe.at <= moment else None
+
     def lookup_at(self, parent: Ino, name: bytes, moment: Seq) -> tuple[Seq, Version]:
         """What stood at a name of a directory at a moment. Raises NoSuchKey."""
         for sort_name in (directory_key(name), name):

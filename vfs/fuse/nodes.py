@@ -25,6 +25,7 @@ class Node(IntEnum):
     SNAPSHOTS = 5  # the moments of a bucket (inode)
     SNAPSHOT = 6  # a directory at a moment (see vfs.fuse.snapshots)
     SNAPSHOT_FILE = 7  # one version (sequence), as snapshots show it
+    SNAPSHOT_OPEN = 8  # what is safe of a file (inode) that stays open
 
 
 class Stat(NamedTuple):

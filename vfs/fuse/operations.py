@@ -545,6 +545,9 @@ class Operations(pyfuse3.Operations):
         node, of = split(ino)
         if node is Node.LOG:
             return FileInfo(fh=self._keep(OpenLog(self._past, KeyId(of), caller.hold())), direct_io=True)
+        if node is Node.SNAPSHOT_OPEN:
+            self._past.check_open(Ino(of), caller)
+            return FileInfo(fh=self._keep(OpenVersion(self._files.open_safe(Ino(of)), "a file that is open")))
         self._past.check_readable(ino, caller)
         key, seq, version = self._past.version(ino)
         what = f"{show(self.store.core.catalog.key_name(key).name)} version {format_version_id(seq)}"

@@ -95,6 +95,8 @@ class PastTree:
         if node is Node.SNAPSHOT_FILE:
             key, version = self._history.find(Seq(of))
             return _stat_version(ino, Seq(of), version, self._history.last_rights(key, Seq(of), version))
+        if node is Node.SNAPSHOT_OPEN:
+            return self._stat_open(ino, Ino(of))
         if node in _SNAPSHOT_NODES:
             return self._snapshots.stat(ino)
         key = KeyId(of)
@@ -105,6 +107,18 @@ class PastTree:
         else:
             mode, access = stat.S_IFDIR | _directory_mode(rights.mode), acl.for_listing(rights.acl)
         return Stat(ino, mode, rights.uid, rights.gid, 0, time, time, acl=access)
+
+    def _stat_open(self, ino: int, of: Ino) -> Stat:
+        inode, safe = self._store.core.catalog.inode(of), self._store.files.safe(of)
+        if safe is None:
+            raise NoSuchKey("it is published by now")
+        mode = stat.S_IFREG | shown_bits(inode.mode)
+        holes = safe.content.size - stored_bytes(safe.content) if safe.content.holes else 0
+        return Stat(ino, mode, inode.uid, inode.gid, safe.content.size, safe.mtime, safe.at * 1000, 0, holes, inode.acl)
+
+    def check_open(self, of: Ino, caller: Caller) -> None:
+        """Whether the caller may read a file that stays open. Raises AccessDenied."""
+        caller.check(self._store.core.catalog.inode(of), READ)
 
     def list(self, ino: int, after: int, caller: Caller) -> Iterator[tuple[bytes, Stat, int]]:
         """(name, stat, cookie) of the names below a node behind cookie *after* (0: at the start). Raises MoreLater."""

@@ -20,7 +20,7 @@ from vfs.errors import InvalidName, NoSuchKey
 from vfs.fuse.callers import READ, SEARCH, Caller
 from vfs.fuse.nodes import MASK, Node, Stat, number, shown_bits, split
 from vfs.model import STORE_ROOT, Ino, KeyId, Kind, Rights, Seq, Version
-from vfs.names import format_gmt, parse_moment
+from vfs.names import format_gmt, is_shown, parse_moment
 from vfs.store import Store
 
 MOMENTS_MAX = 100_000  # that have a slot: those that were used last
@@ -76,10 +76,19 @@ class Snapshots:
             return self._number(Seq(moment), Ino(of))
         moment, directory, _ = self._split(of)
         self._check_now(directory, SEARCH, caller)
+        is_open = self._open_at(directory, name, moment)
+        if is_open is not None:
+            return is_open
         seq, version = self._store.history.lookup_at(directory, name, moment)
         if version.kind is Kind.DIRECTORY:
             self._check_way(directory, version.ino, caller)
         return self._node(moment, seq, version)
+
+    def _open_at(self, directory: Ino, name: bytes, moment: Seq) -> int | None:
+        """The number of a file that was open at a moment and still is, with what was safe of it then."""
+        key = None if self._hidden(directory, name, moment) else self._store.core.catalog.key(directory, name)
+        ino = None if key is None else self._store.history.open_at(key, moment)
+        return None if ino is None else number(Node.SNAPSHOT_OPEN, ino)
 
     def _check_now(self, directory: Ino, wanted: int, caller: Caller) -> None:
         """A directory is no easier to get into, or to list, than it is now, or was last. Raises AccessDenied."""
@@ -177,6 +186,10 @@ class Snapshots:
         in_vain = 0
         for sort_name, key, found in self._store.history.list_at(directory, moment, start):
             name = sort_name.removesuffix(b"/")
+            is_open = self._open_at(directory, name, moment) if name == sort_name and is_shown(name) else None
+            if is_open is not None:
+                yield name, is_open, key
+                continue
             if found is None or (name == sort_name and self._hidden(directory, name, moment)):
                 in_vain += 1
                 if in_vain >= NAMES_PER_TURN_MAX:
