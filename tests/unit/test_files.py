@@ -319,6 +319,26 @@ def test_after_a_death_what_was_safe_is_published_and_what_had_no_name_is_gone(t
     again.close()
 
 
+def test_after_a_death_a_file_lives_whose_versions_were_purged_while_it_was_written(tmp_path: Path) -> None:
+    """Nobody removed it: so it has a version again, of nothing, and its name leads to what is in its history."""
+    path = tmp_path / "store"
+    disk = SimDisk()
+    store = open_store(path, disk)
+    bucket = store.create_bucket(b"bucket", uid=0, gid=0)
+    save(store, bucket, b"f", b"secret")
+    handle = opened(store, bucket, b"f")
+    store.files.write(handle, 0, b"new")
+    key = store.history.past(bucket, b"f").keys[0]
+    for seq, _ in list(store.history.versions(key)):
+        store.history.purge(key, seq, ROOT)
+    store.abandon()
+    again = open_store(path, disk.kill())
+    assert held(again, bucket, b"f") == [b""]
+    assert again.tree.lookup(bucket, b"f")[1].content.size == 0
+    audit(again)
+    again.close()
+
+
 def test_what_is_open_when_the_store_is_closed_is_published(tmp_path: Path) -> None:
     path = tmp_path / "store"
     store = open_store(path)

@@ -476,6 +476,12 @@ def test_a_save_by_renaming_leaves_nothing_at_the_temporary_name(store: Store, b
     assert held(store, bucket, b"f") == [b"new", b"old"]
 
 
+def test_a_rename_to_a_name_that_nothing_had_is_no_save(store: Store, bucket: Ino) -> None:
+    save(store, bucket, b"f", b"one")
+    store.tree.rename(bucket, b"f", bucket, b"g", ROOT)
+    assert (held(store, bucket, b"f"), held(store, bucket, b"g")) == ([None, b"one"], [b"one"])
+
+
 @pytest.mark.parametrize("what", ["old", "locked", "held", "unversioned target"])
 def test_what_a_rename_over_a_file_leaves_all_the_same(store: Store, bucket: Ino, clock: Clock, what: str) -> None:
     if what in ("locked", "held"):
