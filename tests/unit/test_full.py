@@ -153,10 +153,14 @@ OTHERS: dict[str, Callable[[Full], object]] = {
 @pytest.mark.parametrize("what", OTHERS)
 def test_what_takes_space_is_refused_and_changes_nothing(tmp_path: Path, what: str) -> None:
     full = Full(tmp_path / "store")
-    if what == "create bucket":  # a few bytes less than what filled the disk
-        with contextlib.suppress(NoSpace):
-            for number in range(100):
+    with contextlib.suppress(NoSpace):  # what takes a few bytes less than what filled the disk
+        for number in range(1000):
+            if what == "create bucket":
                 full.store.create_bucket(b"small-%d" % number, uid=0, gid=0)
+            elif what == "create upload":
+                full.store.uploads.create(full.bucket, b"n", ObjectInfo())
+            else:
+                break
     before = full.store.core.journal.end
     with pytest.raises(NoSpace):
         OTHERS[what](full)
