@@ -194,7 +194,7 @@ def _open_env(folder: Folder, *, read_only: bool) -> Any:
 
 
 def _open_tables(env: Any, *, create: bool) -> dict[str, Any]:
-    """The tables by their names; None for one that a catalog which is only read does not have yet."""
+    """The tables by their names; None for one that a catalog of an earlier vfs does not have yet."""
     tables = {}
     for name in TABLES:
         try:
@@ -305,21 +305,17 @@ class Catalog:
                 write_in_place(self._folder.fd)
                 fill_up(self._folder)
             self._env = _open_env(self._folder, read_only=read_only)
-            self._db = _open_tables(self._env, create=not read_only)
+            self._db = _open_tables(self._env, create=not read_only and not self._env.stat()["entries"])
+        except lmdb.DiskError as error:
+            raise NoSpace(f"cannot make {path}: {error}") from error
         except lmdb.Error as error:
             raise Corrupt(str(path), expected="an LMDB catalog", found=str(error)) from error
         except FileNotFoundError as error:
             raise Corrupt(str(path), expected="an LMDB catalog", found="none") from error
         except OSError as error:
             raise refusal(f"cannot open {path / FILE}", error) from error
-        db = self._db
-        self._entries, self._inodes, self._keys = db["entries"], db["inodes"], db["keys"]
-        self._key_names, self._versions, self._times = db["key_names"], db["versions"], db["times"]
-        self._links, self._attributes, self._drafts = db["links"], db["attributes"], db["drafts"]
-        self._orphans, self._buckets, self._removed = db["orphans"], db["buckets"], db["removed"]
-        self._block_rows, self._segment_rows, self._meta = db["blocks"], db["segments"], db["meta"]
-        self._objects, self._uploads, self._parts = db["objects"], db["uploads"], db["parts"]
-        self._displaced, self._interim, self._tails = db["displaced"], db["interim"], db["tails"]
+        self._new_tables = [name for name, table in self._db.items() if table is None and not read_only]
+        self._name_tables()
         self._pages: Pages | None = None
         try:
             self._begin()
@@ -330,8 +326,24 @@ class Catalog:
             self._close()
             raise Corrupt(str(path), expected="an LMDB catalog", found=repr(error)) from error
 
+    def _name_tables(self) -> None:
+        db = self._db
+        self._entries, self._inodes, self._keys = db["entries"], db["inodes"], db["keys"]
+        self._key_names, self._versions, self._times = db["key_names"], db["versions"], db["times"]
+        self._links, self._attributes, self._drafts = db["links"], db["attributes"], db["drafts"]
+        self._orphans, self._buckets, self._removed = db["orphans"], db["buckets"], db["removed"]
+        self._block_rows, self._segment_rows, self._meta = db["blocks"], db["segments"], db["meta"]
+        self._objects, self._uploads, self._parts = db["objects"], db["uploads"], db["parts"]
+        self._displaced, self._interim, self._tails = db["displaced"], db["interim"], db["tails"]
+
     def _begin(self) -> None:
+        """Begin the transaction that is open until the next commit; it makes the tables that are missing, so that a
+        store of an earlier vfs opens on a full disk.
+        """
         self._txn = self._env.begin(write=not self._read_only)
+        for name in self._new_tables:
+            self._db[name] = self._env.open_db(name.encode(), txn=self._txn, create=True)
+        self._name_tables()
         self._get: Any = self._txn.get
         self._put: Any = self._txn.put
         self._delete: Any = self._txn.delete
@@ -404,6 +416,7 @@ class Catalog:
             raise failed(f"the catalog cannot be committed: {error}") from error
         self.checkpoint = checkpoint
         self.index_changed = False
+        self._new_tables.clear()
         self._begin()
         self._look_at_pages()
         if self._pages is not None and self._pages.is_short and self._pages.freed > COMMIT_AGAIN_PAGES:

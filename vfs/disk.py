@@ -108,7 +108,7 @@ _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c
 def set_aside(fd: int, offset: int, length: int) -> bool:
     """Allocate room behind the end of a file, whose length stays. False: the disk is full."""
     disk = os.fstatvfs(fd)  # asked first: some file systems take long to find out
-    if offset + length - os.fstat(fd).st_blocks * 512 > disk.f_bfree * disk.f_frsize:
+    if disk.f_blocks and offset + length - os.fstat(fd).st_blocks * 512 > disk.f_bfree * disk.f_frsize:
         return False
     error = _fallocate(fd, _KEEP_SIZE, offset, length)
     if error in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):

@@ -538,6 +538,9 @@ class Files:
         self.on_moved = None  # no door is left
         for ino, file in sorted(self._open.items()):
             if file.dirty and not self._is_unlinked(ino):
-                self._store_draft(ino, file)
+                try:
+                    self._store_draft(ino, file)
+                except NoSpace as error:  # it may have an interim draft; and the others are to be kept
+                    log.error("inode %d is kept as it last became safe, not as it is: %s", ino, error)
         self._open.clear()
         self.recover()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted import Mounted, run, wait_until
+from tests.mounted import Mounted, purge, run, wait_until
 
 pytestmark = pytest.mark.fuse
 
@@ -68,13 +68,10 @@ def fill(root: Path, files: int) -> list[Path]:
     return names
 
 
-def purge(name: Path, rng: random.Random) -> None:
+def purge_all(name: Path, rng: random.Random) -> None:
     """Every version and marker of a name below `.versions`, in one order or the other."""
     for version in sorted(os.listdir(name), reverse=rng.random() < 0.5):
-        try:
-            os.setxattr(name, "user.vfs.purge", version.encode())
-        except OSError:
-            os.unlink(name / version)
+        purge(name / version)
 
 
 def everything_goes(folder: Path, kind: str, mib: int, files: int) -> None:
@@ -106,7 +103,7 @@ def everything_goes(folder: Path, kind: str, mib: int, files: int) -> None:
             mount.start()
             rng.shuffle(names)
             for name in names:
-                purge(mount.root / ".versions" / name.relative_to(mount.root), rng)
+                purge_all(mount.root / ".versions" / name.relative_to(mount.root), rng)
             wait_until(lambda: can_write(mount.root / "again"), "space to be given back")
             mount.end(expected=["no space left", "nothing is lost", "cannot be committed"])
         finally:

@@ -7,6 +7,7 @@ import random
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -17,9 +18,10 @@ from tests.simdisk import SimDisk
 from tests.unit.test_catalog import WRITER, open_store, save
 from vfs import gc, journal, room
 from vfs.catalog import Catalog
+from vfs.disk import Buffer
 from vfs.errors import NoSpace
 from vfs.events import Event
-from vfs.model import EMPTY, NO_INFO, Ino, KeyId, Kind, Seq, State
+from vfs.model import EMPTY, NO_INFO, BlockId, Ino, KeyId, Kind, Seq, State
 from vfs.room import Use, removal_bytes, use_of
 from vfs.store import Store
 
@@ -320,6 +322,34 @@ def test_a_block_is_refused_before_the_pages_of_the_catalog_run_out(
     store.files.release(handle)
     assert not store.is_short
     audit(store)
+
+
+def test_one_file_that_finds_no_room_at_the_end_takes_no_other_with_it(
+    tmp_path: Path, store: Store, bucket: Ino, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = store.path
+    names = (b"a", b"b", b"c")
+    for name in names:
+        ino = save(store, bucket, name, b"before")
+        store.files.write(store.files.open(ino, WRITER), 0, name * 3)
+    stored = store.core.blocks.append
+
+    def append(block: BlockId, data: Buffer, **what: Any) -> None:
+        if bytes(data).startswith(b"b"):
+            raise NoSpace("simulated")
+        stored(block, data, **what)
+
+    store.core.blocks.append = append  # type: ignore[method-assign]
+    store.close()
+    assert "is kept as it last became safe" in caplog.text
+    again = open_store(path)
+    for name in names:
+        ino = again.tree.lookup(bucket, name)[0]
+        handle = again.files.open(ino, WRITER)
+        assert again.files.read(handle, 0, 10) == (b"before" if name == b"b" else name * 3 + b"ore")
+        again.files.release(handle)
+    assert again.events_since_checkpoint <= 1
+    again.abandon()
 
 
 def test_a_full_disk_tells_nobody_who_holds_the_store(
