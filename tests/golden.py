@@ -24,7 +24,7 @@ import sys
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ from vfs.model import (
     LockMode,
     ObjectInfo,
     ObjectLock,
+    PurgePolicy,
     Retention,
     Seq,
     State,
@@ -61,6 +62,7 @@ FOLDER = Path(__file__).parent / "unit" / "golden"
 START_NS = 1_795_694_400_000_000_000  # 2026-11-26 12:00 UTC
 TICK_NS = 1_000_000
 WRITER = Writer(1000, 4242, "golden")
+STRANGER = Writer(1001, 4243, "stranger")
 SHOWN_BYTES_MAX = 64  # of a content; more is told by its hash
 LEFT_OUT = ("lock", "daemon.log")  # what says something of the machine
 
@@ -84,10 +86,16 @@ class Making:
     """
 
     def __init__(self, path: Path) -> None:
-        ticks = count(START_NS, TICK_NS)
+        self.ticks = count(START_NS, TICK_NS)
         self.path = path
-        self.store = Store.open(path, clock=lambda: next(ticks))
+        self.store = Store.open(path, clock=lambda: next(self.ticks))
         self.written: dict[str, list[bytes | None]] = {}
+
+    def tick(self, seconds: int) -> None:
+        """Time passes, and what is written to open files is made safe."""
+        next(islice(self.ticks, seconds * 1_000_000_000 // TICK_NS, None))
+        for _ in self.store.files.interims.make():
+            pass
 
     def bucket(self, name: bytes, state: State, **more: Any) -> Ino:
         return self.store.create_bucket(name, uid=1000, gid=1000, state=state, **more)
@@ -256,12 +264,44 @@ def objects(making: Making) -> None:
     store.close()
 
 
+def kept_open(making: Making) -> None:
+    """Format 6: files that are open, displaced or not, when the daemon is killed; a purge policy; a stranger's file."""
+    store = making.store
+    docs = making.bucket(b"docs", State.ENABLED)
+    store.set_purge_policy(docs, PurgePolicy.ROOT)
+    ino, _ = store.tree.create(docs, b"log", 0o640, 1000, WRITER)
+    log = store.files.open(ino, WRITER, created=True)
+    for at in range(3):
+        store.files.write(log, at * len(BIG), BIG)
+        for _ in store.files.interims.make():
+            pass
+    store.files.write(log, 3 * len(BIG), b"the last line")
+    making.tick(5)
+    making.written["docs/log"] = [BIG * 3 + b"the last line"]
+    for name, promised in ((b"displaced", True), (b"displaced-unpromised", False)):
+        ino = making.write(docs, name, b"old")
+        handle = store.files.open(ino, WRITER)
+        making.put(docs, name, b"put over it")
+        store.files.write(handle, 3, b", and written on")
+        if promised:
+            store.files.flush(handle)
+        making.tick(5)
+        making.written[f"docs/{show(name)}"].append(b"old, and written on")
+    making.write(docs, b"secret", b"secret")
+    store.tree.set_attributes(store.tree.lookup(docs, b"secret")[0], mode=0o600)
+    making.write(docs, b"open", b"open to all")
+    store.tree.rename(docs, b"open", docs, b"secret", STRANGER)
+    making.written["docs/secret"].append(making.written.pop("docs/open")[0])
+    store.abandon()
+
+
 PLANS: dict[str, Callable[[Making], None]] = {
     "format-2": plain,
     "format-2-snapshot": snapshot,
     "format-3": compressed,
     "format-4-power-loss": logged,
     "format-5": objects,
+    "format-6-killed": kept_open,
 }
 
 
