@@ -97,3 +97,13 @@ def test_there_is_one_of_each_format(tmp_path: Path) -> None:
         unpack(FOLDER / f"{name}.tar.xz", tmp_path / name)
         found.add(tomllib.loads((tmp_path / name / "store.toml").read_text())["format"])
     assert found == set(FORMATS), "a format has no golden store: give it a plan in tests/golden.py, run scripts/golden"
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_each_can_be_made_anew(name: str, tmp_path: Path) -> None:
+    """And is compared with what was written to it."""
+    assert name in NAMES
+    make(name, tmp_path)
+    assert (tmp_path / f"{name}.tar.xz").stat().st_size < 16 << 10
+    unpack(tmp_path / f"{name}.tar.xz", tmp_path / "store")
+    assert told(tmp_path / "store") == json.loads((tmp_path / f"{name}.json").read_text())
