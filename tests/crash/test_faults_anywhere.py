@@ -122,6 +122,7 @@ def test_the_disk_refuses_while_a_store_is_opened(
     for at, step in enumerate(steps(machine, rng)):  # type: ignore[arg-type]
         machine.clock.now += 1_000_000
         step()
+        machine.check()  # which learns the numbers of what is new
         if at % 5 == 0:
             machine.store.sync()  # so that there is a sync log, and something that only that has
         if at == 25:
