@@ -246,7 +246,7 @@ class History:
         """Raise ReadOnly, Locked or NotPermitted if the bucket's policy has no version of a key purged in that way."""
         directory = self._catalog.key_name(key).parent
         bucket = self._catalog.bucket(self._catalog.peek(directory).bucket)
-        purging.check(bucket, way, is_root=writer.uid == 0 and way is not Way.REQUEST)
+        purging.check(bucket, way, is_root=writer.uid == 0 and way.by_mount)
 
     def check_purge(self, key: KeyId, seq: Seq, writer: Writer, way: Way, *, bypass: bool = False) -> None:
         """The same, and raise Locked if the version is locked itself."""

@@ -563,11 +563,13 @@ class Objects:
         writer: Writer,
         *,
         bypass: bool = False,
+        code: bool = False,
         condition: Condition | None = None,
     ) -> Deleted:
         """Remove a version or delete marker for good; nothing happens if there is none. If it was current, the newest
-        that remains is. bypass: the caller has the right to bypass governance, and asks for it. *condition* is about
-        that version. Raises Locked; InvalidName for text that is no version id.
+        that remains is. bypass: the caller has the right to bypass governance, and asks for it. code: he has shown that
+        of the device of MFA delete. *condition* is about that version. Raises Locked; InvalidName for text that is no
+        version id.
         """
         self.publish_promised(bucket, key)
         chain, name = self._chain(bucket, key)
@@ -580,24 +582,25 @@ class Objects:
         self._check(condition, item)
         if item is None:
             return Deleted(None, False, [])
-        self._history.check_purge(item.key_id, item.seq, writer, Way.REQUEST, bypass=bypass)
-        return Deleted(version_id, item.is_marker, self._purge(item, chain, name, writer, bypass=bypass))
+        way = Way.CODE if code else Way.REQUEST
+        self._history.check_purge(item.key_id, item.seq, writer, way, bypass=bypass)
+        return Deleted(version_id, item.is_marker, self._purge(item, chain, name, writer, way, bypass=bypass))
 
     def check_purge(self, key_id: KeyId, seq: Seq) -> None:
         """Raise Locked if nobody must remove a version for good."""
         self._history.check_purge(key_id, seq, NOBODY, Way.REQUEST)
 
-    def _purge(self, item: Object, chain: Chain, name: bytes, writer: Writer, *, bypass: bool) -> AllChanged:
+    def _purge(self, item: Object, chain: Chain, name: bytes, writer: Writer, way: Way, *, bypass: bool) -> AllChanged:
         key = item.key_id
         live = [other for place, other in chain if self._catalog.entry(place, name) is not None]
         if live and key not in live:  # of a directory that stood there before: nothing that lives changes
-            changes = self._history.removal(key, item.seq, writer, Way.REQUEST, bypass=bypass)
+            changes = self._history.removal(key, item.seq, writer, way, bypass=bypass)
             self._drop_empty(changes, key, {item.seq})
             self._core.commit("purge", changes)
             return []
         if not live:
             key = self._gather(item, chain, writer)
-        changed = self._history.purge(key, item.seq, writer, way=Way.REQUEST, bypass=bypass, implicit=True)
+        changed = self._history.purge(key, item.seq, writer, way=way, bypass=bypass, implicit=True)
         return _shown(changed)
 
     def _gather(self, item: Object, chain: Chain, writer: Writer) -> KeyId:

@@ -8,14 +8,15 @@
 
 Each allows less than the one above, so "looser" and "tighter" are the order of the table. Root is uid 0 coming through
 the mount; nobody else is. Who owns a version, and what a key of S3 may do, the doors know; locks hold beside this
-(vfs.locks). With MFA delete a client of S3 gives a code, which a mount cannot: there nobody purges. What no policy is
-about: a null version that another one replaces, and the name that a file has before it is saved by renaming.
+(vfs.locks). With MFA delete only a client of S3 purges, and gives the code of a device. What no policy is about: a null
+version that another one replaces, and the name that a file has before it is saved by renaming.
 """
 
 from __future__ import annotations
 
 from enum import Enum, auto
 
+from vfs import locks
 from vfs.errors import Locked, NotPermitted, ReadOnly
 from vfs.model import Bucket, PurgePolicy
 
@@ -26,6 +27,12 @@ class Way(Enum):
     RM = auto()  # `rm .versions/NAME/ID`
     COMMAND = auto()  # `vfs purge`
     REQUEST = auto()  # a client of S3, or a lifecycle
+    CODE = auto()  # a client of S3 that has shown the code of the bucket's device
+
+    @property
+    def by_mount(self) -> bool:
+        """Whether a user of the mount asks, whose number says something."""
+        return self in (Way.RM, Way.COMMAND)
 
 
 def check(bucket: Bucket, way: Way, *, is_root: bool) -> None:
@@ -35,11 +42,8 @@ def check(bucket: Bucket, way: Way, *, is_root: bool) -> None:
         raise ReadOnly("history is read-only; versions are removed for good by `vfs purge`")
     if policy is PurgePolicy.NEVER:
         raise Locked("the bucket's purge policy is never: nothing is removed for good", None)
-    if way is Way.REQUEST:
-        return
-    if bucket.mfa_delete:
-        raise Locked("the bucket has MFA delete, and a mount cannot give the code: purge through S3", None)
-    if policy is PurgePolicy.ROOT and not is_root:
+    locks.check_code(bucket, code=way is Way.CODE)
+    if way.by_mount and policy is PurgePolicy.ROOT and not is_root:
         raise NotPermitted("the bucket's purge policy is root: only root removes versions for good")
 
 

@@ -19,7 +19,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from tests.mounted import REPO, Mounted, contents, run
-from tests.served import Served, client, listening_on, new_key
+from tests.served import Served, client, listening_on, mfa_code, new_key
 
 MIB = 1 << 20
 
@@ -62,6 +62,43 @@ def test_mount_and_endpoint_agree(both: tuple[Path, Any]) -> None:
     assert sorted(os.listdir(root)) == ["another", "docs"]
     s3.delete_bucket(Bucket="another")
     assert os.listdir(root) == ["docs"]
+
+
+@pytest.mark.fuse
+def test_mfa_delete_holds_at_the_mount_too(mounted: Mounted) -> None:
+    """Nobody can give a code there: no version goes, no state changes, nothing expires."""
+    key = new_key(mounted.store, "--mfa", "--purge")
+    s3 = client(listening_on(mounted.log), key)
+    docs = mounted.root / "docs"
+    docs.mkdir()
+    file = docs / "f"
+    for text in ("one", "two"):
+        file.write_text(text)
+    guarded = {"MFADelete": "Enabled", "Status": "Enabled"}
+    s3.put_bucket_versioning(Bucket="docs", VersioningConfiguration=guarded, MFA=mfa_code(key))
+    file.unlink()
+    before = sorted(os.listdir(docs / ".versions/f"))
+    assert len(before) == 3
+    for command, told in (
+        (("purge", file, before[0]), "MFA delete"),
+        (("purge", file, before[2]), "MFA delete"),
+        (("versioning", docs, "suspended"), "MFA delete"),
+        (("lifecycle", "set", docs, "--keep", "1"), "MFA delete"),
+        (("bucket", "purge", docs, "rm"), None),
+        (("purge", file, before[0]), "MFA delete"),
+    ):
+        done = run([sys.executable, "-m", "vfs", *map(str, command)], cwd=REPO, check=False)
+        assert (done.returncode, told is None or told in done.stderr) == (0 if told is None else 1, True), done.stderr
+    with pytest.raises(PermissionError):
+        (docs / ".versions/f" / before[0]).unlink()
+    with pytest.raises(PermissionError):
+        os.setxattr(docs, "user.vfs.versioning", b"Suspended")
+    assert sorted(os.listdir(docs / ".versions/f")) == before
+    with pytest.raises(ClientError, match="AccessDenied"):
+        s3.delete_object(Bucket="docs", Key="f", VersionId=before[0])
+    s3.delete_object(Bucket="docs", Key="f", VersionId=before[0], MFA=mfa_code(key))
+    assert sorted(os.listdir(docs / ".versions/f")) == before[1:]
+    s3.close()
 
 
 def test_what_was_answered_survives_the_daemon(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from vfs.purging import Way
 from vfs.store import Store
 
 USER = Writer(1000, 1, "user")
-RM, COMMAND, REQUEST = Way
+RM, COMMAND, REQUEST, CODE = Way
 BELOW = {PurgePolicy.RM: None, PurgePolicy.COMMAND: ReadOnly, PurgePolicy.ROOT: ReadOnly, PurgePolicy.NEVER: ReadOnly}
 
 
@@ -28,13 +28,14 @@ BELOW = {PurgePolicy.RM: None, PurgePolicy.COMMAND: ReadOnly, PurgePolicy.ROOT: 
         (COMMAND, False, {**dict.fromkeys(PurgePolicy), PurgePolicy.ROOT: NotPermitted, PurgePolicy.NEVER: Locked}),
         (COMMAND, True, {**dict.fromkeys(PurgePolicy), PurgePolicy.NEVER: Locked}),
         (REQUEST, False, {**dict.fromkeys(PurgePolicy), PurgePolicy.NEVER: Locked}),
+        (CODE, False, {**dict.fromkeys(PurgePolicy), PurgePolicy.NEVER: Locked}),
     ],
 )
 @pytest.mark.parametrize("mfa", [False, True])
 def test_who_purges(way: Way, is_root: bool, expected: dict[PurgePolicy, type[VfsError] | None], mfa: bool) -> None:
     for policy, error in expected.items():
         bucket = Bucket(b"docs", State.ENABLED, Seq(1), purge=policy, mfa_delete=mfa)
-        if mfa and way is not REQUEST and error is not ReadOnly:
+        if mfa and way is not CODE and error is not ReadOnly:
             error = Locked
         if error is None:
             purging.check(bucket, way, is_root=is_root)
@@ -80,7 +81,7 @@ def test_never_binds_every_way(store: Store, bucket: Ino) -> None:
             lambda key=key, version_id=version_id: store.objects.purge(bucket, key, version_id, S3, bypass=True),  # type: ignore[misc]
             *(
                 lambda way=way, item=item: store.history.purge(item.key_id, item.seq, MOUNT, way=way, bypass=True)  # type: ignore[misc]
-                for way in (COMMAND, REQUEST)
+                for way in (COMMAND, REQUEST, CODE)
             ),
         ]
         for attempt in attempts:
@@ -183,14 +184,17 @@ def test_a_lock_is_beside_every_policy(store: Store, bucket: Ino, monkeypatch: p
     assert len(chain(store, bucket)) == 1
 
 
-def test_mfa_delete_closes_the_mount(store: Store, bucket: Ino) -> None:
+def test_mfa_delete_closes_every_way_but_one(store: Store, bucket: Ino) -> None:
     item = store.objects.version(bucket, b"k", put(store, bucket, b"k").version_id or "")
     store.objects.configure(bucket, mfa_device="device", mfa_delete=True)
     for policy in (PurgePolicy.RM, PurgePolicy.COMMAND, PurgePolicy.ROOT):
         store.set_purge_policy(bucket, policy)
         with pytest.raises(Locked, match="MFA"):
             store.history.purge(item.key_id, item.seq, MOUNT)
-    store.objects.purge(bucket, b"k", item.version_id, S3)
+        with pytest.raises(Locked, match="MFA"):
+            store.objects.purge(bucket, b"k", item.version_id, S3)
+    store.objects.purge(bucket, b"k", item.version_id, S3, code=True)
+    assert chain(store, bucket) == []
 
 
 # -- the S3 door ------------------------------------------------------------------------------------------------------

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests.unit.desk import ALL_RIGHTS, Desk, document, presign, sign, sign2
+from vfs import expiring
 from vfs.errors import InvalidState, Locked
 from vfs.folder import Folder
-from vfs.model import Filter, Ino, LifecycleRule, State
+from vfs.model import Filter, Ino, LifecycleRule, State, Writer
 from vfs.s3 import keys
 from vfs.s3.keys import CODE_TAKEN_S, TOTP_STEP_S, AccessKey, Device, Right, totp
 
@@ -191,9 +192,13 @@ async def test_a_lifecycle_and_mfa_delete_exclude_each_other(guarded: Guarded) -
 
 
 async def test_the_engine_asks_whoever_comes(guarded: Guarded) -> None:
-    """By the mount, the command line or a task: what has no code changes no state."""
-    store = guarded.desk.store
+    """By the mount, the command line or a task: what has no code purges nothing, and changes no state."""
+    store, writer = guarded.desk.store, Writer(0, 0, "somebody")
+    item = store.objects.version(guarded.ino, b"k", guarded.versions[0])
     for attempt in (
+        lambda: store.history.purge(item.key_id, item.seq, writer),
+        lambda: store.objects.purge(guarded.ino, b"k", guarded.versions[0], writer),
+        lambda: store.objects.check_purge(item.key_id, item.seq),
         lambda: store.set_versioning(guarded.ino, State.SUSPENDED),
         lambda: store.objects.configure(guarded.ino, state=State.SUSPENDED),
         lambda: store.objects.configure(guarded.ino, mfa_delete=False),
@@ -209,6 +214,25 @@ async def test_the_engine_asks_whoever_comes(guarded: Guarded) -> None:
 
 def rule() -> LifecycleRule:
     return LifecycleRule("all", True, Filter(), "", noncurrent_days=1)
+
+
+async def test_a_lifecycle_from_before_purges_nothing(guarded: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store may have both from before they excluded each other."""
+    store = guarded.desk.store
+    both = store.bucket(guarded.ino)
+    both.lifecycle = (rule(),)
+    monkeypatch.setattr(store.core.catalog, "bucket", lambda _: both)
+    monkeypatch.setattr(store.core.catalog, "buckets", lambda: [(guarded.ino, both)])
+    guarded.desk.offset_s = 10 * 86_400
+    due = [action for step in expiring.plan(store) for action in step]
+    assert due == []
+    both.mfa_delete = False
+    due = [action for step in expiring.plan(store) for action in step]
+    assert [action.id for action in due] == [guarded.versions[0]]
+    both.mfa_delete = True
+    assert expiring.carry_out(store, due) == []
+    guarded.desk.offset_s = 0
+    assert await guarded.is_there()
 
 
 async def test_a_device_is_its_owners(guarded: Guarded) -> None:

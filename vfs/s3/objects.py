@@ -432,9 +432,9 @@ def _delete(call: Call, ino: Ino, bucket: Bucket, key: bytes, version_id: str | 
             done = objects.delete(ino, key, call.writer, condition=condition)
         else:
             call.require(Right.PURGE)
-            if bucket.mfa_delete:
-                call.require_code(bucket.mfa_device)
-            done = objects.purge(ino, key, version_id, call.writer, bypass=call.bypasses, condition=condition)
+            code = bucket.mfa_delete and bool(call.require_code(bucket.mfa_device))
+            how = {"bypass": call.bypasses, "code": code}
+            done = objects.purge(ino, key, version_id, call.writer, **how, condition=condition)
     except NoSuchKey:  # a condition on what is not there: a delete of that is no error
         return Deleted(None, False, [])
     call.changed += done.changed
