@@ -48,6 +48,7 @@ from vfs.model import (
     Kind,
     ObjectInfo,
     Retention,
+    Rights,
     Seq,
     State,
     Version,
@@ -55,6 +56,7 @@ from vfs.model import (
 )
 from vfs.names import directory_key, format_version_id, is_shown, show, split_key
 from vfs.purging import Way
+from vfs.rights import rights_of
 
 LEAVES_PER_SLICE_MAX = 1024  # shared by `append` in one go, about 2 ms
 COPIED_BYTES_PER_SLICE_MAX = 1 << 20  # copied by `append` in one go
@@ -616,8 +618,9 @@ class Objects:
         key = self._core.key_for(changes, home, name)
         others = [(where, other) for where, other in chain if other != key]
         has_null = any(other == key for _, other in chain) and self._catalog.null_version(key) is not None
+        sealed = self._sealed(others, chain, home)
         for one in listing.versions_of(self._catalog, others):
-            version = one.version
+            version = sealed.get(one.seq, one.version)
             if version.null and has_null:
                 version = msgspec.structs.replace(version, null=False)  # one null version is a key's: this gets an id
             has_null = has_null or version.null
@@ -629,6 +632,33 @@ class Objects:
         changes += [events.KeyGone(other) for _, other in others]
         self._core.commit("gather", changes)
         return key
+
+    def _sealed(self, others: Chain, chain: Chain, home: Ino) -> dict[Seq, Version]:
+        """The newest version of each key that is gathered, with rights of its own where moving it would open it and
+        what was before it: its file had others than the key has now, or its directory let in others than *home* does,
+        and then only its owner.
+        """
+        newest = next(listing.versions_of(self._catalog, chain), None)
+        sealed = {}
+        for place, other in others:
+            found = next(self._catalog.versions(other), None)
+            if found is None or newest is None:
+                continue
+            seq, version = found
+            rights = version.rights or rights_of(version)
+            if self._way(place) != self._way(home):
+                rights = rights._replace(mode=rights.mode & stat.S_IRWXU, acl=b"")
+            if rights != rights_of(newest.version):
+                sealed[seq] = msgspec.structs.replace(version, rights=rights)
+        return sealed
+
+    def _way(self, directory: Ino) -> tuple[Rights, ...]:
+        """Who gets into a directory, and into those above."""
+        found: tuple[Rights, ...] = ()
+        while (inode := self._catalog.peek(directory)).key:
+            found += (rights_of(inode),)
+            directory = self._catalog.key_name(inode.key).parent
+        return found
 
     def _drop_empty(self, changes: Changes, key: KeyId, gone: set[Seq]) -> None:
         """The key goes with its last version."""

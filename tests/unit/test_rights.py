@@ -381,3 +381,21 @@ def test_a_group_may_write_first(store: Store, bucket: Ino) -> None:
     marker = next(seq for seq, version in store.core.catalog.versions(key) if version.kind is Kind.MARKER)
     store.history.purge(key, marker, ANN)
     assert {found.mode for found in rights(store, bucket, b"s")} == {0o664}
+
+
+@pytest.mark.parametrize(("directory", "mode", "wanted"), [(0o700, 0o644, 0o600), (0o755, 0o600, 0o600)])
+def test_history_that_is_gathered_is_no_easier_to_read(
+    store: Store, bucket: Ino, directory: int, mode: int, wanted: int
+) -> None:
+    """A purge through S3 moves what stood in a directory of Ann's into one of Ben's that stood at its place."""
+    store.tree.set_attributes(bucket, mode=0o777)
+    for who, way, bits in ((ANN, directory, mode), (BEN, 0o755, 0o644)):
+        ino, _ = store.tree.mkdir(bucket, b"d", way, 0, who)
+        write(store, ino, b"f", bits, who)
+        store.tree.unlink(ino, b"f", who)
+        store.tree.rmdir(bucket, b"d", who)
+    newest = next(store.objects.versions(bucket, b"d/f"))
+    store.objects.purge(bucket, b"d/f", newest.version_id, S3)
+    [place] = {store.core.catalog.key_name(one.key_id).parent for one in store.objects.versions(bucket, b"d/f")}
+    found = {right[:3] for right in rights(store, place, b"f") if right.uid == ANN.uid}
+    assert {(uid, mode) for uid, _, mode in found} == {(ANN.uid, wanted)}
