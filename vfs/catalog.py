@@ -122,6 +122,16 @@ _u64 = _U64.pack
 _pair = _PAIR.pack
 
 
+def where_of(parent: Ino, name: bytes) -> bytes:
+    """A directory and a sort name, as in a row of keys, of entries, and of the names of keys."""
+    return _u64(parent) + name
+
+
+def directory_of(where: bytes) -> Ino:
+    """The directory of such a row."""
+    return Ino(_U64.unpack_from(where)[0])
+
+
 def _key_name(raw: bytes) -> KeyName:
     return KeyName(Ino(_U64.unpack(raw[:8])[0]), raw[8:])
 
@@ -335,6 +345,7 @@ class Catalog:
         self._inode_cache: dict[Ino, Inode] = {}
         self._entry_cache: dict[bytes, Ino | None] = {}  # rows of entries, None for what is not there
         self._key_cache: dict[KeyId, bytes] = {}  # rows of key_names
+        self._no_key = b""  # the last row of keys that was looked for and is not there
         self._inodes_changed: set[Ino] = set()
         self._drafts_changed: set[Ino] = set()
         self._interim_changed: set[Ino] = set()
@@ -523,7 +534,10 @@ class Catalog:
 
     def entry(self, parent: Ino, name: bytes) -> Ino | None:
         """The inode of a live name (a sort name: a directory's ends with ``/``)."""
-        where = _u64(parent) + name
+        return self.entry_at(_u64(parent) + name)
+
+    def entry_at(self, where: bytes) -> Ino | None:
+        """The same by `where_of` both."""
         ino = self._entry_cache.get(where, _UNKNOWN)
         if ino == _UNKNOWN:
             raw = self._get(where, db=self._entries)
@@ -564,6 +578,10 @@ class Catalog:
                 raise NoSuchInode(f"no inode {ino}")
         return inode
 
+    def find_peek(self, ino: Ino) -> Inode | None:
+        """The same; None if there is none."""
+        return self._kept_inode(ino)
+
     def _kept_inode(self, ino: Ino) -> Inode | None:
         inode = self._inode_cache.get(ino)
         if inode is None:
@@ -595,8 +613,17 @@ class Catalog:
 
     def key(self, parent: Ino, name: bytes) -> KeyId | None:
         """The key of a sort name, also of a deleted one."""
-        raw = self._get(_u64(parent) + name, db=self._keys)
-        return None if raw is None else KeyId(_PAIR.unpack(raw)[0])
+        return self.key_at(_u64(parent) + name)
+
+    def key_at(self, where: bytes) -> KeyId | None:
+        """The same by `where_of` both."""
+        if where == self._no_key:
+            return None
+        raw = self._get(where, db=self._keys)
+        if raw is None:
+            self._no_key = where
+            return None
+        return KeyId(_PAIR.unpack(raw)[0])
 
     def keys(self, parent: Ino, after: bytes = b"") -> Iterator[tuple[bytes, KeyId]]:
         """The sort names of a directory that have a key, deleted ones too, behind *after*, in order."""
@@ -665,6 +692,10 @@ class Catalog:
     def upload(self, bucket: Ino, number: int) -> Upload | None:
         raw = self._get(_pair(bucket, number), db=self._uploads)
         return None if raw is None else _decode_upload(raw)
+
+    def has_upload(self, number: int) -> bool:
+        """Whether an upload is under way, in whatever bucket (of which there are at most BUCKETS_MAX)."""
+        return any(self._get(_pair(bucket, number), db=self._uploads) is not None for bucket in self._bucket_rows)
 
     def uploads(self, bucket: Ino) -> Iterator[tuple[int, Upload]]:
         """The uploads of a bucket, by number, which is the order in which they began."""
@@ -814,8 +845,15 @@ class Catalog:
             yield upload, number, _decode_part(value)
 
     def find_key_name(self, key: KeyId) -> KeyName | None:
-        raw = self._get(_u64(key), db=self._key_names)
+        raw = self.find_where(key)
         return None if raw is None else _key_name(raw)
+
+    def find_where(self, key: KeyId) -> bytes | None:
+        """Directory and sort name of a key as in a row (`where_of`)."""
+        where: bytes | None = self._key_cache.get(key)
+        if where is None and key < self.next_id:
+            where = self._get(_u64(key), db=self._key_names)
+        return where
 
     def has_link(self, ino: Ino, key: KeyId) -> bool:
         """Whether a key is one of the names of an inode that has several."""
@@ -1056,6 +1094,7 @@ class Catalog:
     def _key_made(self, change: events.KeyMade) -> None:
         where = _u64(change.parent) + change.name
         self._put(where, _pair(change.key, 0), db=self._keys)
+        self._no_key = b""
         self._put(_u64(change.key), where, db=self._key_names)
         self._keep_key(change.key, where)
         if change.key >= self.next_id:

@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 import msgspec
 
-from vfs import events, locks, rules
+from vfs import events, locks, rules, sense
 from vfs.blocks import Blocks
 from vfs.catalog import Catalog, KeyName
-from vfs.errors import DiskFailed, Exists
+from vfs.errors import DiskFailed, Exists, TooLarge
 from vfs.events import Change, Event
-from vfs.journal import Journal
+from vfs.journal import PAYLOAD_BYTES_MAX, Journal
 from vfs.model import NO_INFO, STORE_ROOT, Bucket, Ino, Inode, KeyId, Kind, ObjectInfo, Seq, State, Version, Writer
 from vfs.names import directory_key, show
 
@@ -69,12 +69,15 @@ class Core:
         self.failed = ""  # why the store takes no more changes
 
     def commit(self, operation: str, changes: list[Change]) -> None:
-        """Make one atomic change. Survives the process when it returns. Raises NoSpace or DiskFailed, unchanged."""
+        """Make one atomic change. Survives the process when it returns. Raises NoSpace or DiskFailed; TooLarge or
+        Unstorable for what could not be read again, or not be applied; unchanged.
+        """
         if self.failed:
             raise DiskFailed(self.failed)
         event = Event(self.clock() // 1000, operation, changes)
+        payload = self._payload(event)
         try:
-            self.journal.append(events.encode(event), vital=operation in VITAL)
+            self.journal.append(payload, vital=operation in VITAL)
         except DiskFailed as error:
             self.fail(f"the journal cannot be written: {error}")
             raise
@@ -83,6 +86,15 @@ class Core:
         except BaseException as error:  # a bug: the journal has what the catalog has not
             self.fail(f"a change was written that cannot be applied ({error!r}); run vfs check")
             raise
+
+    def _payload(self, event: Event) -> bytes:
+        """An event as it is written down: whoever opens the store can apply it. Raises TooLarge, Unstorable."""
+        payload = events.pack(event)
+        if len(payload) > PAYLOAD_BYTES_MAX:
+            raise TooLarge(f"a change of {len(payload)} bytes; the journal takes {PAYLOAD_BYTES_MAX}")
+        events.check_readable(event, payload)
+        sense.check(self.catalog, event)
+        return payload
 
     def roll_journal(self) -> None:
         """Begin a new segment of the journal. Raises NoSpace or DiskFailed, unchanged."""

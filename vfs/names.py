@@ -22,6 +22,8 @@ _BUCKET = re.compile(rb"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]\Z")
 _IP_ADDRESS = re.compile(rb"\d{1,3}(\.\d{1,3}){3}\Z")
 _VERSION_ID = re.compile(r"(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)\.(\d{6})Z\Z", re.ASCII)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_FIRST = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)
+_LAST = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)
 
 
 def check_bucket_name(name: bytes) -> None:
@@ -77,17 +79,27 @@ def show(name: bytes) -> str:
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
+def to_datetime(us: int) -> datetime:
+    """A moment in µs since 1970. What the calendar does not have, and may be stored, becomes its first or last one."""
+    return _EPOCH + timedelta(microseconds=min(max(us, _FIRST), _LAST))
+
+
+def to_us(moment: datetime) -> int:
+    """The other way round, to the microsecond."""
+    return (moment - _EPOCH) // timedelta(microseconds=1)
+
+
 def format_version_id(seq: int, *, null: bool = False) -> str:
     """The id of the version with sequence *seq* (µs since 1970, UTC): ``20261120T151617.000001Z`` or ``null``."""
     if null:
         return NULL_ID
-    moment = _EPOCH + timedelta(microseconds=seq)
+    moment = to_datetime(seq)
     return f"{moment:%Y%m%dT%H%M%S}.{moment.microsecond:06d}Z"
 
 
 def format_gmt(moment: int) -> str:
     """A moment (µs since 1970) as Samba's shadow copies are named: ``@GMT-2026.11.20-15.16.00``."""
-    return f"{_EPOCH + timedelta(microseconds=moment):@GMT-%Y.%m.%d-%H.%M.%S}"
+    return f"{to_datetime(moment):@GMT-%Y.%m.%d-%H.%M.%S}"
 
 
 def parse_moment(text: str) -> int:
@@ -104,7 +116,7 @@ def parse_moment(text: str) -> int:
         raise InvalidName(f"{text!r} is no moment: it looks like 20261120T1516 or 2026-11-20 15:16") from None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
-    return (moment - _EPOCH) // timedelta(microseconds=1)
+    return to_us(moment)
 
 
 def parse_version_id(text: str) -> int | None:
@@ -122,7 +134,7 @@ def parse_version_id(text: str) -> int | None:
         except ValueError:
             pass
         else:
-            seq = (moment - _EPOCH) // timedelta(microseconds=1)
+            seq = to_us(moment)
             if seq > 0:
                 return seq
     raise InvalidName(f"{text!r} is no version id: it looks like 20261120T151617.000001Z, or null")

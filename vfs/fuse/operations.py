@@ -46,7 +46,7 @@ from vfs.fuse.nodes import Node, Stat, is_past, number, split
 from vfs.fuse.past import LOG_START, LogPosition, PastTree, target
 from vfs.fuse.snapshots import MoreLater
 from vfs.fuse.tracing import Trace
-from vfs.model import NOBODY, STORE_ROOT, Ino, Inode, KeyId, Kind
+from vfs.model import NOBODY, STORE_ROOT, Ino, Inode, KeyId, Kind, clamp_time
 from vfs.names import NAME_BYTES_MAX, SNAPSHOTS, VERSIONS, format_version_id, show
 from vfs.openfiles import Handle
 from vfs.service.collecting import Collecting
@@ -151,8 +151,8 @@ def _changed(gone: Inode, attr: EntryAttributes, fields: SetattrFields) -> Inode
         gone.mode = stat.S_IFMT(gone.mode) | stat.S_IMODE(attr.st_mode)
     gone.uid = attr.st_uid if fields.update_uid else gone.uid
     gone.gid = attr.st_gid if fields.update_gid else gone.gid
-    gone.atime = attr.st_atime_ns if fields.update_atime else gone.atime
-    gone.mtime = attr.st_mtime_ns if fields.update_mtime else gone.mtime
+    gone.atime = clamp_time(attr.st_atime_ns) if fields.update_atime else gone.atime
+    gone.mtime = clamp_time(attr.st_mtime_ns) if fields.update_mtime else gone.mtime
     gone.ctime = time.time_ns()
     return gone
 
