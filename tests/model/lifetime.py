@@ -244,7 +244,7 @@ class Lifetime(RuleBasedStateMachine):
         self.store.sync()
         self._durable()
         with pytest.MonkeyPatch.context() as patch, contextlib.suppress(errors.NoSpace):
-            patch.setattr(Catalog, "_write_changed", _no_space)
+            patch.setattr(Catalog, "_write_changed", _no_space_once(Catalog._write_changed))
             self.store.commit_catalog()
 
     @rule(rebuild=st.booleans())
@@ -371,8 +371,19 @@ class Lifetime(RuleBasedStateMachine):
         self.same()
 
 
-def _no_space(catalog: Catalog) -> None:
-    raise lmdb.DiskError("simulated: no space left")
+def _no_space_once(write_changed: Callable[[Catalog], None]) -> Callable[[Catalog], None]:
+    """The commit fails; what is applied again then may have to be written out, too."""
+    failed = False
+
+    def fails(catalog: Catalog) -> None:
+        nonlocal failed
+        if failed:
+            write_changed(catalog)
+            return
+        failed = True
+        raise lmdb.DiskError("simulated: no space left")
+
+    return fails
 
 
 def make_small(monkeypatch: pytest.MonkeyPatch) -> None:
