@@ -28,6 +28,7 @@ Tables, with their keys (integers big-endian, 8 bytes, so that they sort) and va
     objects     key, ~sequence            -> ObjectInfo                     of versions that the S3 doors know more of
     uploads     bucket, number            -> Upload                         multipart uploads under way
     parts       upload, number (2 bytes)  -> Part
+    aside       record of the journal     -> [Content]                      of records that are not applied (vfs.replay)
     segments    segment of blocks         -> bytes that are in the index, bytes that have references (16 bytes)
     meta        word                      -> see commit()
 """
@@ -85,9 +86,17 @@ ENGINE = 0  # LMDB 0.9 (data format v1): py-lmdb carries 1.0 too, whose files ar
 TABLES = (
     *("entries", "inodes", "keys", "key_names", "removed", "versions", "times", "links", "attributes", "drafts"),
     *("orphans", "buckets", "blocks", "segments", "meta", "objects", "uploads", "parts"),
-    *("displaced", "interim", "tails"),
+    *("displaced", "interim", "tails", "aside"),
 )
-LATER_TABLES = ("objects", "uploads", "parts", "displaced", "interim", "tails")  # which earlier catalogs may lack
+LATER_TABLES = (
+    "objects",
+    "uploads",
+    "parts",
+    "displaced",
+    "interim",
+    "tails",
+    "aside",
+)  # which earlier catalogs may lack
 
 _U64 = struct.Struct(">Q")
 _PAIR = struct.Struct(">QQ")
@@ -118,6 +127,7 @@ _decode_interim = msgspec.msgpack.Decoder(Interim).decode
 _decode_object = msgspec.msgpack.Decoder(ObjectInfo).decode
 _decode_upload = msgspec.msgpack.Decoder(Upload).decode
 _decode_part = msgspec.msgpack.Decoder(Part).decode
+_decode_contents = msgspec.msgpack.Decoder(list[Content]).decode
 _u64 = _U64.pack
 _pair = _PAIR.pack
 
@@ -323,6 +333,7 @@ class Catalog:
         self._block_rows, self._segment_rows, self._meta = db["blocks"], db["segments"], db["meta"]
         self._objects, self._uploads, self._parts = db["objects"], db["uploads"], db["parts"]
         self._displaced, self._interim, self._tails = db["displaced"], db["interim"], db["tails"]
+        self._aside = db["aside"]
         self._room = 0  # how far the file can grow in the room that is set aside for it
         try:
             self._begin()
@@ -844,6 +855,11 @@ class Catalog:
             upload, number = _PART.unpack(key)
             yield upload, number, _decode_part(value)
 
+    def every_aside(self) -> Iterator[tuple[int, list[Content]]]:
+        """The numbers of the records that were set aside, and their contents."""
+        for key, value in self.rows("aside"):
+            yield _U64.unpack(key)[0], _decode_contents(value)
+
     def find_key_name(self, key: KeyId) -> KeyName | None:
         raw = self.find_where(key)
         return None if raw is None else _key_name(raw)
@@ -910,6 +926,20 @@ class Catalog:
             self._handlers[type(change)](change)
         if self._nodes_referred or len(self._references) >= COUNTS_MAX:
             self._add_references()  # of nodes at once: those are read, and if that fails, this change fails
+
+    def set_aside(self, number: int, found: list[Content]) -> None:
+        """Pass over a record of the journal, and keep the blocks of the contents that it may have. What only looks like
+        a content is none: its block is not there, or of the other kind.
+        """
+        kept = [content for content in found if self._is_there(content)]
+        self._put(_u64(number), _encode(kept), db=self._aside)
+        for content in kept:
+            self._count(content, 1)
+        self._add_references()
+
+    def _is_there(self, content: Content) -> bool:
+        row = self.block(content.root)
+        return row is not None and row.place != LOST and row.node == (content.depth > 0)
 
     def _add_references(self) -> None:
         """Bring the rows of blocks up to the references that were noted."""
@@ -1049,6 +1079,9 @@ class Catalog:
             self._count(draft.content, 1)
         for interim in self._interim_rows.values():
             self._count(interim.content, 1)
+        for _, found in self.every_aside():
+            for content in found:
+                self._count(content, 1)
         for _, _, part in self.every_part():
             self._count(part.content, 1)
             if len(self._references) >= COUNTS_MAX:
