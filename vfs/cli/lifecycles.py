@@ -152,10 +152,14 @@ def preview(path: str, as_json: bool) -> None:
     if as_json:
         output.write_json(found)
         return
+    if "Error" in found:
+        raise Failure(f"{path}: {found['Error']}")
     output.write_table(_ACTIONS, map(_action, found["First"]))
     more = found["Expire"] + found["Purge"] + found["Abort"] - len(found["First"])
     note = f"{found['Expire']} would be deleted, {found['Purge']} purged ({output.human_size(found['PurgeBytes'])}), "
     output.write_note((f"… and {more} more: " if more else "") + note + f"{found['Abort']} uploads given up")
+    if passed := found.get("PassedOver"):
+        output.write_note(f"{passed} keys are passed over: no object has such a key; the daemon's log names some")
 
 
 @lifecycle.command("log", short_help="Show what went.")
