@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from vfs import events
+from vfs import acl, events
 from vfs.events import Change
 from vfs.model import (
     EMPTY,
@@ -50,6 +50,7 @@ class Tree:
         write(store, self.bucket, b"gone")
         store.tree.unlink(self.bucket, b"gone", WRITER)
         self.next = Ino(store.core.catalog.next_id)
+        self.upload = 0
 
     def inode(self, ino: Ino) -> Inode:
         return self.store.core.catalog.inode(ino)
@@ -103,6 +104,11 @@ SENSELESS: dict[str, Callable[[Tree], list[Change]]] = {
         events.EntrySet(t.bucket, b"g", t.file),
     ],
     "a directory without a slash": lambda t: [events.EntrySet(t.bucket, b"f", t.directory)],
+    "a file without a name that has one": lambda t: [events.InodeSet(t.file, t.with_(t.file, nlink=0))],
+    "a directory without a name that has one": lambda t: [events.InodeSet(t.directory, t.with_(t.directory, nlink=0))],
+    "an inode of no type": lambda t: [events.InodeSet(t.file, t.with_(t.file, mode=0o644))],
+    "an ACL that is none": lambda t: [events.InodeSet(t.file, t.with_(t.file, acl=b"acl"))],
+    "a default ACL that is none": lambda t: [events.AttributeSet(t.directory, acl.DEFAULT, b"acl")],
     "an entry in a file": lambda t: [events.EntrySet(t.file, b"f", t.file)],
     "an entry of another bucket": lambda t: [
         events.KeyMade(KeyId(t.next), t.other, b"f"),

@@ -16,11 +16,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from vfs import events
+from vfs import acl, events
 from vfs.blocks import ID_BYTES
 from vfs.catalog import Catalog, directory_of, where_of
 from vfs.content import depth_for
-from vfs.errors import Unstorable
+from vfs.errors import InvalidName, Unstorable
 from vfs.events import Event
 from vfs.model import STORE_ROOT, Content, Ino, Inode, KeyId, Kind, Seq
 from vfs.names import show
@@ -28,6 +28,7 @@ from vfs.names import show
 _FORMAT = 0o170000  # the type of a file in its mode
 _DIRECTORY = 0o040000
 _FILE = 0o100000
+_FORMATS = frozenset((_FILE, _DIRECTORY, 0o120000, 0o010000, 0o140000, 0o020000, 0o060000))
 _WORD = (1 << 32) - 1
 _SLASH = ord("/")
 
@@ -44,6 +45,7 @@ def check(catalog: Catalog, event: Event) -> None:
 class _View:
     """The catalog as the changes looked at so far leave it, and what must be true when all of them are done."""
 
+    _acl = b""  # the last one that was found to be one
     _buckets: Mapping[Ino, bool] = {}  # those two are seldom needed
     _links: Mapping[tuple[Ino, KeyId], bool] = {}
 
@@ -139,6 +141,7 @@ class _View:
             raise Unstorable(f"there is a version {seq} already")
         self._need_bucket(change.bucket)
         _check_content(version.content)
+        self._check_acl(version.acl)
         self._versions[seq] = key
 
     def version_gone(self, change: events.VersionGone) -> None:
@@ -162,22 +165,31 @@ class _View:
         ino, inode = change.ino, change.inode
         old = self._inode(ino)
         kind = inode.mode & _FORMAT
+        if kind not in _FORMATS:
+            raise Unstorable(f"inode {ino} is of a type that there is not")
         if not ino or (old is not None and (old.mode & _FORMAT == _DIRECTORY) != (kind == _DIRECTORY)):
             raise Unstorable(f"inode {ino} is none, or becomes a directory, or ceases to be one")
         if inode.bucket != STORE_ROOT:
             self._need_bucket(inode.bucket)
         _check_content(inode.content)
+        if inode.acl and (old is None or inode.acl != old.acl):
+            self._check_acl(inode.acl)
         self._inodes[ino] = inode
+        if not inode.nlink and old is not None:
+            self._loses_name(ino, old)
         if inode.nlink and inode.key and (old is None or old.key != inode.key or not old.nlink):
             self._at_end.append((_View._check_name_of, ino))
 
     def inode_gone(self, change: events.InodeGone) -> None:
         old = self._inode(change.ino)
-        if old is not None and old.nlink and old.key:
-            where = self._keys.get(old.key) or self._catalog.find_where(old.key)
-            if where is not None:
-                self._at_end.append((_View._check_unnamed, (where, change.ino)))
+        if old is not None:
+            self._loses_name(change.ino, old)
         self._inodes[change.ino] = None
+
+    def _loses_name(self, ino: Ino, old: Inode) -> None:
+        where = self._keys.get(old.key) or self._catalog.find_where(old.key)
+        if where is not None and old.nlink:
+            self._at_end.append((_View._check_unnamed, (where, ino)))
 
     def directory_touched(self, change: events.DirectoryTouched) -> None:
         inode = self._need_directory(change.ino)
@@ -202,7 +214,18 @@ class _View:
         self._links = {**self._links, (change.ino, change.key): False}
 
     def attribute_set(self, change: events.AttributeSet) -> None:
+        if change.name == acl.DEFAULT:
+            self._check_acl(change.value)
         self._at_end.append((_View._need_inode, change.ino))
+
+    def _check_acl(self, value: bytes) -> None:
+        """Whoever shows a file or asks for its rights decodes its ACL; that of all its names is one."""
+        if value and value is not self._acl:
+            try:
+                acl.decode(value)
+            except InvalidName as error:
+                raise Unstorable(str(error)) from error
+            self._acl = value
 
     def orphan_set(self, change: events.OrphanSet) -> None:
         inode = self._inode(change.ino)
@@ -241,9 +264,10 @@ class _View:
             raise Unstorable(f"the key of {show(where[8:])} goes, and the name lives")
 
     def _check_unnamed(self, about: tuple[bytes, Ino]) -> None:
-        """No name leads to an inode that has gone."""
+        """No name leads to an inode that has gone, or says that it has no name."""
         where, ino = about
-        if self._inode(ino) is None and self._entry(where) == ino:
+        inode = self._inode(ino)
+        if (inode is None or not inode.nlink) and self._entry(where) == ino:
             raise Unstorable(f"inode {ino} goes, and the name {show(where[8:])} leads to it")
 
     def _check_object(self, change: events.ObjectSet) -> None:
@@ -266,8 +290,8 @@ class _View:
         key = self._key(where)
         if key is None or inode.bucket != above.bucket:
             raise Unstorable(f"the name {show(name)} has no key, or leads to inode {ino} of another bucket")
-        if is_dir or inode.nlink == 1:
-            has = inode.key == key
+        if is_dir or inode.nlink < 2:
+            has = inode.key == key and inode.nlink > 0
         else:
             has = self._links[ino, key] if (ino, key) in self._links else self._catalog.has_link(ino, key)
         if not has:
