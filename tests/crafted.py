@@ -19,6 +19,7 @@ from vfs.model import (
     Draft,
     Ino,
     Inode,
+    Interim,
     KeyId,
     Kind,
     LockMode,
@@ -51,6 +52,7 @@ class Tree:
         store.tree.unlink(self.bucket, b"gone", WRITER)
         self.next = Ino(store.core.catalog.next_id)
         self.upload = 0
+        self.displaced = Ino(0)
 
     def inode(self, ino: Ino) -> Inode:
         return self.store.core.catalog.inode(ino)
@@ -109,6 +111,18 @@ SENSELESS: dict[str, Callable[[Tree], list[Change]]] = {
     "an inode of no type": lambda t: [events.InodeSet(t.file, t.with_(t.file, mode=0o644))],
     "an ACL that is none": lambda t: [events.InodeSet(t.file, t.with_(t.file, acl=b"acl"))],
     "a default ACL that is none": lambda t: [events.AttributeSet(t.directory, acl.DEFAULT, b"acl")],
+    "a displaced file with a name": lambda t: [events.DisplacedSet(t.file, t.bucket, b"f")],
+    "a displaced directory": lambda t: [events.DisplacedSet(t.directory, t.bucket, b"f")],
+    "nothing that is displaced": lambda t: [events.DisplacedSet(Ino(999), t.bucket, b"f")],
+    "an interim draft of nothing": lambda t: [
+        events.InterimSet(Ino(999), Interim(EMPTY, 0, 0, 0, WRITER, Seq(5)), 0, b"")
+    ],
+    "an interim draft with too short a tail": lambda t: [
+        events.InterimSet(t.file, Interim(EMPTY, 5, 0, 0, WRITER, Seq(5)), 0, b"tail")
+    ],
+    "an interim draft that keeps what is not there": lambda t: [
+        events.InterimSet(t.file, Interim(EMPTY, 5, 0, 0, WRITER, Seq(5)), 5, b"")
+    ],
     "an entry in a file": lambda t: [events.EntrySet(t.file, b"f", t.file)],
     "an entry of another bucket": lambda t: [
         events.KeyMade(KeyId(t.next), t.other, b"f"),

@@ -479,9 +479,10 @@ class Files:
                 with self._keeping(ino):
                     self._draft_interim(ino)
             for ino in sorted(ino for ino, _ in catalog.drafts()):  # the same, however they came into memory
-                with self._keeping(ino):
-                    self.publish(ino)
-                    published += 1
+                if ino not in self.kept:
+                    with self._keeping(ino):
+                        self.publish(ino)
+                        published += 1
             for ino in sorted(ino for ino, _ in catalog.every_displaced()):
                 if ino not in self.kept:
                     self._drop(ino)

@@ -306,7 +306,7 @@ class Interim(Struct, array_like=True, frozen=True, gc=False):
 
     content: Content
     tail_bytes: Word
-    mtime: int
-    ctime: int
+    mtime: Time
+    ctime: Time
     writer: Writer
     at: Seq

@@ -46,7 +46,8 @@ class _View:
     """The catalog as the changes looked at so far leave it, and what must be true when all of them are done."""
 
     _acl = b""  # the last one that was found to be one
-    _buckets: Mapping[Ino, bool] = {}  # those two are seldom needed
+    _buckets: Mapping[Ino, bool] = {}  # those are seldom needed
+    _interims_gone: tuple[Ino, ...] = ()
     _links: Mapping[tuple[Ino, KeyId], bool] = {}
 
     def __init__(self, catalog: Catalog) -> None:
@@ -205,6 +206,25 @@ class _View:
         _check_content(change.draft.content)
         self._at_end.append((_View._check_file, change.ino))
 
+    def displaced_set(self, change: events.DisplacedSet) -> None:
+        inode = self._inode(change.ino)
+        if inode is None or inode.mode & _FORMAT != _FILE or inode.nlink:
+            raise Unstorable(f"inode {change.ino} has a name, or is no file")
+        if b"/" in change.name:
+            raise Unstorable(f"the name {show(change.name)} has a slash")
+        self._at_end.append((_View._need_directory, change.parent))
+
+    def interim_set(self, change: events.InterimSet) -> None:
+        old = self._catalog.interim(change.ino)
+        had = 0 if old is None or change.ino in self._interims_gone else old.tail_bytes
+        if change.kept not in (0, had) or change.kept + len(change.tail) != change.interim.tail_bytes:
+            raise Unstorable(f"inode {change.ino} keeps {change.kept} bytes of a tail of {had}")
+        _check_content(change.interim.content)
+        self._at_end.append((_View._check_file, change.ino))
+
+    def interim_gone(self, change: events.InterimGone) -> None:
+        self._interims_gone = (*self._interims_gone, change.ino)
+
     def link_set(self, change: events.LinkSet) -> None:
         self._where(change.key)
         self._links = {**self._links, (change.ino, change.key): True}
@@ -344,6 +364,9 @@ _CHECKS: dict[type[events.Change], Callable[[_View, Any], None]] = {
     events.DirectoryTouched: _View.directory_touched,
     events.DraftSet: _View.draft_set,
     events.DraftGone: _View.anything,
+    events.DisplacedSet: _View.displaced_set,
+    events.InterimSet: _View.interim_set,
+    events.InterimGone: _View.interim_gone,
     events.LinkSet: _View.link_set,
     events.LinkGone: _View.link_gone,
     events.AttributeSet: _View.attribute_set,

@@ -256,8 +256,7 @@ class Store:
         return replayed
 
     def _set_aside(self, record: Record, aside: Aside) -> None:
-        """A record that nobody can apply does not keep the store from opening. An older vfs would stumble over it."""
-        self._allow_guarded()
+        """A record that nobody can apply does not keep the store from opening."""
         replay.keep(self.disk, record, aside)
         where = self.path / replay.FOLDER
         log.warning("record %d (%s) is set aside, in %s: %s", aside.number, aside.operation, where, aside.reason)

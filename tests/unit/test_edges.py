@@ -37,6 +37,7 @@ from vfs.model import (
     Draft,
     Filter,
     Ino,
+    Interim,
     KeyId,
     LifecycleRule,
     LockMode,
@@ -91,6 +92,9 @@ BASES: dict[type, Callable[[Tree], Change]] = {
     events.DirectoryTouched: lambda t: events.DirectoryTouched(t.directory, 5, 0),
     events.DraftSet: lambda t: events.DraftSet(t.file, Draft(t.inode(t.file).content, 5, 5, WRITER)),
     events.DraftGone: lambda t: events.DraftGone(t.file),
+    events.DisplacedSet: lambda t: events.DisplacedSet(t.displaced, t.directory, b"displaced"),
+    events.InterimSet: lambda t: events.InterimSet(t.file, Interim(EMPTY, 4, 5, 5, WRITER, Seq(5)), 0, b"tail"),
+    events.InterimGone: lambda t: events.InterimGone(t.file),
     events.LinkSet: lambda t: events.LinkSet(t.file, t.inode(t.file).key),
     events.LinkGone: lambda t: events.LinkGone(t.file, t.inode(t.file).key),
     events.AttributeSet: lambda t: events.AttributeSet(t.file, b"user.a", b"v"),
@@ -123,6 +127,13 @@ def store(tmp_path: Path) -> Iterator[Store]:
 def grown(store: Store) -> Tree:
     tree = Tree(store)
     tree.upload = store.core.new_id()
+    tree.displaced = Ino(store.core.new_id())
+    gone = msgspec.structs.replace(tree.inode(tree.file), nlink=0, content=EMPTY)
+    made: list[Change] = [
+        events.InodeSet(tree.displaced, gone),
+        events.DisplacedSet(tree.displaced, tree.bucket, b"f"),
+    ]
+    store.core.commit("displace", made)
     store.core.commit("create upload", [events.UploadSet(tree.bucket, tree.upload, Upload(b"u", Seq(5), ObjectInfo()))])
     return tree
 
