@@ -253,7 +253,8 @@ class _View:
             raise Unstorable(f"inode {change.ino} has a name, or is none")
 
     def object_set(self, change: events.ObjectSet) -> None:
-        self._at_end.append((_View._check_object, change))
+        if self._key_of_version(change.seq) != change.key:  # which may go again: what is replaced says its rights first
+            raise Unstorable(f"key {change.key} has no version {change.seq}")
 
     def upload_set(self, change: events.UploadSet) -> None:
         self._need_bucket(change.bucket)
@@ -289,10 +290,6 @@ class _View:
         inode = self._inode(ino)
         if (inode is None or not inode.nlink) and self._entry(where) == ino:
             raise Unstorable(f"inode {ino} goes, and the name {show(where[8:])} leads to it")
-
-    def _check_object(self, change: events.ObjectSet) -> None:
-        if self._key_of_version(change.seq) != change.key:
-            raise Unstorable(f"key {change.key} has no version {change.seq}")
 
     def _check_entry(self, change: events.EntrySet) -> None:
         """A live name leads to an inode of its type, which has that name."""

@@ -18,9 +18,11 @@ from vfs.model import (
     KeyId,
     Kind,
     LockMode,
+    ObjectInfo,
     ObjectLock,
     Retention,
     Seq,
+    State,
     Version,
     Writer,
 )
@@ -182,3 +184,17 @@ def test_the_most_links_with_the_largest_acl_can_be_published(store: Store, monk
         events.ObjectSet(key, Seq(SEQ_MAX), info(SEQ_MAX)),
     ]
     assert len(events.pack(Event(1, "publish", changes))) < tree.VERSION_BYTES
+
+
+def test_a_version_may_be_replaced_whose_rights_are_told_first(store: Store) -> None:
+    """A put over a file whose mode was changed, in a bucket without versioning: its version goes, comes, and goes."""
+    bucket = store.create_bucket(b"other", uid=0, gid=0, state=State.UNVERSIONED)
+    write(store, bucket, b"f")
+    body = store.objects.begin_content(bucket)
+    store.objects.put(bucket, b"f", body.seal(), ObjectInfo("e"), WRITER)
+    ino, _ = store.tree.lookup(bucket, b"f")
+    store.tree.set_attributes(ino, mode=0o600)
+    store.objects.put(bucket, b"f", body.seal(), ObjectInfo("f"), WRITER)
+    store.objects.end_content(body)
+    assert store.objects.current(bucket, b"f").info.etag == "f"
+    unchanged(store)
