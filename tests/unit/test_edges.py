@@ -28,6 +28,7 @@ from vfs import events
 from vfs.catalog import TABLES, Catalog
 from vfs.errors import NoSuchKey, NotAStore, VfsError
 from vfs.events import Change
+from vfs.folder import Folder
 from vfs.fuse.operations import Operations
 from vfs.model import (
     EMPTY,
@@ -172,7 +173,7 @@ def look(store: Store, door: Operations) -> None:
 
 
 def rows(path: Path) -> dict[str, list[tuple[bytes, bytes]]]:
-    catalog = Catalog(path / "catalog", read_only=True)
+    catalog = Catalog(Folder.at(path / "catalog"), read_only=True)
     found = {table: list(catalog.rows(table)) for table in TABLES if table != "meta"}
     catalog.close()
     return found
@@ -416,7 +417,7 @@ def test_settings_at_their_edges(tmp_path: Path) -> None:
                 f"{field.name} = {in_toml(value)}\n".encode("utf-8", "surrogatepass")
             )
             with contextlib.suppress(NotAStore):
-                assert isinstance(load(tmp_path), Settings), name
+                assert isinstance(load(Folder.at(tmp_path)), Settings), name
     for text in (
         "[" * 5000,
         "a = " + "[" * 5000,
@@ -428,7 +429,7 @@ def test_settings_at_their_edges(tmp_path: Path) -> None:
     ):
         (tmp_path / "config.toml").write_text(text)
         with pytest.raises(NotAStore, match=r"config\.toml"):
-            load(tmp_path)
+            load(Folder.at(tmp_path))
 
 
 def in_toml(value: Any) -> str:

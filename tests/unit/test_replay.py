@@ -185,8 +185,8 @@ def test_a_record_of_a_newer_vfs_is_given_up_only_if_told_to(store: Store) -> No
     opened = Store.open(store.path)
     assert opened.figures()["RecordsSetAside"] == 1
     assert read(opened, b"later-000") == read(opened, b"later-001") == b"acknowledged"
-    opened.close()
     assert [found.number for found in replay.every(opened.disk)] == [number]
+    opened.close()
     assert problems_of(store.path)[0] == []
 
 
