@@ -500,12 +500,25 @@ class Operations(pyfuse3.Operations):
         after = self._resume(directory, start_id) if start_id else b""
         directory.begin_reply()
         for sort_name, name, child in self._tree.entries(ino, after):
-            inode = self._tree.inode(child)
-            only_name = inode.is_dir or inode.nlink == 1
-            cookie = (inode.key if only_name else self.store.core.catalog.key(ino, sort_name)) or child
-            if not pyfuse3.readdir_reply(token, name, self._entry(child, inode), cookie):
+            cookie, entry = self._listed(ino, sort_name, child)
+            if not pyfuse3.readdir_reply(token, name, entry, cookie):
                 return
             directory.cookies[cookie] = sort_name
+
+    def _listed(self, directory: Ino, sort_name: bytes, child: Ino) -> tuple[int, EntryAttributes]:
+        """The cookie of a name, and what it leads to. A damaged row hides no name, its own included: stat fails."""
+        key = self.store.core.catalog.key
+        try:
+            inode = self._tree.inode(child)
+            only_name = inode.is_dir or inode.nlink == 1
+            return (inode.key if only_name else key(directory, sort_name)) or child, self._entry(child, inode)
+        except (NoSuchKey, InvalidName, OverflowError, *UNREADABLE) as error:
+            log.error("%s leads to inode %d, which cannot be read: %s", show(sort_name), child, error)
+        damaged = EntryAttributes()
+        damaged.st_ino = child
+        damaged.st_mode = stat.S_IFDIR if sort_name.endswith(b"/") else stat.S_IFREG
+        damaged.entry_timeout = damaged.attr_timeout = 0
+        return key(directory, sort_name) or child, damaged
 
     def _resume(self, directory: OpenDirectory, cookie: int) -> bytes:
         """The sort name that a cookie stands for: of the last replies, or of any key that still exists."""
