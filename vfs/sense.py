@@ -30,7 +30,7 @@ _DIRECTORY = 0o040000
 _FILE = 0o100000
 _FORMATS = frozenset((_FILE, _DIRECTORY, 0o120000, 0o010000, 0o140000, 0o020000, 0o060000))
 _WORD = (1 << 32) - 1
-_SLASH = ord("/")
+_NAME_AT = 8  # in a row: behind the number of the directory, whose last byte may be a slash
 
 
 def check(catalog: Catalog, event: Event) -> None:
@@ -136,7 +136,7 @@ class _View:
     def version_added(self, change: events.VersionAdded) -> None:
         key, seq, version = change.key, change.seq, change.version
         kind = version.kind
-        if (kind is Kind.DIRECTORY or kind is Kind.NO_DIRECTORY) != (self._where(key)[-1] == _SLASH):
+        if (kind is Kind.DIRECTORY or kind is Kind.NO_DIRECTORY) != self._where(key).endswith(b"/", _NAME_AT):
             raise Unstorable(f"key {key} cannot have a version of kind {kind.name.lower()}")
         if (seq <= self._catalog.last_seq or seq in self._versions) and self._key_of_version(seq) is not None:
             raise Unstorable(f"there is a version {seq} already")

@@ -198,3 +198,17 @@ def test_a_version_may_be_replaced_whose_rights_are_told_first(store: Store) -> 
     store.objects.end_content(body)
     assert store.objects.current(bucket, b"f").info.etag == "f"
     unchanged(store)
+
+
+def test_the_number_of_a_directory_may_end_in_a_slash(store: Store) -> None:
+    """The key ``a/`` of an object has an empty name; in its row there is only the number of its directory."""
+    bucket = store.create_bucket(b"other", uid=0, gid=0)
+    body = store.objects.begin_content(bucket)
+    made = set()
+    for at in range(300):
+        store.core.new_id() if at % 70 == 0 else None
+        store.objects.put(bucket, b"%d/" % at, body.seal(), ObjectInfo(), WRITER)
+        made.add(store.core.catalog.entry(bucket, b"%d/" % at) & 255)  # type: ignore[operator]
+    store.objects.end_content(body)
+    assert ord("/") in made
+    unchanged(store)
