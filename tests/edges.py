@@ -97,6 +97,15 @@ def of_type(kind: inspect.Type, value: Any, where: str) -> Iterator[Variant]:
                 base = list(value) if value else [_default(other) for other in kind.item_types]
                 for name, item in of_type(item_type, base[at], f"{where}[{at}]"):
                     yield name, (*base[:at], item, *base[at + 1 :])
+        case inspect.NamedTupleType():
+            made = (
+                value
+                if isinstance(value, kind.cls)
+                else kind.cls(*(_default(f.type) for f in kind.fields if f.required))
+            )
+            for field in kind.fields:
+                for name, item in of_type(field.type, getattr(made, field.name), f"{where}.{field.name}"):
+                    yield name, made._replace(**{field.name: item})
         case inspect.DictType():
             yield f"{where}={{}}", {}
             for text in TEXTS:

@@ -189,6 +189,16 @@ def contents(path: Path) -> list[bytes | None]:
     return [None if version.is_symlink() else version.read_bytes() for version in versions(path)]
 
 
+def purge(version: Path) -> None:
+    """What `vfs purge` does with a version below `.versions`."""
+    os.setxattr(version.parent, "user.vfs.purge", version.name.encode())
+
+
+def purge_command(version: Path) -> list[str]:
+    """The same as a program to run, which ends when the daemon has answered."""
+    return ["setfattr", "-n", "user.vfs.purge", "-v", version.name, str(version.parent)]
+
+
 def wait_until(condition: Callable[[], bool], what: str) -> None:
     """Poll for something that another process does; fails after TIMEOUT_S."""
     deadline = time.monotonic() + TIMEOUT_S

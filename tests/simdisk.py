@@ -24,9 +24,8 @@ done (`append` then `appending`, …); what it does with `crash` and `kill` of t
 
 A page that is `spoiled` cannot be read any more, in this life or another one, until its file is removed.
 
-Calls that may fail (`append write sync truncate create remove reserve punch`, and `read`) ask `fault` first, with the
-name of the call and the path; what it raises is raised, with nothing changed. `fail_at` makes such a function for one
-call.
+Calls that may fail (those of CALLS, and `read`) ask `fault` first, with the name of the call and the path; what it
+raises is raised, with nothing changed. `fail_at` makes such a function for one call.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ from vfs.errors import DiskFailed, NoSpace, VfsError
 Fault = Callable[[str, str], None]
 Watch = Callable[[str, str], None]
 
-CALLS = frozenset({"append", "write", "sync", "truncate", "create", "remove", "reserve", "punch"})
+CALLS = frozenset({"append", "write", "sync", "truncate", "create", "remove", "rename", "reserve", "punch"})
 PAGE_BYTES = 4096
 
 
@@ -296,7 +295,9 @@ class SimDisk:
         self.capacity = capacity
         self.fault: Fault = no_fault
         self.watch: Watch = nobody
-        self._half: tuple[str, int | Stored] | None = None  # of the call that is half done: its path, and from where
+        self._half: tuple[str, int | Stored | str] | None = (
+            None  # of the call that is half done: its path, and what was
+        )
 
     # -- vfs.disk.Disk ----------------------------------------------------------------------------------------
 
@@ -326,9 +327,18 @@ class SimDisk:
         with self.half_done("removing", path, removed):
             pass
 
+    def rename(self, path: str, new: str) -> None:
+        self.fault("rename", new)
+        if path not in self._files:
+            raise DiskFailed(f"simulated: no {path}")
+        self.watch("rename", new)
+        self._files[new] = self._files.pop(path)
+        with self.half_done("renaming", new, path):
+            pass
+
     @contextlib.contextmanager
-    def half_done(self, call: str, path: str, before: int | Stored) -> Iterator[None]:
-        """*call* has changed *path*, and is not over. before: where an append begins, or what was there."""
+    def half_done(self, call: str, path: str, before: int | Stored | str) -> Iterator[None]:
+        """*call* has changed *path*, and is not over. before: where an append begins, what was there, the old name."""
         self._half = path, before
         try:
             self.watch(call, path)
@@ -382,6 +392,8 @@ class SimDisk:
             path, before = self._half
             if isinstance(before, Stored):  # the cut, or the removal of the name, is not on the disk
                 twin._files[path] = before.after_power_loss(rng)
+            elif isinstance(before, str):  # the file has its old name
+                twin._files[before] = twin._files.pop(path)
             elif not self._files[path].data:  # the new name is not
                 del twin._files[path]
         return twin

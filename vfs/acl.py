@@ -73,6 +73,11 @@ def encode(acl: Acl) -> bytes:
     return _HEADER.pack(_VERSION) + b"".join(_ENTRY.pack(entry.tag, entry.bits, who) for entry, who in ids)
 
 
+def groups(value: bytes) -> list[int]:
+    """The groups that the stored list of an inode names."""
+    return [entry.id for entry in decode(value) if entry.tag is Tag.GROUP] if value else []
+
+
 def is_plain(acl: Acl) -> bool:
     """Whether a list says no more than permission bits can, so that none need be kept."""
     return all(entry.tag in _ONCE for entry in acl)

@@ -18,7 +18,7 @@ from blake3 import blake3
 
 from vfs.compression import Compressor, decompress
 from vfs.disk import Buffer, Disk, File, segments
-from vfs.errors import Corrupt
+from vfs.errors import Corrupt, NoSpace
 from vfs.model import BlockId
 
 FOLDER = "blocks"
@@ -63,6 +63,9 @@ class Index(Protocol):
 
     def set_block_place(self, block: BlockId, place: Place, *, node: bool) -> None: ...
 
+    def find_room(self) -> bool:
+        """Whether there is room for more, beside what is set aside."""
+
 
 class End(NamedTuple):
     """Where the next block goes: every block before is in the index."""
@@ -93,6 +96,7 @@ class Blocks:
         self._cache: OrderedDict[BlockId, bytes] = OrderedDict()
         self._cached_bytes = 0
         self._compressor = Compressor()
+        self.is_full = False  # the last block that was to be stored found no room
         self.pins: set[BlockId] | None = None  # while a collection looks for what is dead: what open files may need
         self.end = End(0, 0)
 
@@ -120,10 +124,14 @@ class Blocks:
 
         stored: its bytes in this encoding.
         """
+        self.is_full = True
+        if not self._index.find_room():
+            raise NoSpace("no space left: what is free is set aside for deleting and purging")
         file = self._current
         if file is None or file.size >= SEGMENT_BYTES_MAX:
             file = self._next_segment()
         start = file.append((header_of(block, node=node, length=len(stored), encoding=encoding), stored))
+        self.is_full = False
         segment = self.end.segment
         self.end = End(segment, file.size)
         self._dirty[segment] = file

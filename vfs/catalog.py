@@ -37,7 +37,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import mmap
 import os
 import struct
 from collections.abc import Callable, Iterator
@@ -51,7 +50,7 @@ import msgspec
 from vfs import events
 from vfs.blocks import HEADER_BYTES, LOST, Blocks, End, Place
 from vfs.content import children
-from vfs.disk import LIMITS, refusal, set_aside
+from vfs.disk import LIMITS, refusal, set_aside, write_in_place
 from vfs.errors import Corrupt, DiskFailed, LimitReached, NoSpace, NoSuchInode, NoSuchKey
 from vfs.events import Event
 from vfs.folder import Folder
@@ -73,14 +72,14 @@ from vfs.model import (
     Upload,
     Version,
 )
+from vfs.pages import BATCH, FILE_NAME, PAGE_BYTES, Pages, Use, missing_bytes
 
 log = logging.getLogger("vfs.catalog")
 
-RESERVE_BYTES = 8 << 20  # room set aside on the disk behind the file, for the commits that free space on a full one
 INODES_KEPT_MAX = 8192  # decoded inodes in memory, about 6 MiB
 NAMES_KEPT_MAX = 8192  # live names in memory, and once more as many of keys, about 1 MiB each
 COUNTS_MAX = 20_000  # roots whose references are counted in memory
-FILE = "data.mdb"
+FILE = FILE_NAME
 MAP_BYTES = 1 << 40  # of address space, not of memory or disk
 ENGINE = 0  # LMDB 0.9 (data format v1): py-lmdb carries 1.0 too, whose files are not interchangeable
 TABLES = (
@@ -88,15 +87,10 @@ TABLES = (
     *("orphans", "buckets", "blocks", "segments", "meta", "objects", "uploads", "parts"),
     *("displaced", "interim", "tails", "aside"),
 )
-LATER_TABLES = (
-    "objects",
-    "uploads",
-    "parts",
-    "displaced",
-    "interim",
-    "tails",
-    "aside",
-)  # which earlier catalogs may lack
+KEPT_INODE_BYTES = 256  # of a row of an inode
+COMMIT_AGAIN_PAGES = 64  # replaced by a commit: on a full disk another one follows, after which they can be used
+# which earlier catalogs may lack
+LATER_TABLES = ("objects", "uploads", "parts", "displaced", "interim", "tails", "aside")
 
 _U64 = struct.Struct(">Q")
 _PAIR = struct.Struct(">QQ")
@@ -107,16 +101,40 @@ _UNKNOWN = Ino(-1)
 _DEPTHS = [bytes((depth,)) for depth in range(256)]
 
 KEY_BYTES_MAX = 511  # LMDB's
-MISSING_BYTES_MAX = 1 << 30
-_LMDB_MAGIC = 0xBEEFC0DE
-_PAGE_BYTES = mmap.PAGESIZE  # LMDB's too; the second page is a meta page, as the first
-_META = struct.Struct("<16xI20xI92xQQ")  # of a meta page (mdb.c, MDB_meta): magic, page size, last page, transaction
-_META_BYTES = 2 * _PAGE_BYTES
 
 UNREADABLE = (lmdb.Error, struct.error, msgspec.DecodeError)
 """What nothing but damage to the catalog raises: no row has a checksum, and LMDB checks little."""
 DAMAGE = (*UNREADABLE, ValueError, KeyError, OverflowError)
 """What reading a damaged catalog as a whole raises."""
+
+ROWS_OF_ANY = 4
+# How many rows a change touches at most: apart from those of blocks, which are counted as they change, from those that
+# are kept decoded, and from what comes behind all others of its table, for which no page is touched that is not new.
+_ROWS: dict[type[events.Change], int] = {
+    events.BucketSet: 0,
+    events.KeyMade: 1,
+    events.KeyGone: 2,
+    events.VersionAdded: 1,
+    events.EntrySet: 1,
+    events.EntryGone: 1,
+    events.InodeSet: 0,
+    events.InodeGone: 2,
+    events.DirectoryTouched: 0,
+    events.DraftSet: 0,
+    events.DraftGone: 0,
+    events.LinkSet: 1,
+    events.LinkGone: 1,
+    events.AttributeSet: 1,
+    events.AttributeGone: 1,
+    events.OrphanSet: 1,
+    events.ObjectSet: 1,
+    events.DisplacedSet: 1,
+    events.InterimSet: 2,
+    events.InterimGone: 1,
+    events.UploadSet: 1,
+    events.UploadGone: 1,
+    events.PartSet: 1,
+}
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_inode = msgspec.msgpack.Decoder(Inode).decode
@@ -142,36 +160,17 @@ def directory_of(where: bytes) -> Ino:
     return Ino(_U64.unpack_from(where)[0])
 
 
+def _pages(stat: Any) -> int:
+    """How many pages a table has."""
+    return int(stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"])
+
+
 def _key_name(raw: bytes) -> KeyName:
     return KeyName(Ino(_U64.unpack(raw[:8])[0]), raw[8:])
 
 
 def _delta(item: tuple[bytes, int]) -> int:
     return -item[1]
-
-
-def missing_bytes(folder: Folder) -> int:
-    """How many bytes an LMDB file is shorter than its meta page says. LMDB maps those too, and dies (SIGBUS) where it
-    reads them. It never does in a sound file, in which the last pages can be free and unwritten: so this is no damage
-    yet, but it has to be filled up. Raises Corrupt for more than can be missing in a sound one.
-    """
-    try:
-        with folder.open_file(FILE) as opened:
-            head = opened.read(_META_BYTES)
-            size = os.fstat(opened.fileno()).st_size
-    except FileNotFoundError:
-        return 0
-    pages, txn, page_bytes = 0, -1, 0
-    for at in (0, _PAGE_BYTES):
-        if len(head) >= at + _META.size:
-            magic, length, last, number = _META.unpack_from(head, at)
-            if magic == _LMDB_MAGIC and number > txn:
-                pages, txn, page_bytes = last + 1, number, length
-    missing = max(pages * page_bytes - size, 0)
-    if missing > MISSING_BYTES_MAX:
-        found = f"{size} bytes; `vfs rebuild` makes it again"
-        raise Corrupt(str(folder.path / FILE), expected=f"{pages} pages", found=found)
-    return missing
 
 
 def fill_up(folder: Folder) -> None:
@@ -316,6 +315,7 @@ class Catalog:
         path, read_only = self._folder.path, self._read_only
         try:
             if not read_only:
+                write_in_place(self._folder.fd)
                 fill_up(self._folder)
             self._env = _open_env(self._folder, read_only=read_only)
             self._db = _open_tables(self._env, create=not read_only)
@@ -334,12 +334,14 @@ class Catalog:
         self._objects, self._uploads, self._parts = db["objects"], db["uploads"], db["parts"]
         self._displaced, self._interim, self._tails = db["displaced"], db["interim"], db["tails"]
         self._aside = db["aside"]
-        self._room = 0  # how far the file can grow in the room that is set aside for it
+        self._pages: Pages | None = None
         try:
             self._begin()
+            if not read_only:
+                self._pages = Pages(self._folder.open(FILE, os.O_RDWR))
             self._load()
         except DAMAGE as error:
-            self._env.close()
+            self._close()
             raise Corrupt(str(path), expected="an LMDB catalog", found=repr(error)) from error
 
     def _begin(self) -> None:
@@ -358,6 +360,7 @@ class Catalog:
         self._key_cache: dict[KeyId, bytes] = {}  # rows of key_names
         self._no_key = b""  # the last row of keys that was looked for and is not there
         self._inodes_changed: set[Ino] = set()
+        self._inodes_new = 0  # how many inodes have been made
         self._drafts_changed: set[Ino] = set()
         self._interim_changed: set[Ino] = set()
         self._buckets_changed: set[Ino] = set()
@@ -379,6 +382,8 @@ class Catalog:
             segment = _U64.unpack(key)[0]
             self._indexed[segment], self._live[segment] = _PAIR.unpack(value)
         self._segments_changed: set[int] = set()
+        self._shared: dict[Ino, int] | None = None  # of `shared_bytes`, by inode
+        self._shared_changed: set[Ino] = set()
         self.index_changed = False  # blocks were taken out of the index since the checkpoint, which no event tells
         raw = self._get(b"checkpoint", db=self._meta)
         self.checkpoint = (
@@ -388,6 +393,7 @@ class Catalog:
         )
         self.next_id = self.checkpoint.next_id
         self.last_seq = self.checkpoint.last_seq
+        self._look_at_pages()
 
     def attach(self, blocks: Blocks) -> None:
         """Where apply reads the nodes of manifests from, to count the references of what is below them."""
@@ -414,7 +420,84 @@ class Catalog:
         self.checkpoint = checkpoint
         self.index_changed = False
         self._begin()
-        self._set_aside()
+        self._look_at_pages()
+        if self._pages is not None and self._pages.is_short and self._pages.freed > COMMIT_AGAIN_PAGES:
+            self._commit_again()
+
+    def _commit_again(self) -> None:
+        """The same once more: only after that can be used what the last commit replaced."""
+        try:
+            self._put(b"checkpoint", _encode(self.checkpoint), db=self._meta)
+            self._txn.commit()
+            self._begin()
+            self._look_at_pages()
+        except lmdb.Error:
+            self._fall_back()  # to what has been committed
+
+    def _look_at_pages(self) -> None:
+        """See how many pages the next commit can take, and have as many as may be needed on a full disk."""
+        if self._pages is not None:
+            stats = {name: self._txn.stat(table) for name, table in self._db.items()}
+            pages = {name: _pages(stat) for name, stat in stats.items()}
+            # ADR 13: each row of blocks may change with one event; what lives may be deleted, which leaves markers.
+            shared = self.shared_bytes() // PAGE_BYTES
+            kept = (
+                2 * shared
+                + pages["blocks"]
+                + pages["inodes"]
+                + 2 * pages["attributes"]
+                + stats["entries"]["entries"] // 32
+            )
+            branches = sum(stat["branch_pages"] for stat in stats.values())
+            self._pages.committed(Use(sum(pages.values()), branches, kept))
+
+    def sizes(self) -> tuple[dict[str, int], dict[str, int]]:
+        """How many rows each table has, and the bytes of its pages; what is kept decoded with a good guess."""
+        stats = {name: self._txn.stat(table) for name, table in self._db.items() if table is not None}
+        rows = {name: int(stat["entries"]) for name, stat in stats.items()}
+        sizes = {name: _pages(stat) * PAGE_BYTES for name, stat in stats.items()}
+        sizes["inodes"] += len(self._inodes_changed) * KEPT_INODE_BYTES
+        return rows, sizes
+
+    def shared_bytes(self) -> int:
+        """Bytes of the attributes and ACLs of files with several names, once for each name but one."""
+        if self._shared is None:
+            self._shared = {}
+            self._shared_changed.update(Ino(_PAIR.unpack(raw)[0]) for raw, _ in self._scan(self._links, b"", b""))
+        for ino in self._shared_changed:
+            inode = self._kept_inode(ino)
+            self._shared.pop(ino, None)
+            if inode is not None and inode.nlink > 1 and (inode.attributes or inode.acl):
+                names = self.attributes(ino)
+                size = len(inode.acl) + sum(len(name) + len(self.attribute(ino, name) or b"") for name in names)
+                self._shared[ino] = (inode.nlink - 1) * size
+        self._shared_changed.clear()
+        return sum(self._shared.values())
+
+    def names_of_drafts(self) -> int:
+        """How many names the files have together of which there are drafts."""
+        return sum(max(self.peek(ino).nlink, 1) for ino in {*self._draft_rows, *self._interim_rows})
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes of the pages that a copy of the catalog would have."""
+        return 0 if self._pages is None else self._pages.used * PAGE_BYTES
+
+    @property
+    def is_short(self) -> bool:
+        """Whether the disk is too full to have all pages set aside that later commits may need."""
+        return self._pages is not None and self._pages.is_short
+
+    def find_room(self) -> bool:
+        """Set aside what the disk has now. Whether that is enough for changes that free nothing."""
+        if self._pages is not None and self._pages.is_short:
+            self._pages.look()
+        return not self.is_short
+
+    @property
+    def wants_commit(self) -> bool:
+        """Whether what came since the last commit may soon need more pages than there are."""
+        return self._pages is not None and self._pages.wants_commit
 
     def _fall_back(self) -> None:
         """Be the catalog of the last checkpoint again."""
@@ -422,7 +505,7 @@ class Catalog:
         try:
             self._begin()
         except lmdb.Error:  # after a failed write of its meta page, LMDB takes nothing more until it is opened again
-            self._env.close()
+            self._close()
             self._open()
         else:
             self._load()
@@ -442,25 +525,12 @@ class Catalog:
         try:
             fd = self._folder.open(FILE, os.O_RDWR)
             try:
-                room = set_aside(fd, os.fstat(fd).st_size, RESERVE_BYTES)
+                room = set_aside(fd, os.fstat(fd).st_size, BATCH * PAGE_BYTES)
             finally:
                 os.close(fd)
         except OSError:
             return True  # this disk has other troubles
-        return room and self._folder.free_bytes() >= RESERVE_BYTES
-
-    def _set_aside(self) -> None:
-        """Have room behind the file, so that commits which free space succeed on a full disk."""
-        fd = self._folder.open(FILE, os.O_RDWR)
-        try:
-            size = os.fstat(fd).st_size
-            if size + RESERVE_BYTES // 2 > self._room and set_aside(fd, size, RESERVE_BYTES):
-                self._room = size + RESERVE_BYTES
-        except OSError as error:
-            log.warning("no room can be set aside for the catalog: %s", error.strerror)
-            self._room = 1 << 62
-        finally:
-            os.close(fd)
+        return room and self._folder.free_bytes() >= BATCH * PAGE_BYTES
 
     def _write_changed(self) -> None:
         """Bring the tables up to what is kept decoded; references apart, of which an event may not be through yet."""
@@ -500,6 +570,7 @@ class Catalog:
         commits. Raises NoSpace, DiskFailed.
         """
         try:
+            write_in_place(folder.fd)
             fd = folder.make(FILE)
             try:
                 self._env.copyfd(fd, compact=True)
@@ -539,7 +610,13 @@ class Catalog:
 
     def _close_env(self) -> None:
         self._txn.abort()
+        self._close()
+
+    def _close(self) -> None:
         self._env.close()
+        if self._pages is not None:
+            self._pages.close()
+            self._pages = None
 
     # -- reading ----------------------------------------------------------------------------------------------
 
@@ -731,6 +808,19 @@ class Catalog:
         found = next(self._scan(self._times, b"", _u64(seq)), None)
         return Seq(_ALL_ONES) if found is None else Seq(_U64.unpack(found[0])[0])
 
+    def versions_back(self, before: Seq) -> Iterator[tuple[Seq, KeyId]]:
+        """The versions of the store that are not newer than *before*, newest first, and their keys."""
+        if self._times is None:
+            return
+        with self._txn.cursor(self._times) as cursor:
+            start = _u64(before)
+            found = cursor.set_range(start)
+            found = cursor.key() == start or cursor.prev() if found else cursor.last()
+            while found:
+                key, value = cursor.item()
+                yield Seq(_U64.unpack(key)[0]), KeyId(_U64.unpack(value)[0])
+                found = cursor.prev()
+
     def links(self, ino: Ino) -> list[KeyId]:
         """The names of an inode that has several (at most LINKS_MAX)."""
         return [KeyId(_U64.unpack(key)[0]) for key, _ in self._scan(self._links, _u64(ino), b"")]
@@ -918,12 +1008,21 @@ class Catalog:
 
     # -- applying events --------------------------------------------------------------------------------------
 
-    def apply(self, event: Event) -> None:
-        """Fold one event into the tables. Decides nothing; the same in a live operation and in recovery."""
+    def apply(self, event: Event, size: int = 0) -> None:
+        """Fold one event into the tables. Decides nothing; the same in a live operation and in recovery. *size*: of its
+        record in bytes.
+        """
         if event.at > self.last_seq:
             self.last_seq = Seq(event.at)
+        rows = self._inodes_new - len(self._inodes_changed) - len(self._drafts_changed) - len(self._buckets_changed)
         for change in event.changes:
-            self._handlers[type(change)](change)
+            kind = type(change)
+            self._handlers[kind](change)
+            rows += _ROWS.get(kind, ROWS_OF_ANY)
+        if self._pages is not None:
+            rows += len(self._inodes_changed) + len(self._drafts_changed) + len(self._buckets_changed)
+            rows -= self._inodes_new
+            self._pages.changed(max(rows, 0), size)
         if self._nodes_referred or len(self._references) >= COUNTS_MAX:
             self._add_references()  # of nodes at once: those are read, and if that fails, this change fails
 
@@ -960,6 +1059,7 @@ class Catalog:
 
     def _refer(self, block: BlockId, delta: int, depth: int) -> None:
         """Add *delta* references; a node that gains its first or loses its last passes that on to its children."""
+        self._count_rows(1)
         raw = self._get(block, db=self._block_rows)
         if raw is None:
             row = _BLOCK.pack(0, 0, 0, delta, depth > 0)  # lost: kept on the books, reading it is Corrupt
@@ -978,6 +1078,11 @@ class Catalog:
                 self._blocks.pins.add(block)  # whoever has it open needs it, and a collection is under way
             if depth:
                 self._refer_children(block, 1 if references == 0 else -1, depth)
+
+    def _count_rows(self, number: int) -> None:
+        """So many rows are changed of which no event speaks."""
+        if self._pages is not None:
+            self._pages.changed(number, 0)
 
     def _refer_children(self, block: BlockId, delta: int, depth: int) -> None:
         for child in self._children(block):
@@ -1012,6 +1117,7 @@ class Catalog:
 
     def set_block_place(self, block: BlockId, place: Place, *, node: bool) -> None:
         """Index of vfs.blocks: a new block, a lost one that is stored again, or one that was moved."""
+        self._count_rows(1)
         raw = self._get(block, db=self._block_rows)
         was, references = 0, 0
         if raw is not None:
@@ -1054,6 +1160,7 @@ class Catalog:
         assert row is not None, "no block"
         assert not row.references, "a block in use"
         self.index_changed = True
+        self._count_rows(1)
         self._delete(block, db=self._block_rows)
         self._count_bytes(row.place.segment, -row.place.length - HEADER_BYTES, row.references)
 
@@ -1109,7 +1216,9 @@ class Catalog:
             directory = directories.pop()
             below: list[Ino] = []
             for _, key in list(self.keys(directory)):
+                self._count_rows(ROWS_OF_ANY)
                 for seq, version in list(self.versions(key)):
+                    self._count_rows(ROWS_OF_ANY)
                     inode = self._kept_inode(version.ino)
                     if inode is not None and inode.is_dir and inode.key == key:
                         below.append(version.ino)
@@ -1143,6 +1252,7 @@ class Catalog:
         self._put(_pair(key, _ALL_ONES - seq), _encode(version), db=self._versions)
         self._put(_u64(seq), _u64(key), db=self._times)
         if version.null:
+            self._count_rows(1)
             self._put(self._where(key), _pair(key, seq), db=self._keys)
         self._count(version.content, 1)
         self._add_to_bucket(change.bucket, version, 1)
@@ -1187,6 +1297,7 @@ class Catalog:
         live = content.size if inode.nlink else 0
         if old is None:
             self.next_id = max(self.next_id, ino + 1)
+            self._inodes_new += 1
             self._count(content, 1)
         else:
             live -= old.content.size if old.nlink else 0
@@ -1200,7 +1311,10 @@ class Catalog:
         self._inodes_changed.add(ino)
         if inode.nlink and ino in self._displaced_rows:
             self._displaced_gone(ino)
+        if inode.nlink > 1:
+            self._shared_changed.add(ino)
         if inode.is_dir:
+            self._count_rows(1)
             if old is not None and old.nlink == 0:
                 self._delete(_pair(old.key, ino), db=self._removed)
             if inode.nlink == 0:
@@ -1228,6 +1342,7 @@ class Catalog:
         self._interim_gone(events.InterimGone(ino))
         if old.attributes:
             for name in self.attributes(ino):
+                self._count_rows(1)
                 self._delete(_u64(ino) + name, db=self._attributes)
 
     def _directory_touched(self, change: events.DirectoryTouched) -> None:
@@ -1254,15 +1369,19 @@ class Catalog:
 
     def _link_set(self, change: events.LinkSet) -> None:
         self._put(_pair(change.ino, change.key), b"", db=self._links)
+        self._shared_changed.add(change.ino)
 
     def _link_gone(self, change: events.LinkGone) -> None:
         self._delete(_pair(change.ino, change.key), db=self._links)
+        self._shared_changed.add(change.ino)
 
     def _attribute_set(self, change: events.AttributeSet) -> None:
         self._put(_u64(change.ino) + change.name, change.value, db=self._attributes)
+        self._shared_changed.add(change.ino)
 
     def _attribute_gone(self, change: events.AttributeGone) -> None:
         self._delete(_u64(change.ino) + change.name, db=self._attributes)
+        self._shared_changed.add(change.ino)
 
     def _orphan_set(self, change: events.OrphanSet) -> None:
         self._put(_u64(change.ino), b"", db=self._orphans)
@@ -1300,6 +1419,7 @@ class Catalog:
 
     def _drop_tail(self, ino: Ino) -> None:
         for offset in [key for key, _ in self._scan(self._tails, _u64(ino), b"")]:
+            self._count_rows(1)
             self._delete(_u64(ino) + offset, db=self._tails)
 
     def _object_set(self, change: events.ObjectSet) -> None:
@@ -1313,6 +1433,7 @@ class Catalog:
     def _upload_gone(self, change: events.UploadGone) -> None:
         for number, part in list(self.parts(change.number)):
             self._count(part.content, -1)
+            self._count_rows(1)
             self._delete(_PART.pack(change.number, number), db=self._parts)
         self._delete(_pair(change.bucket, change.number), db=self._uploads)
 

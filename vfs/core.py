@@ -12,39 +12,35 @@ from typing import NamedTuple
 
 import msgspec
 
-from vfs import events, locks, rules, sense
+from vfs import events, locks, rights, rules, sense
 from vfs.blocks import Blocks
 from vfs.catalog import Catalog, KeyName
-from vfs.errors import DiskFailed, Exists, TooLarge
+from vfs.errors import DiskFailed, Exists, NoSuchVersion, TooLarge
 from vfs.events import Change, Event
 from vfs.journal import PAYLOAD_BYTES_MAX, Journal
-from vfs.model import NO_INFO, STORE_ROOT, Bucket, Ino, Inode, KeyId, Kind, ObjectInfo, Seq, State, Version, Writer
-from vfs.names import directory_key, show
+from vfs.model import (
+    NO_INFO,
+    STORE_ROOT,
+    Bucket,
+    Ino,
+    Inode,
+    KeyId,
+    Kind,
+    ObjectInfo,
+    Seq,
+    State,
+    Version,
+    Writer,
+)
+from vfs.names import directory_key, format_version_id, show
+from vfs.room import Room
 
 log = logging.getLogger("vfs.core")
 
 Attributes = tuple[tuple[bytes, bytes], ...]  # extended attributes: names and values
 Clock = Callable[[], int]  # ns since 1970
 CAPABILITY = b"security.capability"
-
-# What may use the room that is set aside in the journal: it frees space, or keeps what was promised.
-VITAL = frozenset(
-    (
-        "unlink",
-        "rmdir",
-        "rename",
-        "exchange",
-        "purge",
-        "publish",
-        "drop",
-        "checkpoint",
-        "delete bucket",
-        "removexattr",
-        "delete",
-        "abort upload",
-        "gather",
-    )
-)
+NEW_KEYS_MAX = 1000  # remembered from when their files were made until those have a version
 
 
 class Changed(NamedTuple):
@@ -63,9 +59,13 @@ class Core:
         self.journal = journal
         self.blocks = blocks
         self.catalog = catalog
+        self.room = Room(journal, catalog)
         self.clock = clock
         self._last_seq = catalog.last_seq
         self._next_id = catalog.next_id
+        # a key whose next version tells by itself whether it goes on, if it has this owner and this writer
+        self._telling: tuple[KeyId, int, int] | None = None
+        self._new_keys: set[KeyId] = set()  # made with their files, which have no version yet: nothing stood there
         self.failed = ""  # why the store takes no more changes
 
     def commit(self, operation: str, changes: list[Change]) -> None:
@@ -77,12 +77,13 @@ class Core:
         event = Event(self.clock() // 1000, operation, changes)
         payload = self._payload(event)
         try:
-            self.journal.append(payload, vital=operation in VITAL)
+            self.room.take(event, len(payload))
+            self.journal.append(payload)
         except DiskFailed as error:
             self.fail(f"the journal cannot be written: {error}")
             raise
         try:
-            self.catalog.apply(event)
+            self.catalog.apply(event, len(payload))
         except BaseException as error:  # a bug: the journal has what the catalog has not
             self.fail(f"a change was written that cannot be applied ({error!r}); run vfs check")
             raise
@@ -162,10 +163,12 @@ class Core:
             null_version = self.catalog.null_version(key)
         put = rules.put(state, null_version)
         if put.replaces is not None:
-            changes.append(events.VersionGone(key, put.replaces, inode.bucket))
+            self.remove_version(changes, key, put.replaces, inode.bucket)
         seq = self.next_seq()
         kind = Kind.DIRECTORY if inode.is_dir else Kind.CONTENT
         version = version_of(kind, put.null, ino, inode, writer)
+        if put.replaces is not None or not (inode.seq and inode.key == key):
+            version = self._judged(changes, key, version)
         changes.append(events.VersionAdded(key, seq, version, inode.bucket))
         lock = self.catalog.bucket(inode.bucket).lock
         if lock is not None and inode.is_file and (info is None or info.retention is None):
@@ -199,10 +202,14 @@ class Core:
                 others = others or self.has_keys(ino, changes) or bool(self.catalog.removed(key))
         rule = rules.delete(state, null_version, others=others)
         if rule.removes is not None:
-            changes.append(events.VersionGone(key, rule.removes, inode.bucket))
+            self.remove_version(changes, key, rule.removes, inode.bucket)
         if rule.marker_null is not None:
             kind = Kind.NO_DIRECTORY if inode.is_dir else Kind.MARKER
             marker = version_of(kind, rule.marker_null, ino, inode, writer, self.attributes_of(ino, inode))
+            if rule.removes is not None or not (inode.seq and inode.key == key):
+                marker = self._judged(changes, key, marker)
+            if kind is Kind.MARKER:
+                marker = msgspec.structs.replace(marker, mtime=self.clock())  # that of a deletion is its moment
             changes.append(events.VersionAdded(key, self.next_seq(), marker, inode.bucket))
         elif not others:
             changes.append(events.KeyGone(key))
@@ -218,28 +225,6 @@ class Core:
         the kernel sees to that where it is written.
         """
         return [] if self.catalog.attribute(ino, CAPABILITY) is None else [events.AttributeGone(ino, CAPABILITY)]
-
-    def keep_rights(self, changes: list[Change], key: KeyId, inode: Inode) -> None:
-        """Before something else takes a file's key without a delete marker: let the newest version there say what owner
-        and mode the file had last, which decide who may read its versions from then on.
-        """
-        if inode.seq and inode.key == key:
-            version = self.catalog.version(key, inode.seq)
-            newest = None if version is None else (inode.seq, version)
-        else:
-            newest = next(self.catalog.versions(key), None) if inode.seq else None
-        if newest is not None:
-            self.record_rights(changes, key, *newest, inode)
-
-    def record_rights(self, changes: list[Change], key: KeyId, seq: Seq, version: Version, inode: Inode) -> None:
-        """Let a version say what owner and mode the file has that it is the current version of."""
-        last = msgspec.structs.replace(version, mode=inode.mode, uid=inode.uid, gid=inode.gid, acl=inode.acl)
-        if last != version:
-            changes.append(events.VersionGone(key, seq, inode.bucket))
-            changes.append(events.VersionAdded(key, seq, last, inode.bucket))
-            info = self.catalog.object_info(key, seq)
-            if info is not None:  # which went with the version
-                changes.append(events.ObjectSet(key, seq, info))
 
     def set_attributes(self, changes: list[Change], ino: Ino, inode: Inode, attributes: Attributes) -> None:
         """Give a new inode the extended attributes of what it continues."""
@@ -264,6 +249,142 @@ class Core:
         if inode.nlink > 1 and not inode.is_dir:
             return self.catalog.links(ino)
         return [inode.key]
+
+    # -- what stands at a key ---------------------------------------------------------------------------------
+
+    def enter(
+        self, changes: list[Change], parent: Ino, name: bytes, key: KeyId, ino: Ino, inode: Inode, writer: Writer
+    ) -> None:
+        """Let a name lead to a file. Whatever takes a key passes here, before it gets a version there: here it shows
+        whether its rights hold for what stood there (vfs.rights). That, if it lives, is detached by the caller.
+        """
+        if not self._is_new(changes, key):
+            self.part(changes, KeyName(parent, name), key, ino, inode, writer)
+        else:
+            if len(self._new_keys) >= NEW_KEYS_MAX:
+                self._new_keys.clear()
+            self._new_keys.add(key)
+        changes.append(events.EntrySet(parent, name, ino))
+
+    def part(self, changes: list[Change], where: KeyName, key: KeyId, ino: Ino, inode: Inode, writer: Writer) -> None:
+        """Let the newest version of a key say what owner and mode its file had last; and, if what comes says nothing
+        about what was there, whose rights hold for that version and those before it from now on.
+        """
+        seq, version = self._newest(changes, key)
+        if version is None:
+            return
+        last = version
+        standing = self.catalog.entry(*where)
+        old: Inode | Version = version
+        if standing is not None:
+            old = self.catalog.peek(standing)
+            if version.ino == standing:
+                last = self._as_now(changes, key, seq, version, standing, old)
+        file = version.ino if standing is None else standing
+        self._telling = (key, inode.uid, writer.uid) if version.ino == file and (writer.uid or writer.pid) else None
+        if last.rights is None and file != ino and not rights.goes_on(old, inode, writer):
+            last = msgspec.structs.replace(last, rights=rights.rights_of(old))
+        if last != version:
+            self.replace_version(changes, key, seq, last, inode.bucket)
+
+    def come_back(
+        self, changes: list[Change], parent: Ino, name: bytes, key: KeyId, ino: Ino, inode: Inode, seq: Seq
+    ) -> None:
+        """Let a name lead to a file that continues a version, because what was put over that has been purged."""
+        self.make_current(changes, key, seq, ino, inode)
+        changes.append(events.EntrySet(parent, name, ino))
+
+    def make_current(self, changes: list[Change], key: KeyId, seq: Seq, ino: Ino, inode: Inode) -> None:
+        """Let a version that is current again be one of the file that has its content now, whose rights hold for it and
+        those before it, as its own did before something else was put in its place.
+        """
+        version = self._version(changes, key, seq)
+        last = msgspec.structs.replace(self._as_now(changes, key, seq, version, ino, inode), rights=None)
+        if last != version:
+            self.replace_version(changes, key, seq, last, inode.bucket)
+
+    def _as_now(self, changes: list[Change], key: KeyId, seq: Seq, version: Version, ino: Ino, inode: Inode) -> Version:
+        """A version as one of a file with the owner and mode that this has now. Whether it goes on with what was before
+        it does not change by that.
+        """
+        now = msgspec.structs.replace(version, ino=ino, mode=inode.mode, uid=inode.uid, gid=inode.gid, acl=inode.acl)
+        if (now.ino, now.uid) == (version.ino, version.uid):
+            return now
+        older_seq, older = self._newest(changes, key, seq)
+        if older is not None and older.rights is None and not rights.went_on(older, version):
+            older = msgspec.structs.replace(older, rights=rights.rights_of(older))
+            self.replace_version(changes, key, older_seq, older, inode.bucket)
+        return rights.judged(older, now)
+
+    def remove_version(self, changes: list[Change], key: KeyId, seq: Seq, bucket: Ino) -> None:
+        """Remove a version for good. What holds for those before it stays as it is."""
+        self._telling = None
+        older_seq, older = self._newest(changes, key, seq)
+        if older is not None and older.rights is None:
+            version = self._version(changes, key, seq)
+            newer_seq, newer = next(self.catalog.newer_versions(key, seq), (seq, version))
+            kept = version.rights
+            if not rights.went_on(older, version):
+                kept = rights.rights_of(older)
+            elif kept is None and not rights.went_on(version, newer):
+                kept = rights.rights_of(version)
+            if kept is not None:
+                self.replace_version(changes, key, older_seq, msgspec.structs.replace(older, rights=kept), bucket)
+            elif rights.judged(older, newer) != newer:
+                self.replace_version(changes, key, newer_seq, rights.judged(older, newer), bucket)
+        changes.append(events.VersionGone(key, seq, bucket))
+
+    def _judged(self, changes: list[Change], key: KeyId, version: Version) -> Version:
+        """A new version that does not follow one of its own file."""
+        writer = version.writer
+        if version.kind not in (Kind.CONTENT, Kind.MARKER):
+            return version
+        if self._telling == (key, version.uid, writer.uid) and (writer.uid or writer.pid):
+            return version
+        if key in self._new_keys:
+            self._new_keys.remove(key)
+            return version
+        return rights.judged(self._newest(changes, key)[1], version)
+
+    def close(self, changes: list[Change], key: KeyId, seq: Seq, bucket: Ino) -> None:
+        """Let a new version, which never stood at its key, be as hard to read as its file is."""
+        version = self._version(changes, key, seq)
+        closed = msgspec.structs.replace(version, rights=rights.rights_of(version))
+        self.replace_version(changes, key, seq, closed, bucket)
+
+    def replace_version(self, changes: list[Change], key: KeyId, seq: Seq, version: Version, bucket: Ino) -> None:
+        """Let a version be this from now on."""
+        infos = [change.info for change in changes if type(change) is events.ObjectSet and change.seq == seq]
+        info = infos[-1] if infos else self.catalog.object_info(key, seq)
+        changes.append(events.VersionGone(key, seq, bucket))
+        changes.append(events.VersionAdded(key, seq, version, bucket))
+        if info is not None:  # which went with the version
+            changes.append(events.ObjectSet(key, seq, info))
+
+    def _version(self, changes: list[Change], key: KeyId, seq: Seq) -> Version:
+        """A version as *changes* leave it."""
+        for change in reversed(changes):
+            if type(change) is events.VersionAdded and change.seq == seq:
+                return change.version
+        version = self.catalog.version(key, seq)
+        if version is None:
+            raise NoSuchVersion(f"no version {format_version_id(seq)}")
+        return version
+
+    def _newest(self, changes: list[Change], key: KeyId, before: Seq | None = None) -> tuple[Seq, Version | None]:
+        """The newest version of a key, of those older than *before* if given, that *changes* leave; not one that they
+        add.
+        """
+        found = self.catalog.versions(key) if before is None else self.catalog.versions(key, before)
+        for seq, version in found:
+            for change in reversed(changes):
+                if type(change) is events.VersionGone and change.seq == seq:
+                    break
+                if type(change) is events.VersionAdded and change.seq == seq:
+                    return seq, change.version
+            else:
+                return seq, version
+        return Seq(0), None
 
     # -- attaching and detaching inodes -----------------------------------------------------------------------
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import fcntl
 import os
 import re
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -88,10 +90,16 @@ class Disk(Protocol):
 
     def remove(self, path: str) -> None: ...
 
+    def rename(self, path: str, new: str) -> None:
+        """Give a file another name in its folder, which survives a power loss; what had that name goes."""
+
 
 _SEGMENT = re.compile(r"[0-9a-f]{8}|[0-9a-f]{16}")
 _KEEP_SIZE, _PUNCH_HOLE = 1, 2  # fallocate(2); Python's os has posix_fallocate only
 _COPY_BYTES = 1 << 20
+_GET_FLAGS, _SET_FLAGS, _NO_COW = 0x80086601, 0x40086602, 0x00800000  # ioctl_iflags(2), chattr +C
+_FLAGS = struct.Struct("l")
+_IN_PLACE = "journal"  # the folder of files that grow by less than a page at a time
 _UNSUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
@@ -99,12 +107,25 @@ _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c
 
 def set_aside(fd: int, offset: int, length: int) -> bool:
     """Allocate room behind the end of a file, whose length stays. False: the disk is full."""
+    disk = os.fstatvfs(fd)  # asked first: some file systems take long to find out
+    if offset + length - os.fstat(fd).st_blocks * 512 > disk.f_bfree * disk.f_frsize:
+        return False
     error = _fallocate(fd, _KEEP_SIZE, offset, length)
     if error in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return False
     if error:
         raise OSError(error, os.strerror(error))
     return True
+
+
+def write_in_place(fd: int) -> None:
+    """Let an empty file, or new files of a directory, be written in place on a file system that otherwise copies what
+    is written over (btrfs): room that is set aside is of no use there. The content is under checksums of our own.
+    """
+    with contextlib.suppress(OSError):  # of all others
+        (flags,) = _FLAGS.unpack(fcntl.ioctl(fd, _GET_FLAGS, bytes(_FLAGS.size)))
+        if not flags & _NO_COW:
+            fcntl.ioctl(fd, _SET_FLAGS, _FLAGS.pack(flags | _NO_COW))
 
 
 def _fallocate(fd: int, mode: int, offset: int, length: int) -> int:
@@ -202,6 +223,10 @@ class RealFile:
         with contextlib.suppress(OSError):  # room that stays set aside harms nothing
             os.ftruncate(self._fd, self.size)
 
+    def write_in_place(self) -> None:
+        """While it is empty: let it be (see above)."""
+        write_in_place(self._fd)
+
     def punch(self, offset: int, length: int) -> None:
         error = _fallocate(self._fd, _PUNCH_HOLE | _KEEP_SIZE, offset, length)
         if error:
@@ -215,45 +240,62 @@ class RealFile:
 
 
 class RealDisk:
-    """A Disk that is a directory of the host, held open."""
+    """A Disk that is a directory of the host, held open as its folders are."""
 
     def __init__(self, root: Folder) -> None:
         self._root = root
+        self._folders: dict[str, Folder] = {}
+
+    def _folder(self, name: str, *, make: bool = False) -> Folder:
+        folder = self._folders.get(name)
+        if folder is None:
+            folder = self._folders[name] = self._root.folder(name, make=make)
+        return folder
 
     def list(self, folder: str) -> list[str]:
         try:
-            with self._root.folder(folder, make=True) as opened:
-                return opened.names()
+            return self._folder(folder, make=True).names()
         except OSError as error:
             raise refusal(f"cannot list {self._root.path / folder}", error) from error
 
     def open(self, path: str, *, create: bool = False) -> RealFile:
-        folder, name = split(path)
-        where = self._root.path / path
+        name, where = split(path)[1], self._root.path / path
         try:
-            with self._root.folder(folder) as opened:
-                if not create:
-                    return RealFile(where, opened.open(name, os.O_RDWR))
-                file = RealFile(where, opened.make(name))
-                try:
-                    opened.sync()
-                except OSError:
-                    file.close()
-                    with contextlib.suppress(OSError):
-                        opened.remove(name)  # as if it had never been made
-                    raise
-                return file
+            place = split(path)[0]
+            folder = self._folder(place)
+            if not create:
+                return RealFile(where, folder.open(name, os.O_RDWR))
+            file = RealFile(where, folder.make(name))
+            if place == _IN_PLACE:
+                file.write_in_place()
+            try:
+                folder.sync()
+            except OSError:
+                file.close()
+                with contextlib.suppress(OSError):
+                    folder.remove(name)  # as if it had never been made
+                raise
+            return file
         except OSError as error:
             raise refusal(f"cannot {'make' if create else 'open'} {where}", error) from error
 
     def remove(self, path: str) -> None:
         folder, name = split(path)
         try:
-            with self._root.folder(folder) as opened:
-                opened.remove(name)
-                opened.sync()
+            opened = self._folder(folder)
+            opened.remove(name)
+            opened.sync()
         except OSError as error:
             raise DiskFailed(f"cannot remove {self._root.path / path}: {error.strerror}") from error
+
+    def rename(self, path: str, new: str) -> None:
+        folder, name = split(path)
+        try:
+            with self._root.folder(folder) as opened:
+                opened.rename(name, split(new)[1])
+                opened.sync()
+        except OSError as error:
+            raise refusal(f"cannot rename {self._root.path / path}", error) from error
 
 
 def split(path: str) -> tuple[str, str]:

@@ -157,9 +157,9 @@ class AccessDenied(VfsError):
 
 
 class Locked(VfsError):
-    """A version must not be removed for good, or its lock not be weakened.
+    """A version must not be removed for good, or its lock not be weakened; MFA delete asks for a code.
 
-    until: µs since 1970; None: under legal hold, which ends when it is taken away.
+    until: µs since 1970; None: whenever what forbids it is taken away.
     """
 
     def __init__(self, message: str, until: int | None) -> None:

@@ -17,7 +17,7 @@ from vfs.core import Changed
 from vfs.errors import DiskFailed, Locked, NoSpace, NoSuchKey, NoSuchUpload, VfsError
 from vfs.lifecycle import Entry, Expire
 from vfs.listing import One
-from vfs.model import NO_INFO, Ino, Kind, LifecycleRule, Seq, Writer
+from vfs.model import NO_INFO, NOBODY_UID, Ino, Kind, LifecycleRule, Seq, Writer
 from vfs.names import format_version_id, show, split_key
 from vfs.store import Store
 
@@ -28,7 +28,7 @@ PASSED_NAMED_MAX = 20  # of what a pass cannot do; the rest is counted
 KEY_SHOWN_CHARS_MAX = 200
 VERSIONS_PER_STEP_MAX = 100  # of them in one go; a step may have twice as many
 
-WRITER = Writer(0, 0, "lifecycle")
+WRITER = Writer(NOBODY_UID, 0, "lifecycle")
 
 Rules = tuple[LifecycleRule, ...]
 

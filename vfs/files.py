@@ -19,7 +19,7 @@ from vfs.core import CAPABILITY, Changed, Core
 from vfs.errors import DiskFailed, IsADirectory, NoSpace, NotPermitted, VfsError
 from vfs.events import Change
 from vfs.interims import Interims
-from vfs.model import EMPTY, Compression, Content, Draft, Ino, Inode, KeyId, ObjectInfo, Seq, State, Writer
+from vfs.model import EMPTY, NOBODY, Compression, Content, Draft, Ino, Inode, KeyId, ObjectInfo, Seq, State, Writer
 from vfs.names import show
 from vfs.openfiles import Handle, OpenFile
 
@@ -39,7 +39,7 @@ class Files:
     def __init__(self, core: Core) -> None:
         self._core = core
         self._open: dict[Ino, OpenFile] = {}
-        self._promised: set[Ino] = set()  # those that are `flushed`
+        self._promised: set[Ino] = set()  # those that are `flushed`, or that a full disk kept from being published
         self._versions: set[WorkingCopy] = set()
         self.on_moved: Callable[[list[Changed]], None] | None = None  # told of names to which displaced files returned
         self.interims = Interims(core, self._open)
@@ -97,7 +97,9 @@ class Files:
             file = OpenFile(self._interim_copy(ino, inode), interim.writer, interim.mtime)
             file.dirty = True
             return file
-        return OpenFile(self._working_copy(inode, draft.content if draft else inode.content), writer, inode.mtime)
+        file = OpenFile(self._working_copy(inode, draft.content if draft else inode.content), writer, inode.mtime)
+        file.flushed = ino in self._promised
+        return file
 
     def _interim_copy(self, ino: Ino, inode: Inode) -> WorkingCopy:
         """The content of an interim draft. Raises NoSpace."""
@@ -212,8 +214,9 @@ class Files:
         finally:
             if last:
                 del self._open[ino]
-                self._promised.discard(ino)
                 self.interims.forget(ino, file.pace)
+                if self._core.catalog.draft(ino) is not None:
+                    self._promised.add(ino)  # the disk was full
         if last and (unlinked or self._core.catalog.displaced(ino) is not None):
             self._drop(ino)
 
@@ -225,6 +228,7 @@ class Files:
         """Let an inode without a name go."""
         drafts: list[Change] = [events.DraftGone(ino)] if self._core.catalog.draft(ino) is not None else []
         self._core.commit("drop", [*drafts, events.InodeGone(ino)])
+        self._promised.discard(ino)
 
     # -- publishing -------------------------------------------------------------------------------------------
 
@@ -257,6 +261,8 @@ class Files:
         self._promised.discard(ino)
         if moved and self.on_moved is not None:
             self.on_moved(moved)
+        if file is None and self._core.catalog.displaced(ino) is not None:
+            self._drop(ino)
 
     def _return(self, changes: list[Change], where: KeyName, ino: Ino, inode: Inode, writer: Writer) -> list[Changed]:
         """Let a displaced file have a version where it stood. If what is there now is another one of its owner's, it
@@ -272,15 +278,17 @@ class Files:
             self.publish_flushed(live)
             old = catalog.inode(live)
             if old.is_file and old.uid == inode.uid:
-                return self._take_place(changes, core.names_of(live, old), ino, inode, live, old, writer)
+                return self._take_place(changes, core.names_of(live, old), ino, inode, live, old, writer, by=NOBODY)
         if core.state_for(inode.bucket, where.name) is not State.ENABLED:
             return []  # where one version is kept, that is the one that lives, or none
         key = core.key_for(changes, where.parent, where.name)
+        core.part(changes, where, key, ino, inode, NOBODY)
         if live is None:
             inode.key, inode.seq = key, core.add_version(changes, key, where.name, ino, inode, writer)
             core.add_delete(changes, key, where.name, ino, inode, writer)
         else:
-            core.add_version(changes, key, where.name, ino, inode, writer)
+            seq = core.add_version(changes, key, where.name, ino, inode, writer)
+            core.close(changes, key, seq, inode.bucket)
             self._add_again(changes, key, where.name, live, old)
         return []
 
@@ -333,7 +341,7 @@ class Files:
             self.publish_all(ino)
         except NoSpace as error:  # a delete gives space back, and must not fail for lack of it
             log.warning("what was written to a file since its last close goes with it: %s", error)
-            self.publish_flushed(ino)
+            self.publish(ino)
 
     def publish_at(self, parent: Ino, name: bytes) -> None:
         """Publish what was promised of the file at a name, and of those that were displaced from there."""
@@ -369,7 +377,7 @@ class Files:
                 self.publish(ino)
 
     def promised(self) -> list[Ino]:
-        """The open files of which something was promised that is not published."""
+        """The files of which something was promised that is not published."""
         return sorted(self._promised)
 
     def has_changes(self, ino: Ino) -> bool:
@@ -425,7 +433,7 @@ class Files:
         now = core.clock()
         new = Ino(core.new_id())
         inode = Inode(old.mode, 1, 0, 0, 0, now, now, now, now, old.bucket, keys[0], content=content)
-        moved = self._take_place(changes, keys, new, inode, ino, old, writer, info)
+        moved = self._take_place(changes, keys, new, inode, ino, old, writer, info=info, by=writer)
         core.commit(operation, [*changes, events.InodeSet(new, inode), *also])
         return moved
 
@@ -438,10 +446,12 @@ class Files:
         old_ino: Ino,
         old: Inode,
         writer: Writer,
+        *,
+        by: Writer,
         info: ObjectInfo | None = None,
     ) -> list[Changed]:
         """Give an inode names of another one, a version under each, and its rights. The other one is displaced. Returns
-        the names.
+        the names. by: who puts it there.
         """
         core = self._core
         keys = sorted(keys, key=core.catalog.key_name)
@@ -450,10 +460,9 @@ class Files:
         moved = []
         for key in keys:
             where = core.catalog.key_name(key)
-            core.keep_rights(changes, key, old)
+            core.enter(changes, where.parent, where.name, key, ino, inode, by)
             seq = core.add_version(changes, key, where.name, ino, inode, writer, info)
             inode.seq = inode.seq or seq
-            changes.append(events.EntrySet(where.parent, where.name, ino))
             changes.append(events.DirectoryTouched(where.parent, core.clock(), 0))
             if len(keys) > 1:
                 changes += [events.LinkGone(old_ino, key), events.LinkSet(ino, key)]
@@ -483,11 +492,12 @@ class Files:
                     with self._keeping(ino):
                         self.publish(ino)
                         published += 1
-            for ino in sorted(ino for ino, _ in catalog.every_displaced()):
+            for ino in sorted(ino for ino, _ in catalog.every_displaced()):  # without a draft
                 if ino not in self.kept:
                     self._drop(ino)
         except NoSpace as error:
             log.warning("files that were open are still to be published: %s", error)
+            self._promised.update(ino for ino, _ in catalog.drafts())
         return published
 
     def _draft_interim(self, ino: Ino) -> None:

@@ -39,6 +39,7 @@ PINS_MAX = 1_000_000  # blocks of open files that nothing refers to yet: 128 GiB
 PAGE_BYTES = 4096  # what a disk gives back; a smaller page would only waste less
 FOLD_BYTES_MIN = 64 << 20  # a journal below that is left alone
 FOLD_THOROUGH_BYTES_MIN = 64 << 10  # the same when everything is to be given back
+SCARCE_FACTOR = 4  # with so many times the room free that a snapshot takes, the journal is folded before it is too late
 FOLD_FACTOR = 2  # a journal of so many times the catalog's size is folded
 
 
@@ -304,12 +305,16 @@ class Collector:
         core, store = self._core, self._store
         size, room = core.journal.size(), core.catalog.file_bytes()
         damaged = yield from self._is_beginning_damaged()
+        needed = 2 * core.catalog.used_bytes  # for a copy, and the snapshot of it
+        free = store.root.free_bytes()
+        scarce = free < SCARCE_FACTOR * needed  # soon there may be no room for it
         least = FOLD_THOROUGH_BYTES_MIN if self._thorough else max(FOLD_BYTES_MIN, FOLD_FACTOR * room)
+        if scarce:
+            least = min(least, max(FOLD_THOROUGH_BYTES_MIN, needed // 2))
         if size < least and not damaged:
             return
-        free = store.root.free_bytes()
-        if free < 2 * room:
-            log.info("the journal stays as it is: a snapshot may take %d bytes, and %d are free", 2 * room, free)
+        if free < needed:
+            log.info("the journal stays as it is: a snapshot may take %d bytes, and %d are free", needed, free)
             return
         if damaged:
             core.commit("checkpoint", [])  # a number that no snapshot has yet

@@ -8,12 +8,12 @@ from heapq import merge
 from itertools import groupby, islice
 from typing import NamedTuple
 
-from vfs import acl, events, locks, rules
+from vfs import acl, events, locks, purging, rules
 from vfs.core import Attributes, Changed, Core
 from vfs.errors import IsADirectory, NameTooLong, NoSuchKey, NoSuchVersion, NotADirectory, NotPermitted
 from vfs.events import Change
 from vfs.files import SETID, Files
-from vfs.model import EMPTY, STORE_ROOT, Ino, Inode, KeyId, Kind, Seq, Version, Writer
+from vfs.model import EMPTY, STORE_ROOT, Ino, Inode, KeyId, Kind, Rights, Seq, Version, Writer
 from vfs.names import (
     NAME_BYTES_MAX,
     check_name,
@@ -23,6 +23,8 @@ from vfs.names import (
     parse_version_id,
     show,
 )
+from vfs.purging import Way
+from vfs.rights import rights_of, went_on
 
 ALL = (1 << 64) - 1  # older than the end of time
 
@@ -36,15 +38,6 @@ class Past(NamedTuple):
 
     keys: list[KeyId]
     directories: list[Ino]
-
-
-class Rights(NamedTuple):
-    """Who may read a key's history: the live key's owner, group and permission bits, or the last ones it had."""
-
-    uid: int
-    gid: int
-    mode: int
-    acl: bytes = b""
 
 
 class Run(NamedTuple):
@@ -180,6 +173,11 @@ class History:
         newest = next(self._catalog.versions(key), None)
         return newest[0] if newest else None
 
+    def uncovers(self, key: KeyId, seq: Seq) -> Version | None:
+        """What a purge of a version makes current, if that is another one."""
+        newest = list(islice(self._catalog.versions(key), 2))
+        return newest[1][1] if len(newest) == 2 and newest[0][0] == seq else None
+
     def live(self, key: KeyId) -> Ino | None:
         """The inode that lives at a key."""
         where = self._catalog.key_name(key)
@@ -187,7 +185,7 @@ class History:
 
     def rights(self, key: KeyId) -> Rights:
         """Owner, group and permission bits that hold for a key's history. Raises NoSuchKey."""
-        return _rights(self._holder(key)[1])
+        return rights_of(self._holder(key)[1])
 
     def _holder(self, key: KeyId) -> tuple[Ino, Inode | Version]:
         """What the rights of a key are taken from: the live file, or the last version. Raises NoSuchKey."""
@@ -200,44 +198,87 @@ class History:
         return newest[1].ino, newest[1]
 
     def version_rights(self, key: KeyId, seq: Seq, version: Version) -> Rights:
-        """Owner, group and permission bits of a version, which hold beside those of its key: the same, unless somebody
-        else's file has taken the key since (see `_follows`): then those that the version's file had last.
+        """Owner, group and permission bits of a version, which hold beside those of its key: the same, unless something
+        that says nothing about it was put at the key since (vfs.rights): then those that its file, or the last that
+        went on with it, had by then.
         """
         return self._own_rights(key, seq, version) or self.rights(key)
 
     def _own_rights(self, key: KeyId, seq: Seq, version: Version) -> Rights | None:
         """The rights of a version if those of its key say nothing about it."""
-        ino, holder = self._holder(key)
-        if _follows(version.ino, version, ino, holder):
+        if version.ino == self._holder(key)[0]:
             return None
-        known = self._run
-        if known is not None and known[:2] != (self._core.journal.end.number, key):
-            known = None
-        last_seq, last = seq, version
+        run = self._run
+        if run is not None and run[:2] != (self._core.journal.end.number, key):
+            run = None
         newer = self._catalog.newer_versions(key, seq)
-        while known is None or not known.first <= last_seq <= known.last:
+        last_seq, last = seq, version
+        while last.rights is None:
+            if run is not None and run.first <= last_seq <= run.last:
+                last_seq, rights = run.last, run.rights
+                break
             found = next(newer, None)
             if found is None:
-                rights = None if _follows(last.ino, last, ino, holder) else _rights(last)
+                rights = None
                 break
-            if not _follows(last.ino, last, found[1].ino, found[1]):
-                rights = _rights(last)
+            if not went_on(last, found[1]):
+                rights = rights_of(last)
                 break
             last_seq, last = found
         else:
-            last_seq, rights = known.last, known.rights
+            rights = last.rights
         self._run = Run(self._core.journal.end.number, key, seq, last_seq, rights)
         return rights
 
+    def last_rights(self, key: KeyId, seq: Seq, version: Version) -> Rights:
+        """Owner, group and permission bits that a file or directory had when a version of it was last current, which
+        the next entry of the key tells if it is of the same inode.
+        """
+        newer = next(self._catalog.newer_versions(key, seq), None)
+        if newer is not None:
+            return rights_of(newer[1] if newer[1].ino == version.ino else version)
+        inode = self._catalog.find_inode(version.ino)
+        return rights_of(version if inode is None else inode)
+
     # -- changing ---------------------------------------------------------------------------------------------
 
+    def check_policy(self, key: KeyId, writer: Writer, way: Way) -> None:
+        """Raise ReadOnly, Locked or NotPermitted if the bucket's policy has no version of a key purged in that way."""
+        directory = self._catalog.key_name(key).parent
+        bucket = self._catalog.bucket(self._catalog.peek(directory).bucket)
+        purging.check(bucket, way, is_root=writer.uid == 0 and way is not Way.REQUEST)
+
+    def check_purge(self, key: KeyId, seq: Seq, writer: Writer, way: Way, *, bypass: bool = False) -> None:
+        """The same, and raise Locked if the version is locked itself."""
+        self.check_policy(key, writer, way)
+        locks.check_purge(self._catalog.object_info(key, seq), self._core.clock() // 1000, bypass=bypass)
+
+    def removal(self, key: KeyId, seq: Seq, writer: Writer, way: Way, *, bypass: bool = False) -> list[Change]:
+        """The changes by which a version goes for good because somebody wants it: all such changes are made here, so
+        that nothing that forbids it is passed over. Raises as `check_purge`.
+        """
+        self.check_purge(key, seq, writer, way, bypass=bypass)
+        changes: list[Change] = []
+        bucket = self._catalog.peek(self._catalog.key_name(key).parent).bucket
+        self._core.remove_version(changes, key, seq, bucket)
+        return changes
+
     def purge(
-        self, key: KeyId, seq: Seq, writer: Writer, *, bypass: bool = False, implicit: bool = False
+        self,
+        key: KeyId,
+        seq: Seq,
+        writer: Writer,
+        *,
+        way: Way = Way.COMMAND,
+        bypass: bool = False,
+        implicit: bool = False,
     ) -> list[Changed]:
         """Remove a version for good. If it was current, the newest that remains is (a purged marker undeletes).
 
-        bypass: of governance (vfs.locks). implicit: directories come back, and go, as for an object. Raises Locked.
+        bypass: of governance (vfs.locks). implicit: directories come back, and go, as for an object. Raises Locked,
+        ReadOnly, NotPermitted.
         """
+        self.check_policy(key, writer, way)
         core, catalog = self._core, self._catalog
         where = catalog.key_name(key)
         self._files.publish_at(*where)
@@ -249,9 +290,7 @@ class History:
             raise NoSuchVersion(f"no version {format_version_id(seq)}")
         if version.kind not in (Kind.CONTENT, Kind.MARKER):
             raise NotPermitted("the record of a directory cannot be purged")
-        locks.check_purge(catalog.object_info(key, seq), core.clock() // 1000, bypass=bypass)
-        bucket = catalog.inode(where.parent).bucket
-        changes: list[Change] = [events.VersionGone(key, seq, bucket)]
+        changes = self.removal(key, seq, writer, way, bypass=bypass)
         newest = list(islice(catalog.versions(key), 2))
         if newest[0][0] != seq:
             core.commit("purge", changes)
@@ -292,6 +331,8 @@ class History:
         inode.seq = current[0] if current else Seq(0)
         inode.content = current[1].content if current else EMPTY
         inode.ctime = self._core.clock()
+        if current is not None:
+            self._core.make_current(changes, key, current[0], ino, inode)
         changes.append(events.InodeSet(ino, inode))
         if current is None and self._catalog.draft(ino) is None:  # so that a recovery knows that it is unpublished
             changes.append(events.DraftSet(ino, self._files.empty_draft(ino)))
@@ -315,7 +356,7 @@ class History:
         now = self._core.clock()
         attributes = last.attributes if ino is None or old is None else self._core.attributes_of(ino, old)
         own = self._own_rights(key, seq, version)
-        rights = own or _rights(old if old is not None else last)
+        rights = own or rights_of(old if old is not None else last)
         mode = rights.mode if writer.uid == 0 else rights.mode & ~SETID
         new = Ino(self._core.new_id())
         inode = Inode(
@@ -336,9 +377,8 @@ class History:
             acl=rights.acl,
         )
         self._core.set_attributes(changes, new, inode, () if own else _allowed(attributes, writer))
-        self._core.record_rights(changes, key, seq, version, inode)
         changes.append(events.InodeSet(new, inode))
-        changes.append(events.EntrySet(where.parent, where.name, new))
+        self._core.come_back(changes, where.parent, where.name, key, new, inode, seq)
         return new
 
     def restore(self, seq: Seq, parent: Ino, name: bytes, writer: Writer, *, gid: int | None = None) -> list[Changed]:
@@ -377,9 +417,7 @@ class History:
             rights = Rights(writer.uid, rights.gid if gid is None else gid, bits)
         mode = stat.S_IFMT(version.mode) | (rights.mode if writer.uid == 0 else rights.mode & ~SETID)
         if ino is not None:
-            old = catalog.inode(ino)
-            core.keep_rights(changes, key, old)
-            self._files.leave(changes, key, ino, old, displaced=True)
+            self._files.leave(changes, key, ino, catalog.inode(ino), displaced=True)
         new = Ino(core.new_id())
         inode = Inode(
             mode,
@@ -399,9 +437,9 @@ class History:
             acl=rights.acl,
         )
         core.set_attributes(changes, new, inode, attributes)
+        core.enter(changes, parent, name, key, new, inode, writer)
         inode.seq = core.add_version(changes, key, name, new, inode, writer)
         changes.append(events.InodeSet(new, inode))
-        changes.append(events.EntrySet(parent, name, new))
         changes.append(events.DirectoryTouched(parent, now, 0))
         core.commit("restore", changes)
         return [*changed, Changed(parent, name, ino, new)]
@@ -464,20 +502,6 @@ def _newest_first(item: tuple[Seq, Version]) -> int:
     return -item[0]
 
 
-def _rights(of: Inode | Version) -> Rights:
-    return Rights(of.uid, of.gid, stat.S_IMODE(of.mode), of.acl)
-
-
 def _allowed(attributes: Attributes, writer: Writer) -> Attributes:
     """Those that a file may have whose content *writer* chose: others are root's, as capabilities are."""
     return attributes if writer.uid == 0 else tuple(item for item in attributes if item[0].startswith(b"user."))
-
-
-def _follows(old_ino: Ino, old: Version, new_ino: Ino, new: Inode | Version) -> bool:
-    """Whether the rights of what came after a version at its key hold for it too: it is the same file, or another one
-    of the same owner. Anybody else can have put his file there without being allowed to read this one. And the mode of
-    a symlink, which nobody chose, says nothing about a file.
-    """
-    if old_ino == new_ino:
-        return True
-    return old.uid == new.uid and (stat.S_ISLNK(old.mode) or not stat.S_ISLNK(new.mode))

@@ -6,6 +6,7 @@ it may say anything.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import re
@@ -35,9 +36,16 @@ def lock_store(root: Folder, *, tell: bool = True) -> int:
         os.close(fd)
         raise StoreInUse(str(root.path), holder.pid, holder.mountpoint) from None
     if tell:
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        tell_holder(fd)
     return fd
+
+
+def tell_holder(fd: int, mountpoint: str = "") -> None:
+    """Write down who holds a store, and where it is mounted; on a full disk there may be no room for that."""
+    holder = f"{os.getpid()}\n".encode() + (os.fsencode(mountpoint) + b"\n" if mountpoint else b"")
+    with contextlib.suppress(OSError):
+        os.pwrite(fd, holder, 0)  # over what was there: the room that it has stays
+        os.ftruncate(fd, len(holder))
 
 
 class Holder(NamedTuple):

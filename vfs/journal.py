@@ -19,8 +19,8 @@ from vfs.errors import Corrupt, NoSpace, TooLarge
 FOLDER = "journal"
 SEGMENT_BYTES_MAX = 64 << 20
 PAYLOAD_BYTES_MAX = 16 << 20
-RESERVE_BYTES = 4 << 20  # room set aside on the disk, for records that free space on a full one
-_ROOM_STEP_BYTES = 1 << 20
+SPARE = f"{FOLDER}/spare"  # an empty file, for which room is set aside: on a full disk it becomes the next segment
+ROOM_STEP_BYTES = 1 << 20  # set aside at once
 
 _MAGIC = b"vfsJ"
 _HEADER = struct.Struct("<4sIQQQ")  # magic, payload length, number, durable number, checksum
@@ -59,6 +59,7 @@ class Journal:
         self._file: File | None = None
         self._retired: list[File] = []
         self._room = 0  # how far the last segment can grow in the room that is set aside for it
+        self._spare = 0  # bytes set aside in the spare file
         self.end = START
         self.durable = 0
 
@@ -122,7 +123,15 @@ class Journal:
             if self._file.size > self.end.offset:
                 dropped += self._file.size - self.end.offset
                 self._file.truncate(self.end.offset)
+            self._room = max(self._file.allocated(), self._file.size)
+        if self._has_spare():
+            spare = self._disk.open(SPARE)
+            self._spare = spare.allocated()
+            spare.close()
         return dropped
+
+    def _has_spare(self) -> bool:
+        return SPARE.removeprefix(FOLDER + "/") in self._disk.list(FOLDER)
 
     def check_tail(self) -> None:
         """Raise Corrupt if a later good record knew a number behind `end` to be durable: damage, not a torn tail."""
@@ -151,10 +160,10 @@ class Journal:
             found="damaged bytes; restore the journal from a copy, or keep what is before with `vfs rebuild --cut`",
         )
 
-    def append(self, payload: bytes, *, vital: bool = False) -> int:
+    def append(self, payload: bytes) -> int:
         """Add a record and return its number. Raises NoSpace or DiskFailed, with nothing added.
 
-        vital: it frees space or keeps what was promised, and may use the room that is set aside (RESERVE_BYTES).
+        It may take what room is set aside (`room`): whoever must leave that to others asks before.
         """
         if len(payload) > PAYLOAD_BYTES_MAX:
             raise TooLarge(f"a change of {len(payload)} bytes; the journal takes {PAYLOAD_BYTES_MAX}")
@@ -163,22 +172,28 @@ class Journal:
             file = self._next_segment_if_room(file)
         number = self.end.number + 1
         length = len(payload)
-        if file.size + _HEADER.size + length + RESERVE_BYTES > self._room:
-            self._set_aside(file, _HEADER.size + length, vital=vital)
+        if file.size + _HEADER.size + length > self._room:
+            self._grow(file, _HEADER.size + length)
         checksum = xxh3_64_intdigest(_SEALED.pack(_MAGIC, length, number, self.durable) + payload)
-        file.append((_HEADER.pack(_MAGIC, length, number, self.durable, checksum), payload))
+        header = _HEADER.pack(_MAGIC, length, number, self.durable, checksum)
+        try:
+            file.append((header, payload))
+        except NoSpace:
+            if self._spare < len(header) + length:
+                raise
+            file = self._use_spare()
+            file.append((header, payload))
         self.end = Position(self.end.segment, file.size, number)
         return number
 
-    def _set_aside(self, file: File, length: int, *, vital: bool) -> None:
-        """Have room for *length* bytes more and the reserve behind them; a vital record may do with what is there."""
-        room = file.size + length + RESERVE_BYTES + _ROOM_STEP_BYTES
+    def _grow(self, file: File, length: int) -> None:
+        """Set room aside for *length* bytes more, and some. If the disk does not have it, it may have the bytes."""
+        room = file.size + length + ROOM_STEP_BYTES
         try:
             file.reserve(room)
             self._room = room
         except NoSpace:
-            if not vital:
-                raise
+            pass
 
     def _next_segment_if_room(self, file: File | None) -> File:
         """A new segment; on a full disk the last one goes on, in the room that is set aside for it."""
@@ -198,18 +213,61 @@ class Journal:
             self._file.sync()  # so that only the last segment ever has something to sync
         file = self._disk.open(_path(segment), create=True)
         try:
-            file.reserve(RESERVE_BYTES + _ROOM_STEP_BYTES)
+            file.reserve(ROOM_STEP_BYTES)
         except NoSpace:
             file.close()
             self._disk.remove(_path(segment))
             raise
+        return self._begin(file, ROOM_STEP_BYTES)
+
+    def _use_spare(self) -> File:
+        """Begin a new segment in the room of the spare file, which nobody else can take meanwhile."""
+        if self._file is not None:
+            self._file.sync()
+        file = self._disk.open(SPARE)
+        try:
+            self._disk.rename(SPARE, _path(self.end.number + 1))  # perhaps over an empty one
+        except NoSpace:
+            file.close()
+            raise
+        room, self._spare = self._spare, 0
+        return self._begin(file, room)
+
+    def _begin(self, file: File, room: int) -> File:
+        """Append to another segment from now on."""
         if self._file is not None:
             self._file.release()
             self._retired.append(self._file)  # a sync in another thread may still hold it
         self._file = file
-        self._room = RESERVE_BYTES + _ROOM_STEP_BYTES
-        self.end = Position(segment, 0, self.end.number)
+        self._room = room
+        self.end = Position(self.end.number + 1, 0, self.end.number)
         return file
+
+    @property
+    def room(self) -> int:
+        """Bytes of records that can be appended in the room that is set aside."""
+        last = self._file
+        return self._spare + max(self._room - (0 if last is None else last.size), 0)
+
+    def set_aside(self, room: int) -> None:
+        """Have so much room set aside as the disk has, and give back what is much more than that. Raises DiskFailed."""
+        wanted = room - (self.room - self._spare)
+        if self._spare >= wanted and self._spare <= 2 * wanted + ROOM_STEP_BYTES:
+            return
+        try:
+            file = self._disk.open(SPARE, create=not self._has_spare())
+        except NoSpace:
+            return
+        wanted = max(wanted, 0) + ROOM_STEP_BYTES // 2
+        try:
+            if wanted < self._spare:
+                file.release()
+            file.reserve(wanted)
+            self._spare = wanted
+        except NoSpace:
+            self._spare = file.allocated()
+        finally:
+            file.close()
 
     def forget(self, number: int, *, keep: int) -> None:
         """Remove the segments before *keep* that hold nothing behind record *number*: a snapshot stands for them."""

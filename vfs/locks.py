@@ -15,7 +15,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from vfs.errors import InvalidState, Locked, Unstorable
-from vfs.model import SEQ_MAX, LockMode, ObjectInfo, ObjectLock, Retention, Seq, State
+from vfs.model import SEQ_MAX, Bucket, LockMode, ObjectInfo, ObjectLock, Retention, Seq, State
 from vfs.names import format_version_id, to_datetime, to_us
 
 DAYS_MAX = 36_500
@@ -38,6 +38,16 @@ def check_moment(retention: Retention | None) -> None:
     """Raise Unstorable for a retention that ends outside of what a date can say."""
     if retention is not None and not 0 <= retention.until <= SEQ_MAX:
         raise Unstorable("a retention ends in the year 9999 at the latest")
+
+
+def check_code(bucket: Bucket, *, code: bool = False) -> None:
+    """Raise Locked if MFA delete asks for the code of its device, and nobody has shown it: to remove a version for
+    good, and to change the versioning state.
+    """
+    if bucket.mfa_delete and not code:
+        raise Locked(
+            "the bucket has MFA delete: it takes the code of its device, which only a client of S3 can give", None
+        )
 
 
 def check_purge(info: ObjectInfo | None, now: int, *, bypass: bool = False) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import stat
 from decimal import Decimal
 from enum import IntEnum
-from typing import Annotated, NewType
+from typing import Annotated, NamedTuple, NewType
 
 from msgspec import Meta, Struct
 
@@ -60,6 +60,15 @@ class Compression(IntEnum):
     ZSTD = 1
 
 
+class PurgePolicy(IntEnum):
+    """Who may remove versions of a bucket for good, and how (vfs.purging): each allows less than the one before."""
+
+    RM = 1
+    COMMAND = 2
+    ROOT = 3
+    NEVER = 4
+
+
 class Kind(IntEnum):
     """What a version says of its key."""
 
@@ -86,14 +95,17 @@ EMPTY = Content(0, BlockId(b""), 0)
 
 
 class Writer(Struct, array_like=True, frozen=True, gc=False):
-    """Who made a version."""
+    """Who made a version, or puts something at a key. Root is uid 0 coming through the mount; whatever else acts is
+    nobody, who owns nothing and may do nothing that is root's.
+    """
 
     uid: Word
     pid: Word
     program: Text
 
 
-NOBODY = Writer(0, 0, "vfs")
+NOBODY_UID = (1 << 32) - 1  # no user of Linux has it
+NOBODY = Writer(NOBODY_UID, 0, "vfs")
 
 
 class LockMode(IntEnum):
@@ -229,6 +241,7 @@ class Bucket(Struct, array_like=True, gc=False):
     mfa_delete: bool = False
     location: Text = ""  # the location constraint it was made with
     acl: Text = ""  # a canned ACL; empty: private
+    purge: PurgePolicy = PurgePolicy.COMMAND
 
 
 class Inode(Struct, array_like=True, gc=False):
@@ -269,10 +282,22 @@ class Inode(Struct, array_like=True, gc=False):
         return stat.S_ISREG(self.mode)
 
 
+class Rights(NamedTuple):
+    """Who may read: owner, group, permission bits, and an access ACL beside them (vfs.acl) if that is not empty."""
+
+    uid: Word
+    gid: Word
+    mode: Word
+    acl: Value = b""
+
+
 class Version(Struct, array_like=True, frozen=True, gc=False):
     """One entry of a key's chain. mode, uid, gid, acl: the key's when this was added (the rights of a deleted key).
 
     attributes: of a delete marker, the extended attributes that the key had; they come back with it.
+    rights: of what stood at the key last, when something was put there that says nothing about it (vfs.rights); they
+    hold for this version and those before it, beside the key's. judged: whoever put its file there had the right to say
+    something about what was there before, although owner and writer of this version do not tell.
     """
 
     kind: Kind
@@ -288,6 +313,8 @@ class Version(Struct, array_like=True, frozen=True, gc=False):
     rdev: Size = 0
     attributes: tuple[tuple[Name, Value], ...] = ()
     acl: Value = b""
+    rights: Rights | None = None
+    judged: bool = False
 
 
 class Draft(Struct, array_like=True, frozen=True, gc=False):

@@ -21,6 +21,8 @@ NULL_ID = "null"
 _BUCKET = re.compile(rb"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]\Z")
 _IP_ADDRESS = re.compile(rb"\d{1,3}(\.\d{1,3}){3}\Z")
 _VERSION_ID = re.compile(r"(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)\.(\d{6})Z\Z", re.ASCII)
+_GMT = re.compile(r"@GMT-(\d{4})\.(\d\d)\.(\d\d)-(\d\d)\.(\d\d)\.(\d\d)\Z", re.ASCII)
+_FOR_PEOPLE = re.compile(r"[-: ]")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FIRST = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)
 _LAST = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)
@@ -103,20 +105,30 @@ def format_gmt(moment: int) -> str:
 
 
 def parse_moment(text: str) -> int:
-    """A moment in µs since 1970: a version id, ``@GMT-…``, or any ISO 8601 date and time (UTC unless it says more).
+    """A moment in µs since 1970 (or before): a version id, ``@GMT-…``, or any ISO 8601 date and time.
 
-    Raises InvalidName.
+    What says no zone is UTC if it is compact, as version ids are, and the local time of this process if it has dashes,
+    colons or spaces. Raises InvalidName, also for a local time that never was, or was twice: clocks are put forward and
+    back.
     """
     try:
-        if text.startswith("@GMT-"):
-            moment = datetime.strptime(text, "@GMT-%Y.%m.%d-%H.%M.%S").replace(tzinfo=UTC)
+        if match := _GMT.match(text):
+            year, month, day, hour, minute, second = map(int, match.groups())
+            moment = datetime(year, month, day, hour, minute, second, tzinfo=UTC)
         else:
             moment = datetime.fromisoformat(text)
-    except ValueError:
+            if moment.tzinfo is None:
+                moment = _local(moment) if _FOR_PEOPLE.search(text) else moment.replace(tzinfo=UTC)
+    except (ValueError, OverflowError, OSError):  # the last two of the C library, for years that it does not know
         raise InvalidName(f"{text!r} is no moment: it looks like 20261120T1516 or 2026-11-20 15:16") from None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
     return to_us(moment)
+
+
+def _local(written: datetime) -> datetime:
+    """The moment at which the local clocks show a time. Raises ValueError if there is not exactly one."""
+    either = {written.replace(fold=fold).astimezone() for fold in (0, 1)}
+    (moment,) = [one for one in either if one.replace(tzinfo=None, fold=0) == written]
+    return moment
 
 
 def parse_version_id(text: str) -> int | None:

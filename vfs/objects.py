@@ -54,6 +54,7 @@ from vfs.model import (
     Writer,
 )
 from vfs.names import directory_key, format_version_id, is_shown, show, split_key
+from vfs.purging import Way
 
 LEAVES_PER_SLICE_MAX = 1024  # shared by `append` in one go, about 2 ms
 COPIED_BYTES_PER_SLICE_MAX = 1 << 20  # copied by `append` in one go
@@ -467,16 +468,14 @@ class Objects:
         parent, appeared = self._make_directories(changes, bucket, directories, writer)
         key_id = core.key_for(changes, parent, name)
         if ino is not None:  # no regular file
-            old = catalog.inode(ino)
-            core.keep_rights(changes, key_id, old)
-            self._files.leave(changes, key_id, ino, old)
+            self._files.leave(changes, key_id, ino, catalog.inode(ino))
         now = core.clock()
         new = Ino(core.new_id())
         inode = self._new_inode(bucket, FILE_MODE, key_id, now)
         inode.content = content
+        core.enter(changes, parent, name, key_id, new, inode, writer)
         inode.seq = core.add_version(changes, key_id, name, new, inode, writer, info)
         changes.append(events.InodeSet(new, inode))
-        changes.append(events.EntrySet(parent, name, new))
         changes.append(events.DirectoryTouched(parent, now, 0))
         touched = [(change.parent, change.name) for change in appeared]
         changed = self._commit("put", changes + also, [*touched, (parent, name)])
@@ -542,10 +541,19 @@ class Objects:
         else:  # whose the key was, it stays
             last = newest[1]
             marker = msgspec.structs.replace(
-                last, kind=Kind.MARKER, null=bool(rule.marker_null), writer=writer, content=EMPTY, target=b"", rdev=0
+                last,
+                kind=Kind.MARKER,
+                null=bool(rule.marker_null),
+                writer=writer,
+                content=EMPTY,
+                target=b"",
+                rdev=0,
+                rights=None,
+                judged=False,
+                mtime=self._core.clock(),
             )
         if rule.removes is not None:
-            changes.append(events.VersionGone(key, rule.removes, bucket))
+            self._core.remove_version(changes, key, rule.removes, bucket)
         changes.append(events.VersionAdded(key, self._core.next_seq(), marker, bucket))
         self._core.commit("delete", changes)
         return _deleted(changes, [])
@@ -575,24 +583,25 @@ class Objects:
         self._check(condition, item)
         if item is None:
             return Deleted(None, False, [])
-        locks.check_purge(item.info, self._core.clock() // 1000, bypass=bypass)
+        self._history.check_purge(item.key_id, item.seq, writer, Way.REQUEST, bypass=bypass)
         return Deleted(version_id, item.is_marker, self._purge(item, chain, name, writer, bypass=bypass))
 
     def check_purge(self, key_id: KeyId, seq: Seq) -> None:
-        """Raise Locked if a version must not be removed for good."""
-        locks.check_purge(self._catalog.object_info(key_id, seq), self._core.clock() // 1000)
+        """Raise Locked if nobody must remove a version for good."""
+        self._history.check_purge(key_id, seq, NOBODY, Way.REQUEST)
 
     def _purge(self, item: Object, chain: Chain, name: bytes, writer: Writer, *, bypass: bool) -> AllChanged:
-        bucket, key = item.bucket, item.key_id
+        key = item.key_id
         live = [other for place, other in chain if self._catalog.entry(place, name) is not None]
         if live and key not in live:  # of a directory that stood there before: nothing that lives changes
-            changes: Changes = [events.VersionGone(key, item.seq, bucket)]
+            changes = self._history.removal(key, item.seq, writer, Way.REQUEST, bypass=bypass)
             self._drop_empty(changes, key, {item.seq})
             self._core.commit("purge", changes)
             return []
         if not live:
             key = self._gather(item, chain, writer)
-        return _shown(self._history.purge(key, item.seq, writer, bypass=bypass, implicit=True))
+        changed = self._history.purge(key, item.seq, writer, way=Way.REQUEST, bypass=bypass, implicit=True)
+        return _shown(changed)
 
     def _gather(self, item: Object, chain: Chain, writer: Writer) -> KeyId:
         """Let a key that does not live have all its history in one directory: what is current next may come from any of
@@ -660,10 +669,11 @@ class Objects:
 
     # -- buckets ----------------------------------------------------------------------------------------------
 
-    def configure(self, bucket: Ino, **changes: object) -> None:
+    def configure(self, bucket: Ino, *, code: bool = False, **changes: object) -> None:
         """Change settings of a bucket, in one event: owner, lock, lifecycle, tags, mfa_device, mfa_delete, acl; and the
-        state, which goes from Unversioned to Suspended by way of Enabled. Raises InvalidState: a state that does not
-        follow, object lock in a bucket that is not Enabled, or taken away; InvalidRule.
+        state, which goes from Unversioned to Suspended by way of Enabled. code: the caller has shown that of the device
+        of MFA delete. Raises InvalidState: a state that does not follow, object lock in a bucket that is not Enabled,
+        or taken away, a lifecycle beside MFA delete; InvalidRule; Locked: the code is needed.
         """
         unknown = changes.keys() - CONFIGURABLE
         if unknown:
@@ -674,6 +684,10 @@ class Objects:
             raise InvalidState("object lock cannot be taken away from a bucket")
         if new.state is not old.state:
             rules.change_state(State.ENABLED if old.state is State.UNVERSIONED else old.state, new.state)
+        if (new.state, new.mfa_device, new.mfa_delete) != (old.state, old.mfa_device, old.mfa_delete):
+            locks.check_code(old, code=code)
+        if new.mfa_delete and new.lifecycle and (new.lifecycle != old.lifecycle or not old.mfa_delete):
+            raise InvalidState("a bucket has MFA delete or a lifecycle: nobody gives a code for what expires")
         locks.check_bucket(new.state, new.lock)
         lifecycle.check(new.lifecycle)
         self._core.commit("configure", [events.BucketSet(bucket, new)])

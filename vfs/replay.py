@@ -71,7 +71,7 @@ class Replay:
         """What was read is applied, or passed over. Raises Corrupt if the catalog is damaged."""
         try:
             if isinstance(found, Event):
-                self._catalog.apply(found)
+                self._catalog.apply(found, len(record.payload))
             else:
                 self._catalog.set_aside(record.number, list(contents_of(record.payload)))
         except (NoSpace, DiskFailed):

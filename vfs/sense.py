@@ -143,6 +143,8 @@ class _View:
         self._need_bucket(change.bucket)
         _check_content(version.content)
         self._check_acl(version.acl)
+        if version.rights is not None:
+            self._check_acl(version.rights.acl)
         self._versions[seq] = key
 
     def version_gone(self, change: events.VersionGone) -> None:

@@ -38,9 +38,9 @@ from vfs.errors import (
 from vfs.files import Files
 from vfs.folder import Folder
 from vfs.history import History
-from vfs.holding import LOCK, lock_store
+from vfs.holding import LOCK, lock_store, tell_holder
 from vfs.journal import Journal, Position, Record
-from vfs.model import STORE_ROOT, Bucket, Compression, Ino, Inode, KeyId, ObjectLock, State
+from vfs.model import STORE_ROOT, Bucket, Compression, Ino, Inode, KeyId, ObjectLock, PurgePolicy, State
 from vfs.names import check_bucket_name, directory_key, show
 from vfs.objects import Objects
 from vfs.replay import Aside, Replay
@@ -52,6 +52,7 @@ from vfs.uploads import Uploads
 log = logging.getLogger("vfs.store")
 
 EVENTS_PER_CHECKPOINT_MAX = 2_000  # bounds the catalog's uncommitted pages, and what a recovery replays
+PORTION = 512  # events, or blocks, that are committed at a time where the catalog has no room for all at once
 SYNCS_BEFORE_LOG = 8  # who does not ask for more pays for no sync log
 BUCKETS_MAX = 10_000
 FORMATS = (2, 3, 4, 5, 6)  # that this vfs reads; it writes the last
@@ -198,11 +199,21 @@ class Store:
         published = self.files.recover()
         if replayed or published:
             log.info("recovered %d events; %d files were open and were published", replayed, published)
-        self.checkpoint()
-        if from_snapshot:
+        if self._checkpoint_if_room() and from_snapshot:
             with self.root.folder(CATALOG) as folder:
                 folder.remove(RESTORED, missing_ok=True)
         return replayed
+
+    def _checkpoint_if_room(self) -> bool:
+        """A checkpoint that a full disk may refuse: what it would have committed is in the journal, and is replayed
+        when the store is opened again. Raises DiskFailed.
+        """
+        try:
+            self.checkpoint()
+        except NoSpace as error:
+            log.warning("%s; nothing is lost, the journal has it", error)
+            return False
+        return True
 
     def _tidy(self) -> None:
         """Remove what a crash left behind of a snapshot in the making, or of what one stands for."""
@@ -384,31 +395,59 @@ class Store:
             return
         try:
             core.catalog.commit(end, core.blocks.end)
+        except NoSpace as error:
+            self._commit_in_portions(error)
         except VfsError as error:
-            if not isinstance(error, NoSpace):
-                core.fail(str(error))
+            core.fail(str(error))
             self._apply_again()
             raise
+        core.room.renew()
         if end.number != self._marked and end.number > 1:
             with contextlib.suppress(NoSpace):
                 core.commit("checkpoint", [])
                 self._marks += 1
         self._marked = core.journal.end.number
 
-    def _apply_again(self) -> None:
-        """The catalog fell back to its last checkpoint: bring it up to now again. Raises DiskFailed."""
+    def _commit_in_portions(self, full: NoSpace) -> None:
+        """The catalog fell back to its last checkpoint because all that came since needs more pages than there are. So
+        commit a part of it at a time: the pages that a commit replaces serve the one after the next. Raises *full* if
+        not even that can be done, with everything applied again; DiskFailed.
+        """
+        portion = PORTION
+        while portion:
+            known = self._core.catalog.checkpoint
+            try:
+                self._apply_again(portion)
+                self._core.catalog.commit(self._core.journal.end, self._core.blocks.end)
+                return
+            except NoSpace:
+                if self._core.catalog.checkpoint == known:
+                    portion //= 8
+        self._apply_again()
+        raise full
+
+    def _apply_again(self, portion: int = 0) -> None:
+        """The catalog fell back to its last checkpoint: bring it up to now again. *portion*: commit it after so many
+        blocks or events each, but for what remains. Raises DiskFailed, and NoSpace from such a commit.
+        """
         core = self._core
         known = core.catalog.checkpoint
         try:
-            for found in core.blocks.scan(known.blocks):
+            for count, found in enumerate(core.blocks.scan(known.blocks), 1):
                 core.catalog.set_block_place(found.block, found.place, node=found.node)
+                if portion and count % portion == 0:
+                    core.catalog.commit(known.journal, found.end)
             number = known.journal.number
             records = Replay(core.catalog, self.disk)
-            for record in core.journal.records(known.journal):
+            for count, record in enumerate(core.journal.records(known.journal), 1):
                 records.apply(record, records.read(record))
                 number = record.number
+                if portion and count % portion == 0:
+                    core.catalog.commit(record.end, core.blocks.end)
             if number != core.journal.end.number:
                 raise Corrupt("the journal", expected=f"record {number + 1}", found="damaged bytes")
+        except NoSpace:
+            raise  # the caller knows what to do
         except Exception as error:  # a catalog that lacks something must never be committed
             core.fail(f"the catalog cannot be brought up to the journal again: {error!r}")
             raise DiskFailed(core.failed) from error
@@ -416,7 +455,12 @@ class Store:
     @property
     def wants_checkpoint(self) -> bool:
         """Whether so much has happened since the last checkpoint that the next should not wait."""
-        return self.events_since_checkpoint >= EVENTS_PER_CHECKPOINT_MAX
+        return self.events_since_checkpoint >= EVENTS_PER_CHECKPOINT_MAX or self._core.catalog.wants_commit
+
+    @property
+    def is_short(self) -> bool:
+        """Whether the disk is so full that what adds something is refused, or was refused last."""
+        return self._core.room.is_short or self._core.blocks.is_full
 
     @property
     def events_made(self) -> int:
@@ -434,14 +478,14 @@ class Store:
 
     def tell_mountpoint(self, mountpoint: str) -> None:
         """Say in the lock file where the store is mounted: for who finds it in use."""
-        os.pwrite(self._lock_fd, f"{os.getpid()}\n".encode() + os.fsencode(mountpoint) + b"\n", 0)
+        tell_holder(self._lock_fd, mountpoint)
 
     def close(self) -> None:
         """Publish what is open, checkpoint, and let go of the store."""
         try:
             if not self._core.failed:
                 self.files.close()
-                self.checkpoint()
+                self._checkpoint_if_room()
                 self._log.remove()
         finally:
             self._open.close()
@@ -535,11 +579,12 @@ class Store:
         return ino
 
     def set_versioning(self, ino: Ino, state: State) -> None:
-        """Change a bucket's versioning state. Raises InvalidState."""
+        """Change a bucket's versioning state. Raises InvalidState, Locked."""
         bucket = self._core.catalog.bucket(ino)
         wanted = rules.change_state(bucket.state, state)
         locks.check_bucket(wanted, bucket.lock)
         if wanted is not bucket.state:
+            locks.check_code(bucket)
             changed = msgspec.structs.replace(bucket, state=wanted)
             self._core.commit("set versioning", [events.BucketSet(ino, changed)])
 
@@ -551,6 +596,13 @@ class Store:
         if compression is not bucket.compression:
             changed = msgspec.structs.replace(bucket, compression=compression)
             self._core.commit("set compression", [events.BucketSet(ino, changed)])
+
+    def set_purge_policy(self, ino: Ino, policy: PurgePolicy) -> None:
+        """Change who may remove versions of a bucket for good, and how. Raises NoSpace, DiskFailed."""
+        bucket = self._core.catalog.bucket(ino)
+        if policy is not bucket.purge:
+            changed = msgspec.structs.replace(bucket, purge=policy)
+            self._core.commit("set purge policy", [events.BucketSet(ino, changed)])
 
     # -- numbers ----------------------------------------------------------------------------------------------
 

@@ -400,6 +400,9 @@ class Redone:
     def remove(self, path: str) -> None:
         self._disk.remove(path)
 
+    def rename(self, path: str, new: str) -> None:
+        self._disk.rename(path, new)
+
 
 class _RedoneFile:
     """A file that is only read, with pieces put where they belong."""

@@ -37,6 +37,7 @@ from vfs.model import EMPTY, STORE_ROOT, Draft, Ino, Inode, KeyId, Kind, Writer,
 from vfs.names import NAME_BYTES_MAX, check_name, directory_key, is_shown, show
 
 LINKS_MAX = 4096  # names of one inode: a write makes a version under each
+AMENDED_NAMES_MAX = 64  # of one inode whose mtime is set: with more of them their versions keep theirs
 ATTRIBUTE_BYTES_MAX = 65536  # the kernel's XATTR_SIZE_MAX
 ATTRIBUTES_BYTES_MAX = 1 << 20  # of one inode in all, names and values: a delete marker keeps them
 TARGET_BYTES_MAX = 4095
@@ -168,12 +169,12 @@ class Tree:
             self._inherit(parent, above, inode, umask)
         inode.rdev = rdev
         inode.target = target
+        self._core.enter(changes, parent, name, key, ino, inode, writer)
         if publish:
             inode.seq = self._core.add_version(changes, key, name, ino, inode, writer)
         else:
             changes.append(events.DraftSet(ino, Draft(EMPTY, inode.mtime, inode.ctime, writer)))
         changes.append(events.InodeSet(ino, inode))
-        changes.append(events.EntrySet(parent, name, ino))
         changes.append(events.DirectoryTouched(parent, inode.mtime, 0))
         self._core.commit("create", changes)
         return ino, inode
@@ -242,10 +243,10 @@ class Tree:
         changes.append(events.LinkSet(ino, key))
         inode.nlink += 1
         inode.ctime = self._core.clock()
+        self._core.enter(changes, parent, name, key, ino, inode, writer)
         if inode.seq:
             self._core.add_version(changes, key, name, ino, inode, writer)
         changes.append(events.InodeSet(ino, inode))
-        changes.append(events.EntrySet(parent, name, ino))
         changes.append(events.DirectoryTouched(parent, inode.ctime, 0))
         self._core.commit("link", changes)
         return self.inode(ino)
@@ -391,13 +392,13 @@ class Tree:
         gone = None
         if old_ino is not None:
             old = self._catalog.inode(old_ino)
-            self._core.keep_rights(changes, target, old)
             self._files.leave(changes, target, old_ino, old)
             gone = self._gone(old_ino, old)
         changes.append(events.EntryGone(parent, name))
         if inode.nlink > 1:
             changes.append(events.LinkGone(ino, source))
             changes.append(events.LinkSet(ino, target))
+        self._core.enter(changes, new_parent, new_name, target, ino, inode, writer)
         seq = self._core.add_version(changes, target, new_name, ino, inode, writer) if inode.seq else inode.seq
         if old_ino is None or not self._is_atomic_save(changes, source, inode, new_name):
             self._core.add_delete(changes, source, name, ino, inode, writer)
@@ -406,7 +407,6 @@ class Tree:
             inode.seq = seq
         inode.ctime = self._core.clock()
         changes.append(events.InodeSet(ino, inode))
-        changes.append(events.EntrySet(new_parent, new_name, ino))
         changes.append(events.DirectoryTouched(parent, inode.ctime, 0))
         if new_parent != parent:
             changes.append(events.DirectoryTouched(new_parent, inode.ctime, 0))
@@ -465,8 +465,6 @@ class Tree:
         changes.append(events.EntryGone(parent, sort_name))
         if marker:
             self._core.add_delete(changes, key, sort_name, ino, inode, writer)
-        elif not inode.is_dir:
-            self._core.keep_rights(changes, key, inode)
         changes.append(events.DirectoryTouched(parent, self._core.clock(), -1 if inode.is_dir else 0))
         return key
 
@@ -478,13 +476,16 @@ class Tree:
         if inode.nlink > 1 and not inode.is_dir:
             changes.append(events.LinkGone(ino, old_key))
             changes.append(events.LinkSet(ino, key))
+        if inode.is_dir:
+            changes.append(events.EntrySet(parent, sort_name, ino))
+        else:
+            self._core.enter(changes, parent, sort_name, key, ino, inode, writer)
         seq = self._core.add_version(changes, key, sort_name, ino, inode, writer) if inode.seq else inode.seq
         if inode.key == old_key:
             inode.key = key
             inode.seq = seq
         inode.ctime = self._core.clock()
         changes.append(events.InodeSet(ino, inode))
-        changes.append(events.EntrySet(parent, sort_name, ino))
         changes.append(events.DirectoryTouched(parent, inode.ctime, 1 if inode.is_dir else 0))
 
     # -- attributes -------------------------------------------------------------------------------------------
@@ -500,7 +501,8 @@ class Tree:
         mtime: int | None = None,
     ) -> Inode:
         """chmod, chown, utimensat (times in ns): no version, they belong to the key. ctime becomes now. A time that
-        cannot be stored becomes the nearest one that can, as on any file system.
+        cannot be stored becomes the nearest one that can, as on any file system. An mtime that is given to what is
+        published is also that of the current version: many programs set it when they have closed.
 
         Nothing given: somebody is about to write who may not keep set-id bits; they go, as
         with a chown, of anything but a directory.
@@ -519,7 +521,6 @@ class Tree:
         inode.atime = inode.atime if atime is None else atime
         if mtime is not None:
             inode.mtime = mtime
-            self._files.set_mtime(ino, mtime)
         inode.ctime = self._core.clock()
         changes: list[Change] = [events.InodeSet(ino, inode)]
         draft, interim = self._catalog.draft(ino), self._catalog.interim(ino)
@@ -529,8 +530,22 @@ class Tree:
             changes.append(
                 events.InterimSet(ino, msgspec.structs.replace(interim, mtime=mtime), interim.tail_bytes, b"")
             )
+        if mtime is not None and not inode.is_dir and not self._files.has_changes(ino):
+            self._amend(changes, ino, inode)
         self._core.commit("attributes", changes)
+        if mtime is not None:
+            self._files.set_mtime(ino, mtime)
         return self.inode(ino)
+
+    def _amend(self, changes: list[Change], ino: Ino, inode: Inode) -> None:
+        """Let the current version of each name of a file have the file's mtime."""
+        if not 0 < inode.nlink <= AMENDED_NAMES_MAX:
+            return
+        for key in self._core.names_of(ino, inode):
+            newest = next(self._catalog.versions(key), None)
+            if newest is not None and newest[1].ino == ino and newest[1].mtime != inode.mtime:
+                version = msgspec.structs.replace(newest[1], mtime=inode.mtime)
+                self._core.replace_version(changes, key, newest[0], version, inode.bucket)
 
     def find_attribute(self, ino: Ino, name: bytes) -> bytes | None:
         """An extended attribute, None if it is not set."""

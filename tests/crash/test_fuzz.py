@@ -31,7 +31,7 @@ from xxhash import xxh3_64_intdigest
 
 from tests.unit.test_check import fill
 from vfs import blocks, content, journal
-from vfs.catalog import fill_up, missing_bytes
+from vfs.catalog import fill_up
 from vfs.check import check, rebuild
 from vfs.content import WorkingCopy
 from vfs.disk import RealDisk
@@ -39,6 +39,7 @@ from vfs.errors import Corrupt, NotAStore, VfsError
 from vfs.folder import Folder
 from vfs.journal import Journal
 from vfs.model import Ino
+from vfs.pages import missing_bytes
 from vfs.settings import load
 from vfs.store import Store
 

@@ -32,6 +32,7 @@ from vfs.model import (
     LockMode,
     ObjectInfo,
     ObjectLock,
+    PurgePolicy,
     Retention,
     Seq,
     State,
@@ -439,6 +440,15 @@ class ObjectEngine(Lifetime):
                 lambda _: self.reference.set_tags(bucket, key, version.seq, {"t": value}),
             )
 
+    @rule(pick=PICK, policy=st.sampled_from([*PurgePolicy, *[PurgePolicy.COMMAND] * 3]))
+    def set_purge_policy(self, pick: int, policy: PurgePolicy) -> None:
+        bucket = self.bucket(pick)
+        self.act(
+            "set purge policy",
+            lambda: self.store.set_purge_policy(bucket.ino, policy),
+            lambda _: setattr(bucket, "never", policy is PurgePolicy.NEVER),
+        )
+
     @rule(pick=PICK)
     def purge_locked(self, pick: int) -> None:
         """Every way in which a version that is locked now could go."""
@@ -661,6 +671,7 @@ class ObjectEngine(Lifetime):
                     self.reference.abort(bucket, action.id)
                 case "purge":
                     version = next(one for one in bucket.chains[action.key] if _id(one) == action.id)
+                    assert not bucket.never
                     assert not self.reference.is_locked(version), "a lifecycle has nothing to do with what is locked"
                     self.reference.purge(bucket, action.key, version.seq)
                 case _:

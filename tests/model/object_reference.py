@@ -74,7 +74,7 @@ class Seen:
 class Bucket:
     """chains: newest first, none empty. drafts: what is safe of files that are being written through the mount.
     has_litter: a mount may have left empty directories. seen: what the store showed of a bucket that the model does
-    not follow by itself.
+    not follow by itself. never: nothing is purged, by its policy.
     """
 
     name: bytes
@@ -87,6 +87,7 @@ class Bucket:
     drafts: dict[bytes, bytes] = field(default_factory=dict)
     has_litter: bool = False
     seen: dict[Seq, Seen] | None = None
+    never: bool = False
 
     def current(self, key: bytes) -> Version | None:
         """The current object."""
@@ -211,7 +212,7 @@ class ObjectReference:
 
     def purge(self, bucket: Bucket, key: bytes, seq: Seq, *, bypass: bool = False) -> None:
         version = bucket.find(key, seq)
-        if self.is_locked(version, bypass=bypass):
+        if bucket.never or self.is_locked(version, bypass=bypass):
             raise errors.Locked("", None)
         self._drop(bucket, key, [version])
 

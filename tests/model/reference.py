@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 from vfs import errors
-from vfs.model import Kind, State, Writer
+from vfs.model import NOBODY, Kind, PurgePolicy, State, Writer
+from vfs.purging import Way
 
 JUNK_SUFFIX, JUNK_MIDDLE = b"~", b".sw"  # of the default patterns, those that the tests use
 YOUNG_US = 60_000_000
@@ -138,13 +139,28 @@ class File(Node):
         return drafts or (self.open is not None and self.open.dirty)
 
     @property
+    def safe(self) -> Draft | None:
+        """The newest content that is not published, of a file that a full disk kept from being."""
+        return self.interim or self.draft
+
+    @property
     def shown(self) -> tuple[int, int, int]:
         """Size, mtime and ctime as stat tells them: with what is open and not published."""
         if self.open is not None and self.open.dirty:
             return len(self.open.data), self.open.mtime, max(self.ctime, self.open.ctime)
-        if self.draft is not None:
-            return len(self.draft.data), self.draft.mtime, max(self.ctime, self.draft.ctime)
+        safe = self.draft if self.open is not None else self.safe
+        if safe is not None:
+            return len(safe.data), safe.mtime, max(self.ctime, safe.ctime)
         return len(self.data), self.mtime, self.ctime
+
+
+@dataclass(frozen=True, eq=False)
+class Closing:
+    """Who may read the versions before something was put in their place: who could read what stood there last."""
+
+    uid: int
+    gid: int
+    mode: int
 
 
 @dataclass(eq=False, repr=False)
@@ -173,6 +189,7 @@ class Bucket:
     state: State
     root: Directory
     compressed: bool = False
+    policy: PurgePolicy = PurgePolicy.COMMAND
 
 
 class Reference:
@@ -185,6 +202,8 @@ class Reference:
         self.displaced: list[File] = []  # those that are, in the order of their inodes
         self.serial = 0
         self.events = 0
+        self.no_room = False  # the disk is too full for what was written to a file that is being removed
+        self.closings: dict[int, Closing] = {}  # of versions, by their serial numbers
         self.after_event: Callable[[], None] | None = None
 
     def __getstate__(self) -> dict[str, object]:
@@ -259,32 +278,42 @@ class Reference:
         made = replace(made, file=node)
         if kind is Kind.CONTENT:
             return replace(made, data=node.data, target=node.target, rdev=node.rdev)
-        return replace(made, attributes=dict(node.attributes))
+        return replace(made, attributes=dict(node.attributes), mtime=self.now)
 
     # -- whose versions they are ------------------------------------------------------------------------------
 
-    def own_rights(self, directory: Directory, name: bytes, version: Version) -> Version | None:
-        """Whose rights hold for a version, if not the key's: somebody else's file has taken the key since."""
-        chain = directory.chains[name]
-        holder = directory.entries.get(name, chain[-1])
-        assert isinstance(holder, File | Version)
-        if self._follows(version, holder):
-            return None
-        last = version
-        for newer in chain[chain.index(version) + 1 :]:
-            if not self._follows(last, newer):
-                return last
-            last = newer
-        return None if self._follows(last, holder) else last
+    def own_rights(self, directory: Directory, name: bytes, version: Version) -> Closing | None:
+        """Whose rights hold for a version, if not the key's: something that says nothing about it came after it."""
+        holder = directory.entries.get(name, directory.chains[name][-1])
+        file = holder.file if isinstance(holder, Version) else holder
+        return None if version.file is file else self.closings.get(version.serial)
 
-    def _follows(self, old: Version, new: File | Version) -> bool:
-        if old.file is (new if isinstance(new, File) else new.file):
-            return True
-        return old.uid == new.uid and (stat.S_ISLNK(old.mode) or not stat.S_ISLNK(new.mode))
+    def _part(self, directory: Directory, name: bytes, file: File, writer: Writer) -> None:
+        """Something is put at a name: what was there is closed to all who could not read it, unless root put it there,
+        or the owner of both. A symlink's mode says nothing of a file.
+        """
+        chain = directory.chains.get(name)
+        stood = directory.entries.get(name, chain[-1] if chain else None)
+        if not chain or stood is None:
+            return
+        assert isinstance(stood, File | Version)
+        if file is (stood.file if isinstance(stood, Version) else stood):
+            return
+        known_by = stood.uid == file.uid and writer.uid in (0, stood.uid)
+        if not known_by or (stat.S_ISLNK(file.mode) and not stat.S_ISLNK(stood.mode)):
+            closing = Closing(stood.uid, stood.gid, stood.mode)
+            for version in chain:
+                self.closings.setdefault(version.serial, closing)
+
+    def _open_again(self, version: Version) -> None:
+        """What had been put over it was purged."""
+        closing = self.closings.get(version.serial)
+        if closing is not None:
+            self.closings = {serial: other for serial, other in self.closings.items() if other is not closing}
 
     def _record_rights(self, directory: Directory, name: bytes, at: int, file: File) -> None:
         chain = directory.chains[name]
-        chain[at] = replace(chain[at], mode=file.mode, uid=file.uid, gid=file.gid)
+        chain[at] = replace(chain[at], mode=file.mode, uid=file.uid, gid=file.gid, file=file)
 
     def _keep_rights(self, directory: Directory, name: bytes, file: File) -> None:
         """What the newest version says of its file's rights when something else takes the name."""
@@ -334,8 +363,8 @@ class Reference:
             raise errors.NoSuchBucket
         root = self.buckets[name].root
         for file in list(self._all()):
-            if file.open is not None and file.open.flushed and self._bucket_of(file) is self.buckets[name]:
-                self.publish(file)
+            if self._bucket_of(file) is self.buckets[name]:
+                self.publish_flushed(file)
         if root.entries or self.counters(self.buckets[name])[0]:
             raise errors.BucketNotEmpty
         del self.buckets[name]
@@ -366,6 +395,20 @@ class Reference:
             bucket.compressed = compressed
             self.on_event()
 
+    def set_purge_policy(self, bucket: Bucket, policy: PurgePolicy) -> None:
+        if policy is not bucket.policy:
+            bucket.policy = policy
+            self.on_event()
+
+    def check_policy(self, bucket: Bucket, way: Way, writer: Writer) -> None:
+        """Who may purge at all."""
+        if way is Way.RM and bucket.policy is not PurgePolicy.RM:
+            raise errors.ReadOnly
+        if bucket.policy is PurgePolicy.NEVER:
+            raise errors.Locked("", None)
+        if bucket.policy is PurgePolicy.ROOT and way is Way.COMMAND and writer.uid != 0:
+            raise errors.NotPermitted
+
     # -- making -----------------------------------------------------------------------------------------------
 
     def _check_directory(self, directory: Directory) -> None:
@@ -390,6 +433,7 @@ class Reference:
         if directory.mode & stat.S_ISGID:
             gid = directory.gid
         file = File(mode, writer.uid, gid, self.now, self.now, self.now, names=[(directory, name)], born=self.now)
+        self._part(directory, name, file, writer)
         directory.entries[name] = file
         self._touch(directory)
         return file
@@ -463,6 +507,7 @@ class Reference:
         self._check_free(directory, name)
         file.names.append((directory, name))
         file.ctime = self.now
+        self._part(directory, name, file, writer)
         if file.published:
             self._put(directory, name, file, writer)
         directory.entries[name] = file
@@ -491,17 +536,16 @@ class Reference:
         assert isinstance(file, File)
         promised = file.open is None or file.open.flushed
         if promised or file.published or (self.now - file.born) // 1000 >= YOUNG_US:
-            self.publish_all(file)
+            self.publish(file) if self.no_room else self.publish_all(file)
         return file
 
     def _publish_at(self, directory: Directory, name: bytes) -> None:
         """What was promised, of what was displaced from a name and of what lives there."""
         for file in [one for one in self.displaced if one.displaced == (directory, name)]:
-            if file.open is not None and file.open.flushed:
-                self.publish(file)
+            self.publish_flushed(file)
         live = directory.entries.get(name)
-        if isinstance(live, File) and live.open is not None and live.open.flushed:
-            self.publish(live)
+        if isinstance(live, File):
+            self.publish_flushed(live)
 
     def _detach(self, file: File, directory: Directory, name: bytes, *, displaced: bool = False) -> None:
         """A name less. Without any, what is open works on: displaced, or leaving nothing."""
@@ -621,6 +665,7 @@ class Reference:
             self._detach(old, to, new_name)
         del directory.entries[name]
         moved.names[moved.names.index((directory, name))] = (to, new_name)
+        self._part(to, new_name, moved, writer)
         if moved.published:
             self._put(to, new_name, moved, writer)
         self._leave_name(directory, name, to, new_name, moved, writer, over=old is not None)
@@ -669,6 +714,9 @@ class Reference:
             if isinstance(node, File):
                 self.publish_flushed(node)
         same = type(one) is type(other)
+        for node, above, called in ((one, to, new_name), (other, directory, name)):
+            if isinstance(node, File):
+                self._part(above, called, node, writer)
         for node, above, called in ((one, directory, name), (other, to, new_name)):
             sort_name = called + b"/" if isinstance(node, Directory) else called
             if same:
@@ -730,8 +778,17 @@ class Reference:
                     node.draft = replace(node.draft, mtime=mtime)
                 if node.interim is not None:
                     node.interim = replace(node.interim, mtime=mtime)
+                if not node.has_changes:
+                    self._amend(node)
         node.ctime = self.now
         self.on_event()
+
+    def _amend(self, file: File) -> None:
+        """The current version of each name has the mtime that is set when it is published."""
+        for directory, name in file.names:
+            chain = directory.chains.get(name)
+            if chain and chain[-1].file is file and chain[-1].kind is Kind.CONTENT:
+                chain[-1] = replace(chain[-1], mtime=file.mtime)
 
     def _drop_setid(self, node: Node) -> None:
         node.mode &= ~(stat.S_ISUID | (stat.S_ISGID if node.mode & stat.S_IXGRP else 0))
@@ -752,8 +809,13 @@ class Reference:
 
     def open(self, file: File, writer: Writer, *, created: bool = False, truncate: bool = False) -> Handle:
         if file.open is None:
-            data = file.draft.data if file.draft is not None else file.data
+            safe = file.safe
+            data = file.data if safe is None else safe.data
             file.open = Open(bytearray(data), file.mtime, file.mtime, writer)
+            if file.interim is not None:
+                file.open.dirty, file.open.writer, file.open.mtime = True, file.interim.writer, file.interim.mtime
+                file.open.ctime = file.interim.mtime
+            file.open.flushed = file.draft is not None and not created  # what a full disk kept from being published
         file.open.handles += 1
         handle = Handle(file, writer)
         if created:
@@ -858,6 +920,8 @@ class Reference:
             file.open.flushed = False
             file.open.published = file.open.safe
         self.on_event()
+        if file.open is None and file.displaced is not None:
+            self._gone(file)
 
     def _return(self, file: File, directory: Directory, name: bytes, writer: Writer) -> None:
         """What was written to a displaced file: it lives again in the place of another file of its owner's; else the
@@ -871,15 +935,18 @@ class Reference:
         if live is not None and live.uid == file.uid and stat.S_ISREG(live.mode):
             self.displaced.remove(file)
             file.displaced = None
-            self._take_place(file, live, list(live.names), writer)
+            self._take_place(file, live, list(live.names), writer, NOBODY)
         elif self.state_for(directory.bucket, name) is State.ENABLED:
             chain = directory.chains.get(name)
             before = chain[-1].writer if chain else writer
+            self._part(directory, name, file, NOBODY)
             self._put(directory, name, file, writer)
             if live is None:
                 self._delete(directory, name, file, writer)
-            elif live.published:
-                self._put(directory, name, live, before)
+            else:
+                self.closings[directory.chains[name][-1].serial] = Closing(file.uid, file.gid, file.mode)
+                if live.published:
+                    self._put(directory, name, live, before)
 
     def _inherit(self, file: File, old: File, writer: Writer) -> None:
         """A file in the place of another one: its owner, mode and attributes are that one's."""
@@ -900,14 +967,17 @@ class Reference:
         """Another file in the place of one, at all its names or some; who has that open keeps it."""
         self.publish_flushed(old)
         new = File(0, 0, 0, self.now, self.now, self.now, born=self.now, data=data)
-        self._take_place(new, old, names or list(old.names), writer)
+        self._take_place(new, old, names or list(old.names), writer, writer)
         self.on_event()
 
-    def _take_place(self, new: File, old: File, names: list[tuple[Directory, bytes]], writer: Writer) -> None:
+    def _take_place(
+        self, new: File, old: File, names: list[tuple[Directory, bytes]], writer: Writer, by: Writer
+    ) -> None:
         """Names of a file are another one's from now on. Who has it open is published at the first of them."""
         self._inherit(new, old, writer)
         for directory, name in sorted(names, key=lambda where: (where[0].ino, where[1]), reverse=True):
             self._keep_rights(directory, name, old)
+            self._part(directory, name, new, by)
             self._detach(old, directory, name, displaced=True)
             new.names.append((directory, name))
             directory.entries[name] = new
@@ -938,7 +1008,11 @@ class Reference:
 
     # -- history ----------------------------------------------------------------------------------------------
 
-    def purge(self, directory: Directory, name: bytes, version: Version, writer: Writer) -> None:
+    def purge(
+        self, directory: Directory, name: bytes, version: Version, writer: Writer, way: Way = Way.COMMAND
+    ) -> None:
+        assert directory.bucket is not None
+        self.check_policy(directory.bucket, way, writer)
         chain = directory.chains[name]
         if version.kind in (Kind.DIRECTORY, Kind.NO_DIRECTORY):
             raise errors.NotPermitted
@@ -947,8 +1021,10 @@ class Reference:
         assert file is None or isinstance(file, File)
         if file is not None and len(file.names) > 1 and file.has_changes:
             self.publish_all(file)
-        if version not in chain:
+        found = next((one for one in chain if one.serial == version.serial), None)  # it may tell of other rights by now
+        if found is None:
             raise errors.NoSuchVersion
+        version = found
         if chain[-1] is not version:
             chain.remove(version)
             self.on_event()
@@ -962,6 +1038,9 @@ class Reference:
             file.published = now_current is not None
             file.data = now_current.data if now_current is not None else b""
             file.ctime = self.now
+            if now_current is not None:
+                self._open_again(now_current)
+                self._record_rights(directory, name, -1, file)
             if now_current is None and file.draft is None and file.open is not None:
                 file.draft = Draft(b"", file.open.mtime, file.open.ctime, file.open.writer, 0)  # as if just created
         else:
@@ -983,7 +1062,7 @@ class Reference:
         name: bytes,
         version: Version,
         last: File | Version,
-        own: Version | None,
+        own: Closing | None,
         writer: Writer,
     ) -> None:
         """A new file with a version's content, and the rights and attributes that the key had last, or its own."""
@@ -995,6 +1074,7 @@ class Reference:
         new.data, new.target, new.rdev, new.published = version.data, version.target, version.rdev, True
         new.attributes = {} if own else dict(last.attributes)
         directory.entries[name] = new
+        self._open_again(version)
         self._record_rights(directory, name, directory.chains[name].index(version), new)
 
     def _check_revivable(self, directory: Directory) -> None:
@@ -1061,6 +1141,7 @@ class Reference:
         new = File(mode, uid, rights.gid, self.now, self.now, self.now, names=[(directory, name)], born=self.now)
         new.data, new.target, new.rdev = version.data, version.target, version.rdev
         new.attributes = dict(attributes) if last is not None and writer.uid in (0, last.uid) else {}
+        self._part(directory, name, new, writer)
         self._publish_content(new, writer)
         directory.entries[name] = new
         self._touch(directory)

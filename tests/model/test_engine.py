@@ -17,7 +17,8 @@ from tests.model.comparison import Ids, Snapshot, audit, compare, compare_handle
 from tests.model.lifetime import PICK, Lifetime, fill, make_small
 from tests.model.reference import Bucket, Directory, File, Handle, Node, Reference
 from vfs import catalog, files, gc
-from vfs.model import NO_INFO, Compression, Ino, Kind, Seq, State, Writer
+from vfs.model import NO_INFO, Compression, Ino, Kind, PurgePolicy, Seq, State, Writer
+from vfs.purging import Way
 
 MOMENTS_MAX = 12
 
@@ -25,6 +26,7 @@ NAMES = st.sampled_from([b"a", b"b", b"c", b"a!", b"d~", b".e.swp"])
 DIRECTORY_NAMES = st.sampled_from([b"a", b"b", b"c"])
 WRITERS = st.sampled_from([Writer(0, 1, "root"), Writer(1000, 2, "user"), Writer(1001, 3, "other")])
 S3 = Writer(1002, 0, "s3:key")
+WAYS = st.sampled_from([*Way, *[Way.COMMAND] * 3])
 MODES = st.sampled_from([0o644, 0o600, 0o4755, 0o2755, 0o2745, 0o6711])
 SIZES = st.integers(0, 400)
 FILLS = st.integers(0, 4)
@@ -130,6 +132,14 @@ class Engine(Lifetime):
             lambda _: self.reference.set_compression(bucket, compression is Compression.ZSTD),
         )
 
+    @rule(pick=PICK, policy=st.sampled_from([*PurgePolicy, *[PurgePolicy.COMMAND] * 4]))
+    def set_purge_policy(self, pick: int, policy: PurgePolicy) -> None:
+        bucket = self.bucket(pick)
+        self.do(
+            lambda: self.store.set_purge_policy(Ino(bucket.root.ino), policy),
+            lambda _: self.reference.set_purge_policy(bucket, policy),
+        )
+
     # -- whole saves ------------------------------------------------------------------------------------------
 
     @rule(pick=PICK, name=NAMES, size=SIZES, value=FILLS, writer=WRITERS, mode=MODES)
@@ -166,14 +176,14 @@ class Engine(Lifetime):
         directory, name, _ = found
         bucket, above = self.store.tree.path(Ino(directory.ino))
         data = fill(size, value)
-        copy = self.store.objects.begin_content(bucket)
-        copy.write(0, data)
-        content = copy.seal()
         key = above + b"/" + name if above else name
-        self.do(
-            lambda: self.store.objects.put(bucket, key, content, NO_INFO, S3),
-            lambda _: self.reference.put(directory, name, data, S3),
-        )
+        copy = self.store.objects.begin_content(bucket)
+
+        def put() -> None:
+            copy.write(0, data)
+            self.store.objects.put(bucket, key, copy.seal(), NO_INFO, S3)
+
+        self.do(put, lambda _: self.reference.put(directory, name, data, S3))
         self.store.objects.end_content(copy)
 
     @rule(pick=PICK, size=SIZES, writer=WRITERS)
@@ -434,8 +444,8 @@ class Engine(Lifetime):
         ]
         return found[pick % len(found)] if found else None
 
-    @rule(pick=PICK, current=st.booleans(), writer=WRITERS)
-    def purge(self, pick: int, current: bool, writer: Writer) -> None:
+    @rule(pick=PICK, current=st.booleans(), writer=WRITERS, way=WAYS)
+    def purge(self, pick: int, current: bool, writer: Writer, way: Way = Way.COMMAND) -> None:
         chosen = self._chosen(pick)
         if chosen is None:
             return
@@ -446,8 +456,8 @@ class Engine(Lifetime):
         assert key is not None
         seq = Seq(self.ids.known[version.serial])
         self.do(
-            lambda: self.store.history.purge(key, seq, writer),
-            lambda _: self.reference.purge(directory, name, version, writer),
+            lambda: self.store.history.purge(key, seq, writer, way=way),
+            lambda _: self.reference.purge(directory, name, version, writer, way),
         )
 
     @rule(pick=PICK, writer=WRITERS)

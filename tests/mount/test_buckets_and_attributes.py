@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted import Mounted, bash, run, versions
+from tests.mounted import Mounted, bash, purge, run, versions
 
 pytestmark = pytest.mark.fuse
 
@@ -60,7 +60,8 @@ def test_rmdir_of_a_bucket(mounted: Mounted) -> None:
     bash("rm -r d", bucket)
     with fails(errno.ENOTEMPTY):
         bucket.rmdir()
-    bash("rm .versions/d/f/*", bucket)
+    for version in sorted((bucket / ".versions/d/f").iterdir()):
+        purge(version)
     bucket.rmdir()
     assert "short-lived" not in os.listdir(mounted.root)
     bucket.mkdir()
@@ -130,19 +131,19 @@ def test_statfs_shows_the_real_disk(mounted: Mounted) -> None:
 
 
 def test_attributes_come_back_with_a_deleted_file(bucket: Path) -> None:
-    for name, undelete in (("f", "rm"), ("g", "vfs")):
+    for name, undelete in (("f", "purge"), ("g", "restore")):
         path = bucket / name
         path.write_bytes(b"x")
         os.setxattr(path, "user.a", b"kept")
         path.unlink()
-        if undelete == "rm":
-            versions(path)[-1].unlink()
+        if undelete == "purge":
+            purge(versions(path)[-1])
         else:
             run([sys.executable, "-m", "vfs", "restore", str(path)])
         assert os.getxattr(path, "user.a") == b"kept"
         assert os.listxattr(path) == ["user.a"]
     path.write_bytes(b"second")
-    versions(path)[-1].unlink()
+    purge(versions(path)[-1])
     assert os.getxattr(path, "user.a") == b"kept", "also when an older version is current again"
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
+import time
 from pathlib import Path
 
 import pytest
 
-from tests.mounted import Mounted, bash, contents, run, versions
+from tests.mounted import Mounted, bash, contents, purge, purge_command, run, versions
 
 pytestmark = pytest.mark.fuse
 
@@ -36,9 +38,65 @@ def test_a_version_is_a_read_only_file(bucket: Path) -> None:
     first, second = versions(bucket / "f")
     assert (first.stat().st_size, second.stat().st_size) == (3, 5)
     assert stat.S_ISREG(first.stat().st_mode)
-    assert stat.S_IMODE(first.stat().st_mode) & 0o222 == 0
     with pytest.raises(OSError, match=os.strerror(errno.EROFS)):
         first.write_bytes(b"x")
+
+
+@pytest.mark.parametrize(
+    "how",
+    ["touch -d @1000000000 f", "cp -p old f", "install -p old f", "rsync -a old f", "tar xf t.tar", "unzip -qo t.zip"],
+)
+def test_an_mtime_set_after_close_is_that_of_the_version(bucket: Path, how: str) -> None:
+    if shutil.which(how.split()[0]) is None:
+        pytest.skip(f"no {how.split()[0]} here")
+    bash(
+        "echo x > old; touch -d @1000000000 old; cp -p old f; tar cf t.tar f; python3 -m zipfile -c t.zip f; rm f",
+        bucket,
+    )
+    bash(f"echo before > f; {how}", bucket)
+    current = versions(bucket / "f")[-1]
+    expected = (bucket / "f").stat().st_mtime_ns
+    assert current.stat().st_mtime_ns == expected
+    assert expected == 10**18 or how.startswith("unzip")
+    bash("ln f g; touch -d @6 g", bucket)
+    assert versions(bucket / "f")[-1].stat().st_mtime == versions(bucket / "g")[-1].stat().st_mtime == 6
+    bash("rm f g", bucket)
+    purge(versions(bucket / "f")[-1])
+    assert (bucket / "f").stat().st_mtime == 6
+
+
+def test_a_delete_marker_has_the_time_of_the_deletion(bucket: Path) -> None:
+    (bucket / "f").write_bytes(b"x")
+    os.utime(bucket / "f", (1, 1))
+    before = time.time_ns()
+    (bucket / "f").unlink()
+    marker = versions(bucket / "f")[1]
+    assert before // 1000 <= marker.lstat().st_mtime_ns // 1000 <= time.time_ns() // 1000
+    purge(marker)
+    assert (bucket / "f").stat().st_mtime_ns == versions(bucket / "f")[0].stat().st_mtime_ns
+
+
+@pytest.mark.parametrize("mode", [0o664, 0o755, 0o600, 0o444, 0o606, 0o000, 0o4755, 0o2770])
+def test_what_is_copied_back_has_the_mode_that_it_had(bucket: Path, mode: int) -> None:
+    path = bucket / "f"
+    path.write_bytes(b"one")
+    path.chmod(mode)
+    version = versions(path)[0]
+    assert stat.S_IMODE(version.stat().st_mode) == mode & 0o777, "no set-id bits"
+    bash(f"rm -f f; cp -p .versions/f/{version.name} f", bucket)
+    assert stat.S_IMODE(path.stat().st_mode) == mode & 0o777
+
+
+@pytest.mark.parametrize(("make", "expected"), [("mkfifo -m 666", 0o444), ("install -m 666 /dev/null", 0o666)])
+def test_a_fifo_of_the_past_lets_nobody_write(bucket: Path, make: str, expected: int) -> None:
+    bash(f"{make} p", bucket)
+    assert stat.S_IMODE(versions(bucket / "p")[0].lstat().st_mode) == expected
+
+
+def test_directories_of_the_past_show_their_mode(bucket: Path) -> None:
+    bash("mkdir d; echo x > d/f; chmod 3770 d", bucket)
+    for path in (bucket / "d/.versions", bucket / ".versions/d"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o770
 
 
 def test_everything_else_is_erofs(bucket: Path) -> None:
@@ -102,7 +160,7 @@ def test_delete_marker_and_undelete(bucket: Path) -> None:
     assert marker.is_symlink()
     assert os.readlink(marker) == "(deleted)"
     assert not marker.exists()
-    marker.unlink()
+    purge(marker)
     assert (bucket / "f").read_bytes() == b"precious", "purging the marker undeletes"
     assert stat.S_IMODE((bucket / "f").stat().st_mode) == 0o640
     assert contents(bucket / "f") == [b"precious"]
@@ -111,11 +169,11 @@ def test_delete_marker_and_undelete(bucket: Path) -> None:
 def test_purging_the_current_version(bucket: Path) -> None:
     for text in (b"one", b"two", b"three"):
         (bucket / "f").write_bytes(text)
-    versions(bucket / "f")[2].unlink()
+    purge(versions(bucket / "f")[2])
     assert (bucket / "f").read_bytes() == b"two", "the newest that remains is current"
-    versions(bucket / "f")[0].unlink()
+    purge(versions(bucket / "f")[0])
     assert contents(bucket / "f") == [b"two"]
-    versions(bucket / "f")[0].unlink()
+    purge(versions(bucket / "f")[0])
     assert not (bucket / "f").exists()
     assert not os.path.lexists(bucket / ".versions" / "f")
 
@@ -125,7 +183,7 @@ def test_purge_while_the_file_is_open(bucket: Path) -> None:
     (bucket / "f").write_bytes(b"two")
     with open(bucket / "f", "r+b") as file:
         assert file.read() == b"two"
-        versions(bucket / "f")[1].unlink()
+        purge(versions(bucket / "f")[1])
         assert (bucket / "f").read_bytes() == b"one"
         file.seek(0)
         assert file.read() == b"two", "who has it open keeps it"
@@ -133,8 +191,10 @@ def test_purge_while_the_file_is_open(bucket: Path) -> None:
     assert contents(bucket / "f") == [b"one", b"two and more"]
 
 
-def test_rm_of_all_versions(bucket: Path) -> None:
-    bash("for i in 1 2 3; do echo $i > f; done; rm f; rm -f .versions/f/*", bucket)
+def test_purge_of_all_versions(bucket: Path) -> None:
+    bash("for i in 1 2 3; do echo $i > f; done; rm f", bucket)
+    for version in versions(bucket / "f"):
+        purge(version)
     assert os.listdir(bucket / ".versions") == []
 
 
@@ -158,7 +218,8 @@ def test_a_directory_moved_over_a_removed_one_hides_nothing(bucket: Path) -> Non
 
 
 def test_undelete_in_a_removed_directory(bucket: Path) -> None:
-    bash("mkdir -p d/sub; echo one > d/sub/f; rm -r d; rm .versions/d/sub/f/$(ls .versions/d/sub/f | tail -1)", bucket)
+    bash("mkdir -p d/sub; echo one > d/sub/f; rm -r d", bucket)
+    purge(max((bucket / ".versions/d/sub/f").iterdir()))
     assert (bucket / "d/sub/f").read_text() == "one\n", "the directories above come back"
 
 
@@ -206,7 +267,7 @@ def test_permissions_are_never_looser_than_the_keys(bucket: Path) -> None:
 
     assert can_read(1000)
     assert not can_read(1001)
-    assert stat.S_IMODE(version.stat().st_mode) == 0o400
+    assert stat.S_IMODE(version.stat().st_mode) == 0o600
     path.chmod(0o644)
     assert can_read(1001)
     path.unlink()
@@ -220,7 +281,7 @@ def test_who_may_purge(bucket: Path) -> None:
     path.write_bytes(b"one")
     os.chown(path, 1000, 1000)
     bucket.chmod(0o755)
-    command = ["setpriv", "--reuid=1000", "--regid=1000", "--clear-groups", "rm", "-f", str(versions(path)[0])]
+    command = ["setpriv", "--reuid=1000", "--regid=1000", "--clear-groups", *purge_command(versions(path)[0])]
     assert run(command, check=False).returncode != 0, "who cannot delete the key cannot purge it"
     bucket.chmod(0o777)
     run(command)

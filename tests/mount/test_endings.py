@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted import REPO, Mounted, contents, run, versions, wait_until
+from tests.mounted import REPO, Mounted, contents, purge, purge_command, run, versions, wait_until
 from vfs.fuse import connection
 
 pytestmark = pytest.mark.fuse
@@ -84,7 +84,7 @@ def name_in_use(mount: Mounted) -> Iterator[None]:
     marker = versions(bucket / "f")[-1]
     with running("mkdir", str(bucket / "never")):
         time.sleep(0.3)  # it has the lock, which shows nowhere
-        with running("rm", str(marker)):
+        with running(*purge_command(marker)):
             wait_until(lambda: waits_in_the_kernel(mount.pid), "the thread")
             yield
 
@@ -99,7 +99,7 @@ def page_in_use(mount: Mounted) -> Iterator[None]:
     Path("/proc/sys/vm/drop_caches").write_text("1")
     with running("tail", "-c", "1", str(file)):
         time.sleep(0.3)
-        with running("rm", str(current)):
+        with running(*purge_command(current)):
             wait_until(lambda: waits_in_the_kernel(mount.pid), "the thread")
             yield
 
@@ -173,7 +173,7 @@ def test_syncs_go_on_though_many_names_wait_to_be_dropped(mount: Mounted) -> Non
         waiting.enter_context(running("mkdir", str(bucket / "never")))
         time.sleep(0.3)
         for marker in markers:
-            waiting.enter_context(running("rm", str(marker)))
+            waiting.enter_context(running(*purge_command(marker)))
         wait_until(lambda: waits_in_the_kernel(mount.pid), "a thread")
         waiting.callback(mount.kill, clear=False)
         time.sleep(0.5)  # all of them have asked
@@ -232,7 +232,7 @@ def test_what_is_mounted_on_a_file_stays_when_an_old_version_is_current_again(mo
     file.write_text("two")
     (tmp_path / "over").write_text("over")
     run(["mount", "--bind", str(tmp_path / "over"), str(file)])
-    versions(file)[-1].unlink()
+    purge(versions(file)[-1])
     assert file.read_text() == "over"
     run(["umount", str(file)])
     assert file.read_text() == "one"
@@ -247,6 +247,6 @@ def test_a_directory_whose_name_came_back_unseen_has_its_new_time(mount: Mounted
     mount.start()  # the kernel has never heard of the name
     marker = versions(bucket / "f")[-1]
     before = bucket.stat().st_mtime_ns
-    marker.unlink()
+    purge(marker)
     assert bucket.stat().st_mtime_ns > before
     mount.end()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted import Mounted, at_work, run, wait_until
+from tests.mounted import Mounted, at_work, purge, run, wait_until
 from vfs.model import LifecycleRule, ObjectInfo, ObjectLock, State, Writer
 from vfs.store import Store
 
@@ -65,7 +65,7 @@ def test_rm_and_purge_of_what_is_locked(mount: Mounted) -> None:
     history = mount.root / "bucket/a/.versions/held"
     (version,) = os.listdir(history)
     with pytest.raises(PermissionError) as error:
-        (history / version).unlink()
+        purge(history / version)
     assert error.value.errno == errno.EPERM
     done = run([sys.executable, "-m", "vfs", "purge", str(mount.root / "bucket/a/held"), version], check=False)
     assert done.returncode == 1

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.mounted import Mounted, run, versions
+from tests.mounted import Mounted, purge, run, versions
 
 pytestmark = [
     pytest.mark.fuse,
@@ -201,7 +201,7 @@ def attempts(history: Path, ids: list[str], folder: Path, value: bytes) -> dict[
         "log": (history / "f/.log").read_bytes,
         "etag": lambda: os.getxattr(newest, "user.vfs.etag"),
         "restore": lambda: os.setxattr(folder, "user.vfs.restore", value),
-        "purge": lambda: os.unlink(history / "f" / ids[0]),
+        "purge": lambda: purge(history / "f" / ids[0]),
     }
 
 
@@ -282,6 +282,47 @@ def test_whoever_is_inside_when_it_closes(bucket: Path) -> None:
     os.waitpid(closer, 0)
 
 
+@pytest.mark.parametrize("how", ["chmod", "replaced"])
+def test_whoever_has_a_directory_of_a_moment_open_when_a_file_in_it_closes(bucket: Path, how: str) -> None:
+    """The version of another file may be as open as that was: its key, which is closed now, is on no path to it."""
+    bucket.chmod(0o755)
+    folder = bucket / "d"
+    folder.mkdir(0o755)
+    write(folder / "f", SECRET)()
+    os.chown(folder / "f", EXTRA.uid, EXTRA.gid)
+    write(folder / "n", b"closed", 0o600)()
+    os.chown(folder / "n", ALICE.uid, ALICE.gid)
+    then = bucket / ".snapshots" / moment() / "d"
+    ready, go_on = os.pipe(), os.pipe()
+
+    def act() -> tuple[bool, bool, bool, bool]:
+        opened = os.open(then, os.O_RDONLY | os.O_DIRECTORY)
+        os.chdir(then)
+        before = works(lambda: os.open("f", os.O_RDONLY, dir_fd=opened))
+        os.write(ready[1], b".")
+        os.read(go_on[0], 1)
+        return (
+            before,
+            works(lambda: os.open("f", os.O_RDONLY, dir_fd=opened)),
+            works(lambda: os.open("f", os.O_RDONLY)),
+            works(lambda: os.getxattr("f", "user.vfs.etag")),
+        )
+
+    closer = os.fork()
+    if closer == 0:
+        os.read(ready[0], 1)
+        if how == "chmod":
+            (folder / "f").chmod(0o600)
+        else:
+            (folder / "n").rename(folder / "f")
+        os.write(go_on[1], b".")
+        os._exit(0)
+    assert BOB.does(act) == (True, False, False, False)
+    os.waitpid(closer, 0)
+    for end in (*ready, *go_on):
+        os.close(end)
+
+
 # -- somebody else's file at the name -----------------------------------------------------------------------------
 
 
@@ -313,13 +354,13 @@ def test_taking_a_name_opens_nothing(bucket: Path, how: str, first_mode: int) ->
     assert ["ETag" in line for line in lines if not line["DeleteMarker"]] == [True, False], "a digest confirms guesses"
     assert failed(BOB.does(restore(old, bucket, "copy")))
     assert failed(BOB.does(restore(old, bucket, "f")))
-    assert failed(BOB.does(old.unlink)), "nor may he purge it"
+    assert failed(BOB.does(lambda: purge(old))), "nor may he purge it"
     path.chmod(0o600)
     assert failed(ALICE.does(read(old))), "and history is never easier to read than the key"
     path.chmod(0o644)
     for version in versions(path)[:0:-1]:  # down to the first
         if how != "deleted by the owner" or version.exists():
-            version.unlink()
+            purge(version)
     if path.exists():
         found = path.stat()
         assert (found.st_uid, stat.S_IMODE(found.st_mode)) == (ALICE.uid, 0o600), "what comes back is hers again"
@@ -333,8 +374,8 @@ def test_a_sticky_directory_keeps_what_was_deleted_there(bucket: Path) -> None:
     BOB.does(write(bucket / "tmp", b"mine"))
     old, marker, _ = versions(bucket / "tmp")
     assert failed(BOB.does(read(old)))
-    assert failed(BOB.does(old.unlink))
-    assert failed(BOB.does(marker.unlink))
+    assert failed(BOB.does(lambda: purge(old)))
+    assert failed(BOB.does(lambda: purge(marker)))
 
 
 def test_those_who_share_a_file_share_its_history(bucket: Path) -> None:
@@ -376,8 +417,8 @@ def test_the_mode_of_a_symlink_opens_nothing(bucket: Path) -> None:
     assert stat.S_IMODE((bucket / "copy").stat().st_mode) == 0o600
     path.unlink()
     assert failed(BOB.does(read(old))), "nor when the link is deleted"
-    versions(path)[-1].unlink()
-    versions(path)[-1].unlink()
+    purge(versions(path)[-1])
+    purge(versions(path)[-1])
     assert stat.S_IMODE(path.stat().st_mode) == 0o600, "purged down to the file"
     assert path.read_bytes() == SECRET
 
@@ -387,11 +428,57 @@ def test_purging_ones_own_version_makes_nobody_elses_file_ones_own(bucket: Path)
     path = bucket / "f"
     ALICE.does(write(path, SECRET, 0o600))
     BOB.does(save_by_renaming(path, b"mine"))
-    BOB.does(versions(path)[1].unlink)
+    BOB.does(lambda: purge(versions(path)[1]))
     found = path.stat()
     assert (found.st_uid, stat.S_IMODE(found.st_mode)) == (ALICE.uid, 0o600)
     assert failed(BOB.does(read(path)))
     assert ALICE.does(read(path)) == SECRET
+
+
+@pytest.mark.parametrize("sticky", [False, True])
+@pytest.mark.parametrize("who", ["alice", "bob", "root"])
+@pytest.mark.parametrize("how", ["moved over", "removed and moved", "removed and linked", "exchanged"])
+def test_another_file_of_the_same_owner_opens_what_its_owner_or_root_lets_it(
+    bucket: Path, how: str, who: str, sticky: bool
+) -> None:
+    """What stood at a name was closed; something open of the same owner is put there: by whom decides."""
+    user = {"alice": ALICE, "bob": BOB, "root": ROOT}[who]
+    bucket.chmod(0o1777 if sticky else 0o777)
+    path, other = bucket / "s", bucket / "n"
+    ALICE.does(write(path, SECRET, 0o600))
+    when = moment()
+    ALICE.does(write(other, b"open"))
+    ALICE.does(lambda: other.chmod(0o666))
+    if "removed" in how:
+        ALICE.does(path.unlink) if sticky else user.does(path.unlink)
+    act: Callable[[], Any] = lambda: os.rename(other, path)  # noqa: E731
+    if how == "exchanged":
+        act = lambda: exchange(other, path)  # noqa: E731
+    elif "linked" in how:
+        act = lambda: os.link(other, path)  # noqa: E731
+    may = not sticky or user is not BOB or "linked" in how  # whoever may write to a file may link to it
+    assert failed(user.does(act)) is not may
+    if not may:
+        assert failed(BOB.does(read(path)), DENIED | ABSENT)
+        return
+    assert BOB.does(read(path)) == b"open"
+    old = first(path)
+    for way in (old, bucket / ".snapshots" / when / "s"):
+        assert ALICE.does(read(way)) == SECRET
+        if user is BOB:
+            assert failed(BOB.does(read(way)))
+            assert failed(BOB.does(lambda way=way: os.getxattr(way, "user.vfs.etag")))
+        else:
+            assert BOB.does(read(way)) == SECRET
+    lines = [json.loads(line) for line in BOB.does(read(bucket / ".versions/s/.log")).splitlines()]
+    assert ("ETag" in lines[-1]) is (user is not BOB)
+    if not sticky:  # where the kernel lets nobody but the owner set an attribute
+        assert failed(BOB.does(restore(old, bucket, "copy"))) is (user is BOB)
+    path.chmod(0o600)
+    assert failed(BOB.does(read(old)))
+    assert ALICE.does(read(old)) == SECRET
+    path.chmod(0o644)
+    assert failed(BOB.does(read(old))) is (user is BOB), "a chmod of what came says nothing about what was closed"
 
 
 # -- directories --------------------------------------------------------------------------------------------------
@@ -543,6 +630,91 @@ def test_restoring_makes_nothing_of_somebody_else(bucket: Path) -> None:
     assert (found.st_uid, stat.S_IMODE(found.st_mode)) == (0, 0o6755), "root may make what root had"
 
 
+@pytest.mark.parametrize("old_type", ["symlink", "fifo"])
+@pytest.mark.parametrize("mode", [0o755, 0o1777], ids=oct)
+def test_what_changes_the_type_of_a_name_asks_for_what_rename_asks(bucket: Path, old_type: str, mode: int) -> None:
+    """Whoever may write to a file may change its content, and cannot make it a symlink through which others write."""
+    bucket.chmod(0o777)
+    BOB.does((bucket / "mine").mkdir)
+    special = bucket / "mine/special"
+    BOB.does(lambda: special.symlink_to("/etc/passwd") if old_type == "symlink" else os.mkfifo(special))
+    closed = bucket / "closed"
+    closed.mkdir()
+    path = closed / "f"
+    write(path, b"hers", 0o666)()
+    path.chmod(0o666)
+    os.chown(path, ALICE.uid, ALICE.gid)
+    closed.chmod(mode)
+    value = b"%d\0closed/f" % sequence(versions(special)[-1])
+    before = path.lstat()
+    for user in (BOB, MEMBER):
+        assert failed(user.does(lambda: os.setxattr(bucket, "user.vfs.restore", value)))
+    assert path.lstat() == before
+    assert path.read_bytes() == b"hers"
+    assert len(versions(path)) == 1
+    name = b"%d\0closed/new" % sequence(versions(special)[-1])
+    assert failed(BOB.does(lambda: os.setxattr(bucket, "user.vfs.restore", name))) is (mode == 0o755)
+    write(bucket / "mine/text", b"his", 0o666)()
+    BOB.does(restore(first(bucket / "mine/text"), bucket, "closed/f"))
+    assert path.read_bytes() == b"his", "content goes where he may write"
+    closed.chmod(0o777)
+    BOB.does(restore(versions(special)[-1], bucket, "closed/f"))
+    assert not path.is_file() or path.is_symlink(), "and so does the rest where he may rename"
+
+
+def test_a_purge_changes_a_type_only_where_one_may_rename(bucket: Path) -> None:
+    bucket.chmod(0o777)
+    folder = bucket / "d"
+    ALICE.does(folder.mkdir)
+    ALICE.does(lambda: (folder / "f").symlink_to("elsewhere"))
+    ALICE.does(save_by_renaming(folder / "f", b"hers"))
+    os.chown(folder, 0, 0)
+    newest = versions(folder / "f")[-1]
+    assert failed(ALICE.does(newest.unlink))
+    assert (folder / "f").read_bytes() == b"hers"
+
+
+def test_only_root_makes_devices_of_their_versions(bucket: Path) -> None:
+    bucket.chmod(0o777)
+    node = bucket / "null"
+    os.mknod(node, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    node.chmod(0o666)
+    version = first(node)
+    assert failed(BOB.does(restore(version, bucket, "copy")), {errno.EPERM})
+    assert not (bucket / "copy").exists()
+    write(bucket / "n", b"x")()
+    (bucket / "n").rename(node)
+    os.chown(node, BOB.uid, BOB.gid)
+    assert failed(BOB.does(versions(node)[-1].unlink), {errno.EPERM}), "nor does a purge give him one"
+    restore(version, bucket, "copy")()
+    assert stat.S_ISCHR((bucket / "copy").stat().st_mode)
+
+
+def test_restoring_tells_nothing_of_what_one_may_not_see(bucket: Path) -> None:
+    """Any number can be tried: of versions that are not there and of those that are closed the answer is one."""
+    bucket.chmod(0o777)
+    closed = bucket / "closed"
+    closed.mkdir(0o700)
+    write(closed / "f", SECRET, 0o666)()
+    write(bucket / "g", SECRET, 0o600)()
+    ALICE.does(write(bucket / "s", SECRET, 0o600))
+    BOB.does(save_by_renaming(bucket / "s", b"his"))
+    (closed / "below").mkdir()
+    known = [sequence(first(path)) for path in (closed / "f", bucket / "g", bucket / "s")]
+    known.append((closed / "below").stat().st_ino)
+
+    def asked(seq: int) -> Any:
+        return BOB.does(lambda: os.setxattr(bucket, "user.vfs.restore", b"%d\0copy" % seq))
+
+    answers = {asked(seq) for seq in (*known, *(seq + 1 for seq in known), 1, 10**16)}
+    assert answers == {Failed(errno.EACCES)}
+    ways = {
+        BOB.does(lambda name=name: os.setxattr(bucket, "user.vfs.restore", b"%d\0closed/%s/x" % (known[0], name)))
+        for name in (b"below", b"absent")
+    }
+    assert ways == {Failed(errno.EACCES)}
+
+
 def test_content_that_a_user_chooses_has_no_privileges(bucket: Path) -> None:
     """A purge and a restore change what a file holds, as a write does: set-id bits and capabilities go."""
     bucket.chmod(0o777)
@@ -555,19 +727,19 @@ def test_content_that_a_user_chooses_has_no_privileges(bucket: Path) -> None:
         os.setxattr(path, "security.capability", bytes.fromhex("0000000200040000000000000000000000000000"))
         old, new = versions(path)[-2:]
         if how == "purge":
-            ALICE.does(new.unlink)
+            ALICE.does(lambda new=new: purge(new))
         elif how == "restore":
             ALICE.does(restore(old, bucket, "f"))
         else:
             path.unlink()
-            new.unlink()
-            ALICE.does(versions(path)[-1].unlink)
+            purge(new)
+            ALICE.does(lambda: purge(versions(path)[-1]))
         assert path.read_bytes() == b"hers"
         assert stat.S_IMODE(path.stat().st_mode) & 0o6000 == 0, how
         assert "security.capability" not in os.listxattr(path), how
         path.unlink()
         for version in versions(path):
-            version.unlink()
+            purge(version)
 
 
 def test_undeleting_takes_writing_where_the_directory_comes_back(bucket: Path) -> None:
@@ -579,11 +751,11 @@ def test_undeleting_takes_writing_where_the_directory_comes_back(bucket: Path) -
     (folder / "f").unlink()
     folder.rmdir()
     content, marker = sorted((bucket / ".versions/d/f").iterdir())
-    assert failed(ALICE.does(marker.unlink))
+    assert failed(ALICE.does(lambda: purge(marker)))
     assert failed(ALICE.does(restore(content, bucket, "d/f")))
     assert not folder.exists()
     bucket.chmod(0o777)
-    ALICE.does(marker.unlink)
+    ALICE.does(lambda: purge(marker))
     assert (folder / "f").read_bytes() == b"x"
 
 

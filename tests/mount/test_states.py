@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted import Mounted, bash, contents, versions
+from tests.mounted import Mounted, bash, contents, purge, versions
 
 pytestmark = pytest.mark.fuse
 
@@ -93,7 +93,10 @@ def test_unversioned(tmp_path: Path) -> None:
         bash("echo after > f", bucket)
         assert sorted(names(bucket / "f")) == ["id", "null"]
         assert (bucket / ".versions/f/null").read_text() == "before\n"
-        bash("rm f; rm .versions/f/*; rmdir ../plain", bucket)
+        bash("rm f", bucket)
+        for version in versions(bucket / "f"):
+            purge(version)
+        bucket.rmdir()
         mount.end()
     finally:
         mount.clean_up()

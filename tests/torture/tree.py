@@ -14,9 +14,11 @@ import random
 import stat
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from tests.model.reference import Directory, File, Handle, Reference, Version
+from tests.mounted import purge
 from tests.torture.steps import DEAD, Died, Log, Lost, digest
 from tests.torture.view import (
     Known,
@@ -442,7 +444,7 @@ class Tree:
         except VfsError:
             return  # another directory stands where the one of a file that is undeleted would come back
         path = self._version_path(*found)
-        self._step(f"purge {path}", lambda: os.unlink(path), purged, directory, name, version)
+        self._step(f"purge {path}", lambda: purge(Path(path)), purged, directory, name, version)
 
     def _copy_back(self) -> None:
         """cp .versions/f/ID f"""

@@ -143,3 +143,41 @@ def test_an_inode_without_a_list() -> None:
 def test_who_may_list_the_versions_is_who_may_read(entries: Acl) -> None:
     found = acl.decode(acl.for_listing(acl.encode(entries)))
     assert [entry.bits for entry in found] == [5 if entry.bits & 4 else 0 for entry in entries]
+
+
+def listed(owner: int, user: int, group: int, mask: int, other: int) -> Acl:
+    """A list with one entry for user 7."""
+    return (
+        Entry(Tag.OWNER, 0, owner),
+        Entry(Tag.USER, 7, user),
+        Entry(Tag.OWNING_GROUP, 0, group),
+        Entry(Tag.MASK, 0, mask),
+        Entry(Tag.OTHER, 0, other),
+    )
+
+
+@pytest.mark.parametrize("user", range(8))
+@pytest.mark.parametrize("mask", range(8))
+def test_the_mask_bounds_users_and_groups_and_nobody_else(user: int, mask: int) -> None:
+    """Every combination: few of those that are drawn at random have a named user who asks."""
+    for wanted in range(1, 8):
+        for others in (0, 7):
+            entries = listed(7, user, user, mask, others)
+            assert acl.allows(entries, wanted, 7, (), 1, 1) == (user & mask & wanted == wanted), "by name"
+            assert acl.allows(entries, wanted, 8, (1,), 1, 1) == (user & mask & wanted == wanted), "by group"
+            assert acl.allows(entries, wanted, 1, (), 1, 1), "the owner"
+            assert acl.allows(entries, wanted, 8, (), 1, 1) == (others == 7)
+
+
+@pytest.mark.parametrize("user", range(8))
+@pytest.mark.parametrize("group", range(8))
+def test_without_its_list_who_had_an_entry_may_no_more_than_with_it(user: int, group: int) -> None:
+    """He is one of all others then, or in the group."""
+    for mask in range(8):
+        for other in range(8):
+            value, mode = acl.encode(listed(7, user, group, mask, other)), 0o700 | mask << 3 | other
+            strict = acl.mode_without(value, mode)
+            assert strict & 0o7700 == mode & 0o7700
+            assert strict & 7 & ~(user & mask) == 0, "user 7, as one of all others"
+            assert strict >> 3 & 7 & ~(user & group & mask) == 0, "user 7 and all the group, as the group"
+            assert strict & 7 & ~other == 0

@@ -218,6 +218,9 @@ def root_of(data: bytes) -> BlockId:
     """The root of a content, computed beside the store."""
 
     class Index(dict[BlockId, blocks.Place]):
+        def find_room(self) -> bool:
+            return True
+
         def block_place(self, block: BlockId) -> blocks.Place | None:
             return self.get(block)
 
@@ -227,3 +230,49 @@ def root_of(data: bytes) -> BlockId:
     copy = WorkingCopy(blocks.Blocks(SimDisk(), Index()), EMPTY)
     copy.write(0, data)
     return copy.seal().root
+
+
+@pytest.mark.parametrize("state", [State.UNVERSIONED, State.SUSPENDED])
+def test_a_null_version_that_went_is_no_longer_pointed_to(store: Store, state: State) -> None:
+    """Else the next one would take it for what it replaces, and no event could be applied that says so."""
+    bucket = store.create_bucket(b"bucket", uid=0, gid=0, state=State.UNVERSIONED)
+    if state is State.SUSPENDED:
+        store.set_versioning(bucket, State.ENABLED)
+        save(store, bucket, b"f", b"kept")
+        store.set_versioning(bucket, State.SUSPENDED)
+    save(store, bucket, b"f", b"one")
+    key = store.core.catalog.key(bucket, b"f")
+    assert key is not None
+    null = store.core.catalog.null_version(key)
+    assert null is not None
+    if state is State.SUSPENDED:
+        store.history.purge(key, null, WRITER)
+        assert store.core.catalog.null_version(key) is None
+        audit(store)
+    for data in (b"two", b"three"):
+        save(store, bucket, b"f", data)
+        now = store.core.catalog.null_version(key)
+        assert now is not None
+        assert now > null
+        null = now
+    assert len(list(store.core.catalog.versions(key))) == (2 if state is State.SUSPENDED else 1)
+    audit(store)
+
+
+def test_of_directories_that_were_removed_at_a_name_the_last_one_is_first(store: Store) -> None:
+    bucket = store.create_bucket(b"bucket", uid=0, gid=0)
+    made = []
+    for uid in (1, 2, 3):
+        writer = Writer(uid, 1, "test")
+        directory = store.tree.mkdir(bucket, b"d", 0o700, 0, writer)[0]
+        save(store, directory, b"f", b"%d" % uid)
+        store.tree.unlink(directory, b"f", writer)
+        store.tree.rmdir(bucket, b"d", writer)
+        made.append(directory)
+    key = store.core.catalog.key(bucket, b"d/")
+    assert key is not None
+    assert store.core.catalog.removed(key) == made[::-1]
+    store.tree.mkdir(bucket, b"d", 0o700, 0, Writer(1, 1, "test"))
+    store.tree.rmdir(bucket, b"d", Writer(1, 1, "test"))
+    assert store.core.catalog.removed(key) == [made[0], made[2], made[1]]
+    assert store.history.past(bucket, b"d").directories == [made[0], made[2], made[1]]

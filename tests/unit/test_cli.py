@@ -783,9 +783,9 @@ def test_log_in_a_pipe(vfs: Run, history: Callable[..., None]) -> None:
     code, out, _ = vfs("log", "../file")
     assert code == 0
     assert out.splitlines() == [
-        "20261120T151617.000003Z\t2026-11-20 15:16:17\t-\troot\tvi\tdeleted",
-        "20261120T151617.000002Z\t2026-11-20 15:16:17\t1.2 KiB\troot\tvi\t",
-        "20261120T151617.000001Z\t2026-11-20 15:16:17\t1.2 KiB\troot\tvi\t",
+        "20261120T151617.000003Z\t2026-11-20 15:16:17.000003+00:00\t-\troot\tvi\tdeleted",
+        "20261120T151617.000002Z\t2026-11-20 15:16:17.000002+00:00\t1.2 KiB\troot\tvi\t",
+        "20261120T151617.000001Z\t2026-11-20 15:16:17.000001+00:00\t1.2 KiB\troot\tvi\t",
     ]
 
 
@@ -794,9 +794,12 @@ def test_log_on_a_terminal(vfs: Run, history: Callable[..., None]) -> None:
     history(version(2, newest=True), version(1))
     _, out, _ = vfs("log", "../file")
     title, first, second = out.splitlines()
-    assert click.unstyle(title) == "version id               when                    size  user  program"
-    assert click.unstyle(first) == "20261120T151617.000002Z  2026-11-20 15:16:17  1.2 KiB  root  vi       current"
-    assert click.unstyle(second) == "20261120T151617.000001Z  2026-11-20 15:16:17  1.2 KiB  root  vi"
+    assert click.unstyle(title) == "version id               when                                 size  user  program"
+    assert (
+        click.unstyle(first)
+        == "20261120T151617.000002Z  2026-11-20 15:16:17.000002+00:00  1.2 KiB  root  vi       current"
+    )
+    assert click.unstyle(second) == "20261120T151617.000001Z  2026-11-20 15:16:17.000001+00:00  1.2 KiB  root  vi"
     assert click.style("current", fg="green") in first
 
 
@@ -872,16 +875,25 @@ def test_purge_takes_ids_only(vfs: Run, tree: Path) -> None:
     assert (tree / "docs" / "file").exists()
 
 
-def test_purge_goes_on_after_a_version_that_is_not_there(vfs: Run, tree: Path, history: Callable[..., None]) -> None:
+def test_purge_goes_on_after_a_version_that_is_not_there(
+    vfs: Run, tree: Path, history: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     history()
     ids = [version(number)["VersionId"] for number in (1, 2, 3)]
-    for name in (ids[0], ids[2]):
-        (tree / "docs" / ".versions" / "file" / str(name)).touch()
+    purged: list[object] = []
+
+    def purge(*asked: object) -> None:
+        if asked[2] == str(ids[1]).encode():
+            raise FileNotFoundError(errno.ENOENT, "")
+        purged.append(asked)
+
+    monkeypatch.setattr(os, "setxattr", purge)
     code, out, err = vfs("purge", "../file", *ids)
     assert code == 1
     assert out == f"purged version {ids[0]} of ../file\npurged version {ids[2]} of ../file\n"
     assert f"has no version {ids[1]}" in err
-    assert os.listdir(tree / "docs" / ".versions" / "file") == [".log"]
+    where = str(tree / "docs" / ".versions" / "file")
+    assert purged == [(where, "user.vfs.purge", str(name).encode()) for name in (ids[0], ids[2])]
 
 
 # --- output

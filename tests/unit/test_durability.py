@@ -17,7 +17,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.simdisk import SimDisk
+from tests.simdisk import SimDisk, fail_at, no_fault
 from tests.unit.doors import caller, door_to, fields
 from tests.unit.test_catalog import WRITER, open_store, save
 from vfs import acl
@@ -29,7 +29,7 @@ from vfs.fuse.nodes import Node
 from vfs.fuse.nodes import number as number_of
 from vfs.fuse.operations import Operations
 from vfs.journal import Position
-from vfs.model import STORE_ROOT, Ino, KeyId
+from vfs.model import STORE_ROOT, Ino, KeyId, PurgePolicy
 from vfs.names import format_version_id
 from vfs.service import durability as durability_module
 from vfs.service.durability import INLINE_US_MAX, QUICK_WRITES, QUICK_WRITES_MAX, Durability, Pace
@@ -210,19 +210,25 @@ def test_the_pace_of_a_disk() -> None:
 
 
 class SlowSyncs:
-    """The syncs of the segments wait in their thread until they may go on. begun: how many were begun."""
+    """Syncs of the segments that are done, and whose thread has yet to say so. begun: how many were begun."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.begun = 0
         self.may_go_on = threading.Event()
+        self._synced = threading.Event()
         sync_files = durability_module.sync_files
 
         def slow(pending: Pending) -> None:
             self.begun += 1
-            assert self.may_go_on.wait(10)
             sync_files(pending)
+            self._synced.set()
+            assert self.may_go_on.wait(10)
 
         monkeypatch.setattr(durability_module, "sync_files", slow)
+
+    async def first_is_done(self) -> None:
+        """What is written from now on is not part of the first one."""
+        assert await trio.to_thread.run_sync(self._synced.wait, 10)
 
 
 async def test_a_sync_that_began_before_a_change_does_not_count_for_it(
@@ -238,7 +244,7 @@ async def test_a_sync_that_began_before_a_change_does_not_count_for_it(
     before = store.core.journal.end.number
     async with trio.open_nursery() as nursery:
         nursery.start_soon(durability.sync)
-        await trio.testing.wait_all_tasks_blocked()
+        await slow.first_is_done()
         save(store, bucket, b"meanwhile", b"y")
         nursery.start_soon(durability.sync)
         await trio.testing.wait_all_tasks_blocked()
@@ -295,7 +301,7 @@ async def test_a_checkpoint_syncs_again_before_the_catalog_commits(
     save(store, bucket, b"before", b"x")
     async with trio.open_nursery() as nursery:
         nursery.start_soon(durability.checkpoint)
-        await trio.testing.wait_all_tasks_blocked()
+        await slow.first_is_done()
         save(store, bucket, b"meanwhile", b"y")
         if logged:
             await durability.sync()
@@ -308,6 +314,29 @@ async def test_a_checkpoint_syncs_again_before_the_catalog_commits(
     again = Store.open(tmp_path / "store", disk=after)
     assert again.tree.find(bucket, b"meanwhile") is not None
     again.abandon()
+
+
+@pytest.mark.parametrize("what", ["sync", "checkpoint"])
+async def test_after_a_sync_that_failed_the_store_takes_nothing_more(tmp_path: Path, what: str) -> None:
+    """Also when a later sync would be answered with success."""
+    disk = SimDisk()
+    store = open_store(tmp_path / "store", disk)
+    bucket = store.create_bucket(b"bucket", uid=0, gid=0)
+    durability = Durability(store)
+    disk.fault = fail_at(1, DiskFailed, calls={"sync"})
+    with pytest.raises(DiskFailed):
+        await getattr(durability, what)()
+    disk.fault = no_fault
+    assert store.core.failed
+    end = store.core.journal.end
+    for call in (durability.sync, durability.checkpoint):
+        with pytest.raises(DiskFailed):
+            await call()
+    with pytest.raises(DiskFailed):
+        store.tree.mkdir(bucket, b"d", 0o755, 0, WRITER)
+    assert store.core.journal.end == end
+    assert not synced(store)
+    store.abandon()
 
 
 # -- durability = "close" ---------------------------------------------------------------------------------------------
@@ -345,6 +374,7 @@ def prepare(path: Path, settings: str) -> Prepared:
     store.tree.mkdir(bucket, b"d", 0o755, 0, WRITER)
     store.create_bucket(b"empty", uid=0, gid=0)
     store.tree.set_attribute(file, b"user.kept", b"x")
+    store.set_purge_policy(bucket, PurgePolicy.RM)
     store.place()
     door = door_to(store)
     door.enable_acl = True
@@ -379,6 +409,11 @@ async def restore(at: Prepared) -> None:
 
 
 async def purge(at: Prepared) -> None:
+    name = format_version_id(at.versions()[-1]).encode()
+    await at.door.setxattr(number_of(Node.KEY, at.key()), b"user.vfs.purge", name, ROOT)
+
+
+async def purge_by_rm(at: Prepared) -> None:
     name = format_version_id(at.versions()[-1]).encode()
     await at.door.unlink(number_of(Node.KEY, at.key()), name, ROOT)
 
@@ -415,12 +450,14 @@ CHANGES: dict[str, Callable[[Prepared], Awaitable[object]]] = {
     "setxattr": lambda at: at.door.setxattr(at.file, b"user.a", b"x", ROOT),
     "setxattr of a list": lambda at: at.door.setxattr(at.file, acl.ACCESS, LIST, ROOT),
     "removexattr": lambda at: at.door.removexattr(at.file, b"user.kept", ROOT),
+    "purge policy": lambda at: at.door.setxattr(at.bucket, b"user.vfs.purge", b"never", ROOT),
     "versioning": lambda at: at.door.setxattr(at.bucket, b"user.vfs.versioning", b"Suspended", ROOT),
     "compression": lambda at: at.door.setxattr(at.bucket, b"user.vfs.compression", b"zstd", ROOT),
     "lock": lambda at: at.door.setxattr(at.bucket, b"user.vfs.lock", b"governance 1 days", ROOT),
     "lifecycle": lambda at: at.door.setxattr(at.bucket, b"user.vfs.lifecycle", b"[]", ROOT),
     "restore": restore,
     "purge": purge,
+    "purge by rm": purge_by_rm,
 }
 
 

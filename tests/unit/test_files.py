@@ -19,7 +19,7 @@ from tests.unit.test_tree import ALICE, ROOT, write
 from vfs import gc
 from vfs.content import WorkingCopy
 from vfs.core import CAPABILITY
-from vfs.errors import DiskFailed, IsADirectory, NoSuchKey, NotPermitted
+from vfs.errors import DiskFailed, IsADirectory, NoSpace, NoSuchKey, NotPermitted
 from vfs.files import Handle
 from vfs.model import STORE_ROOT, Ino, Writer
 from vfs.store import Store
@@ -95,6 +95,46 @@ def test_the_last_one_to_close_publishes_what_nobody_has(store: Store, bucket: I
     store.files.write(second, 0, b"TWO")
     store.files.release(second)  # without a flush: the daemon's copy is all there is
     assert held(store, bucket, b"f") == [b"TWO", b"two", b"one"]
+
+
+def test_what_a_close_could_not_keep_is_tried_again_by_the_last_one(tmp_path: Path) -> None:
+    disk = SimDisk()
+    store = open_store(tmp_path / "store", disk)
+    bucket = store.create_bucket(b"bucket", uid=0, gid=0)
+    save(store, bucket, b"f", b"one")
+    writer, reader = opened(store, bucket, b"f"), opened(store, bucket, b"f")
+    store.files.write(writer, 0, b"two")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store.core.blocks, "put", refuse)
+        with pytest.raises(NoSpace):
+            store.files.flush(writer)
+        with pytest.raises(NoSpace):
+            store.files.release(writer)
+    assert store.files.read(reader, 0, 10) == b"two"
+    store.files.release(reader)
+    assert held(store, bucket, b"f") == [b"two", b"one"]
+    assert not store.files.is_open(reader.ino)
+    store.abandon()
+
+
+def refuse(*_: object, **__: object) -> None:
+    raise NoSpace("simulated")
+
+
+def test_what_is_written_between_a_close_and_a_rename_is_no_part_of_what_was_closed(store: Store, bucket: Ino) -> None:
+    """Of two descriptors of one open file one was closed; then it is renamed, and others have it open."""
+    save(store, bucket, b"f", b"one")
+    writer, reader = opened(store, bucket, b"f"), opened(store, bucket, b"f")
+    store.files.write(writer, 0, b"two")
+    store.files.flush(writer)
+    store.files.write(writer, 3, b", and three")
+    store.tree.rename(bucket, b"f", bucket, b"g", ROOT)
+    assert held(store, bucket, b"g") == [b"two"]
+    close(store, writer)
+    assert held(store, bucket, b"g") == [b"two, and three", b"two"]
+    store.files.release(reader)
+    assert held(store, bucket, b"g") == [b"two, and three", b"two"]
+    assert held(store, bucket, b"f") == [None, b"two", b"one"]
 
 
 def test_two_writers_make_a_version_each_of_what_was_there(store: Store, bucket: Ino) -> None:
@@ -323,6 +363,23 @@ def test_a_store_that_failed_takes_no_change_of_any_kind(store: Store, bucket: I
 
 
 # -- content that is open and collections -----------------------------------------------------------------------------
+
+
+def test_what_was_stored_early_of_a_file_that_is_being_written_is_not_collected(store: Store, bucket: Ino) -> None:
+    """Whole leaves go to the disk at once, and nothing refers to them before there is a draft."""
+    data = b"".join(b"%07d\n" % number for number in range(60_000))
+    ino, _ = store.tree.create(bucket, b"f", 0o644, 0, ROOT)
+    handle = store.files.open(ino, ROOT, created=True)
+    for at in range(0, len(data), 1 << 17):
+        store.files.write(handle, at, data[at : at + (1 << 17)])
+    assert any(not row.references for _, row in store.core.catalog.blocks())
+    gc.run(store)
+    store.core.blocks._cache.clear()
+    store.core.blocks._cached_bytes = 0
+    assert store.files.read(handle, 0, len(data)) == data
+    close(store, handle)
+    gc.run(store)
+    assert WorkingCopy(store.core.blocks, store.core.catalog.inode(ino).content).read(0, len(data)) == data
 
 
 @pytest.mark.parametrize("what", ["a version", "an open file", "a body"])

@@ -28,6 +28,14 @@ def test_what_mount_passes_for_a_line_of_fstab() -> None:
     assert request == helper.Request("/s", "/m", "docs", ("rw", "nosuid", "allow_other"), fake=False, verbose=True)
 
 
+def test_a_store_of_another_owner_is_an_option_of_fstab(monkeypatch: pytest.MonkeyPatch) -> None:
+    request = parse([*HERE, "-o", "ro,foreign_owner,nofail"])
+    assert (request.options, request.foreign) == (("ro",), True)
+    assert not parse([*HERE, "-o", "ro"]).foreign
+    with pytest.raises(Failure, match="foreign_owner"):
+        parse([*HERE, "-o", "foreign_owners"])
+
+
 def test_options_may_come_first_and_several_times() -> None:
     assert parse(["-o", "ro", "-f", "/s", "/m", "-o", "noexec"]) == helper.Request(
         "/s", "/m", None, ("ro", "noexec"), fake=True, verbose=False

@@ -7,7 +7,7 @@ import pytest
 from tests.unit.test_catalog import save
 from tests.unit.test_objects import put
 from vfs.content import WorkingCopy
-from vfs.errors import InvalidName, IsADirectory, Locked, NoSuchKey, NoSuchVersion, NotADirectory, NotPermitted
+from vfs.errors import Exists, InvalidName, IsADirectory, Locked, NoSuchKey, NoSuchVersion, NotADirectory, NotPermitted
 from vfs.model import STORE_ROOT, Ino, KeyId, Kind, LockMode, ObjectLock, Retention, Seq, State, Writer
 from vfs.names import format_version_id
 from vfs.store import Store
@@ -175,12 +175,33 @@ def test_a_restored_file_brings_its_directories_back(store: Store, bucket: Ino) 
     key = store.history.past(below, b"f").keys[0]
     seq = store.history.current(key)
     assert seq is not None
+    generation = store.tree.inode(directory).generation
     remove_all(store, bucket, b"d")
     changed = store.history.restore(seq, below, b"f", WRITER)
     assert [(change.parent, change.name) for change in changed] == [(bucket, b"d"), (directory, b"e"), (below, b"f")]
     assert store.tree.lookup(bucket, b"d")[0] == directory
+    assert store.tree.inode(directory).generation > generation, "the kernel must not take it for the old one"
     assert store.tree.lookup(directory, b"e")[0] == below
     assert held(store, below, b"f") == [b"1", None, b"1"]
+
+
+def test_a_directory_does_not_come_back_where_something_else_lives(store: Store, bucket: Ino) -> None:
+    directory = mkdir(store, bucket, b"d")
+    save(store, directory, b"f", b"1")
+    key = store.history.past(directory, b"f").keys[0]
+    seq = store.history.current(key)
+    assert seq is not None
+    remove_all(store, bucket, b"d")
+    marker = store.history.current(key)
+    assert marker is not None
+    save(store, bucket, b"d", b"a file")
+    before = store.core.journal.end
+    with pytest.raises(Exists):
+        store.history.restore(seq, directory, b"f", WRITER)
+    with pytest.raises(Exists):
+        store.history.purge(key, marker, WRITER)
+    assert store.core.journal.end == before
+    assert held(store, bucket, b"d") == [b"a file"]
 
 
 def test_purging_while_it_is_written_keeps_what_is_written(store: Store, bucket: Ino) -> None:
@@ -296,6 +317,26 @@ def test_what_is_remembered_of_rights_is_of_one_key(store: Store, bucket: Ino) -
         for other in list(store.history.versions(second)):
             store.history.version_rights(second, *other)
             assert store.history.version_rights(first, seq, version) == alone
+
+
+def test_what_is_remembered_of_one_key_is_not_said_of_another_of_the_same_time(store: Store, bucket: Ino) -> None:
+    """Versions of one follow each other as Alice's, closed; one of another came in between."""
+    mine = write(store, bucket, b"f", b"1", ALICE, 0o600)
+    write(store, bucket, b"other", b"x", BOB, 0o644)
+    handle = store.files.open(mine, ALICE)
+    store.files.write(handle, 0, b"2")
+    store.files.flush(handle)
+    store.files.release(handle)
+    for name in (b"f", b"other"):
+        write(store, bucket, b"n", b"x", CAROL, 0o666)
+        store.tree.rename(bucket, b"n", bucket, name, CAROL)
+    one, other = (store.history.past(bucket, name).keys[0] for name in (b"f", b"other"))
+    versions = list(store.history.versions(one))
+    assert versions[1][0] > list(store.history.versions(other))[1][0] > versions[2][0]
+    assert all_rights(store, one) == [(1002, 0o666), (1000, 0o600), (1000, 0o600)]
+    assert all_rights(store, other) == [(1002, 0o666), (1001, 0o644)]
+    store.history.version_rights(one, *versions[2])
+    assert all_rights(store, other) == [(1002, 0o666), (1001, 0o644)]
 
 
 def test_what_is_current_again_has_the_rights_of_its_own_file(store: Store, bucket: Ino) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -225,3 +227,147 @@ def test_holds() -> None:
     assert Journal(disk).holds(START)
     assert not Journal(disk).holds(Position(1, end.offset + 1, 2))
     assert not Journal(disk).holds(Position(2, 0, 1))
+
+
+def test_what_is_known_to_be_durable_stays_so() -> None:
+    """A sync that ends after a later one, which was quicker: of the segments, and of the sync log."""
+    disk = SimDisk()
+    new = written(disk, [b"1", b"2", b"3"])
+    early, files = new.unsynced()
+    new.append(b"4")
+    new.logged(4)
+    for file in files:
+        file.sync()
+    new.synced(early)
+    assert (early, new.durable) == (3, 4)
+    new.append(b"5")
+    assert list(Journal(disk).records(START))[-1].durable == 4
+
+
+def test_only_segments_for_which_a_snapshot_stands_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "SEGMENT_BYTES_MAX", 100)
+    for number in range(12):
+        for keep in (1, 4, 7, 10):
+            disk = SimDisk()
+            new = written(disk, [b"x" * 20] * 11)
+            assert new.segments() == [1, 3, 5, 7, 9, 11]
+            new.forget(number, keep=keep)
+            left = new.segments()
+            for first, last in ((1, 2), (3, 4), (5, 6), (7, 8), (9, 10), (11, 11)):
+                gone = last <= number and first < keep and last < 11
+                assert (first not in left) == gone, (number, keep, first)
+            new.close()
+
+
+def test_a_record_of_another_number_is_none() -> None:
+    """A segment that was put back from an older copy of the store, or twice."""
+    disk = SimDisk()
+    written(disk, [b"one", b"two", b"three"]).close()
+    records = list(Journal(disk).records(START))
+    raw = disk.contents(FIRST)
+    one, two, three = (raw[record.start.offset : record.end.offset] for record in records)
+    for pieces, wanted in (
+        ((one, three), [b"one"]),
+        ((two, three), []),
+        ((one, one, two), [b"one"]),
+        ((one, two, two, three), [b"one", b"two"]),
+        ((one, two, three), [b"one", b"two", b"three"]),
+    ):
+        disk.replace(FIRST, b"".join(pieces))
+        assert [record.payload for record in Journal(disk).records(START)] == wanted
+
+
+# -- room set aside ---------------------------------------------------------------------------------------------------
+
+
+def full(disk: SimDisk) -> SimDisk:
+    """From now on there is only what was set aside."""
+    disk.capacity = disk.used
+    return disk
+
+
+def test_a_full_disk_goes_on_in_the_spare_segment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "ROOM_STEP_BYTES", 1000)
+    disk = SimDisk()
+    new = written(disk, [b"first"])
+    new.set_aside(5000)
+    assert new.room >= 5000
+    full(disk)
+    room, count = new.room, 0
+    while True:
+        try:
+            new.append(b"x" * 68)
+        except NoSpace:
+            break
+        count += 1
+        assert new.room >= room - 100 * count - 100, "but for what is left at the end of a segment"
+    assert count >= 48
+    assert new.segments()[0] == 1
+    assert len(new.segments()) == 2
+    assert journal.SPARE not in disk.paths
+    synced(new)
+    assert reopen(disk.kill())[1] == [b"first"] + [b"x" * 68] * count
+
+
+def test_a_spare_segment_is_found_again_and_is_no_segment() -> None:
+    disk = SimDisk()
+    new = written(disk, [b"first"])
+    new.set_aside(5 << 20)
+    room = new.room
+    new.close()
+    again, found = reopen(disk)
+    assert found == [b"first"]
+    assert again.segments() == [1]
+    assert again.room >= room - 100
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_power_loss_while_the_spare_segment_gets_its_name(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "ROOM_STEP_BYTES", 1000)
+    disk = SimDisk()
+    new = written(disk, [b"first"])
+    new.set_aside(5000)
+    full(disk)
+    images = []
+
+    def watch(call: str, path: str) -> None:
+        if call in ("rename", "renaming"):
+            images.append(disk.crash(Random(seed)))
+
+    disk.watch = watch
+    sent = [b"first"]
+    while new.segments() == [1]:
+        synced(new)
+        new.append(b"x" * 68)
+        sent.append(b"x" * 68)
+    assert len(images) == 2
+    for image in images:
+        again, found = reopen(image)
+        assert found == sent[:-1]
+        again.append(b"more")
+        assert reopen(image)[1] == [*sent[:-1], b"more"]
+
+
+def test_an_empty_last_segment_gives_way_to_the_spare_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "ROOM_STEP_BYTES", 100)
+    disk = SimDisk()
+    new = written(disk, [b"first"])
+    new.set_aside(5000)
+    new.roll()
+    full(disk)
+    new.append(b"y" * 200)
+    assert new.segments() == [1, 2]
+    assert reopen(disk.kill())[1] == [b"first", b"y" * 200]
+
+
+def test_room_that_is_not_needed_any_more_is_given_back() -> None:
+    disk = SimDisk()
+    new = written(disk, [b"first"])
+    new.set_aside(50 << 20)
+    used = disk.used
+    new.set_aside(5 << 20)
+    assert 5 << 20 <= new.room < 10 << 20
+    assert disk.used < used - (40 << 20)
+    disk.capacity = disk.used + (1 << 20)
+    new.set_aside(50 << 20)
+    assert 5 << 20 <= new.room < 10 << 20, "what there was"

@@ -248,6 +248,36 @@ def test_all_versions_of_a_key_are_looked_at(
     assert left == [*ids[:24:-1], ids[3]]
 
 
+@pytest.mark.parametrize("step", [1, 2, 3, 4, 100])
+@pytest.mark.parametrize("days", [1, 4, 9])
+def test_a_version_is_noncurrent_since_the_next_newer_one_was_made_wherever_a_step_ends(
+    store: Store, bucket: Ino, clock: Clock, monkeypatch: pytest.MonkeyPatch, step: int, days: int
+) -> None:
+    monkeypatch.setattr(expiring, "VERSIONS_PER_STEP_MAX", step)
+    ids = []
+    for _ in range(10):
+        ids.append(put(store, bucket, b"k").version_id)
+        clock.now += DAY * 1000
+    store.objects.configure(bucket, lifecycle=(rule(noncurrent_days=days),))
+    due_now = [action.id for found in expiring.plan(store) for action in found]
+    # made at noon of each day, now is noon of the tenth: version n became noncurrent on day n + 1, and is due at the
+    # second midnight after so many days
+    assert sorted(due_now) == [one for at, one in enumerate(ids[:-1]) if at + 1 + days < 10]
+
+
+def test_what_is_below_something_else_than_an_object_stays(store: Store, bucket: Ino, clock: Clock) -> None:
+    """A symlink took the name: no rule knows of it, so none says what came before."""
+    for _ in range(3):
+        put(store, bucket, b"k")
+    store.tree.symlink(bucket, b"n", b"target", 0, S3)
+    store.tree.rename(bucket, b"n", bucket, b"k", S3)
+    store.objects.configure(bucket, lifecycle=(rule(noncurrent_days=1, expire_days=1),))
+    clock.now += 9 * DAY * 1000
+    assert run(store) == []
+    assert len(store.objects.list_versions(bucket).objects) == 3
+    assert store.tree.lookup(bucket, b"k")[1].target == b"target"
+
+
 def test_a_deleted_key_whose_history_is_in_two_directories(store: Store, bucket: Ino, clock: Clock) -> None:
     for _ in range(2):
         put(store, bucket, b"d/k")

@@ -163,6 +163,26 @@ def test_two_null_versions_that_are_gathered_can_both_be_named(store: Store, buc
     assert held(store, plain, b"a/k") == [b"second", None]
 
 
+def test_null_versions_of_three_directories_are_gathered(store: Store) -> None:
+    """Two of directories that are gone, into one whose own versions have ids."""
+    plain = store.create_bucket(b"plain", uid=0, gid=0, state=State.UNVERSIONED)
+    for number, writer in enumerate((WRITER, OTHER, Writer(10, 10, "third"))):
+        directory = store.tree.mkdir(plain, b"a", 0o700, writer.uid, writer)[0]
+        save(store, directory, b"k", b"%d" % number)
+        store.set_versioning(plain, State.ENABLED)
+        store.tree.unlink(directory, b"k", writer)
+        store.tree.rmdir(plain, b"a", writer)
+        if not number:
+            store.set_versioning(plain, State.SUSPENDED)
+    items = list(store.objects.versions(plain, b"a/k"))
+    assert [item.version.null for item in items] == [False, False, False, True, False, True]
+    store.objects.purge(plain, b"a/k", items[0].version_id, WRITER)
+    found = list(store.objects.versions(plain, b"a/k"))
+    assert [item.version.null for item in found] == [False, False, True, False, False]
+    assert len({item.version_id for item in found}) == 5
+    assert held(store, plain, b"a/k") == [b"2", None, b"1", None, b"0"]
+
+
 def test_metadata_and_locks_come_along_when_history_is_gathered(store: Store, bucket: Ino) -> None:
     store.objects.configure(bucket, lock=ObjectLock())
     ids = two_removed(store, bucket)
@@ -268,6 +288,29 @@ def test_a_page_that_ends_early_ends_not_before_a_prefix_that_it_told(
                 break
             marker, version = page.next, page.next_version
         assert sorted(told) == [b"a/", b"b/", *[b"c"] * (1 if fetch == "list" else 2)], fetch
+
+
+def test_a_page_that_ends_early_does_not_end_at_what_would_pass_for_a_prefix(
+    store: Store, bucket: Ino, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name that is no object, and ends in the delimiter: the next page would pass over all that begin with it."""
+    monkeypatch.setattr(listing, "LOOKED_MAX", 0)
+    store.tree.symlink(bucket, b"x-", b"t", 0, WRITER)
+    put(store, bucket, b"x-1")
+    put(store, bucket, b"y")
+    for fetch in ("list", "list_versions"):
+        told: list[bytes] = []
+        marker = b""
+        for _ in range(20):
+            if fetch == "list":
+                page = store.objects.list(bucket, delimiter=b"-", after=marker)
+            else:
+                page = store.objects.list_versions(bucket, delimiter=b"-", key_marker=marker)
+            told += [*page.prefixes, *(item.key for item in page.objects)]
+            marker = page.next
+            if not page.truncated:
+                break
+        assert told == [b"x-", b"y"], fetch
 
 
 def test_what_is_behind_everything_with_a_prefix() -> None:

@@ -1,6 +1,9 @@
 """Bucket names (S3's rules), file names, version ids as text, sort keys."""
 
-from datetime import UTC, datetime
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
@@ -112,6 +115,122 @@ def test_a_version_id_is_the_time() -> None:
 def test_the_null_version() -> None:
     assert names.format_version_id(5, null=True) == "null"
     assert names.parse_version_id("null") is None
+
+
+def utc(*parts: int) -> int:
+    moment = datetime(*parts, tzinfo=UTC)  # type: ignore[misc,arg-type]
+    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+
+
+@pytest.fixture
+def zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Sets the zone of this process."""
+
+    def set_zone(name: str) -> None:
+        monkeypatch.setenv("TZ", name)
+        time.tzset()
+
+    yield set_zone
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("20261120T1516", utc(2026, 11, 20, 15, 16)),
+        ("20261120T15", utc(2026, 11, 20, 15)),
+        ("20261120", utc(2026, 11, 20)),
+        ("20261120T151617Z", utc(2026, 11, 20, 15, 16, 17)),
+        ("20261120T151617.000001Z", utc(2026, 11, 20, 15, 16, 17, 1)),
+        ("20261120T151617.000001", utc(2026, 11, 20, 15, 16, 17, 1)),
+        ("20261120T1516+0100", utc(2026, 11, 20, 14, 16)),
+        ("20261120T1516-0200", utc(2026, 11, 20, 17, 16)),
+        ("@GMT-2026.11.20-15.16.00", utc(2026, 11, 20, 15, 16)),
+        ("2026-11-20", utc(2026, 11, 19, 23)),
+        ("2026-11-20 15", utc(2026, 11, 20, 14)),
+        ("2026-11-20 15:16", utc(2026, 11, 20, 14, 16)),
+        ("2026-11-20T15:16", utc(2026, 11, 20, 14, 16)),
+        ("2026-07-20 15:16:17.5", utc(2026, 7, 20, 13, 16, 17, 500_000)),
+        ("2026-07-20T15:16:17Z", utc(2026, 7, 20, 15, 16, 17)),
+        ("2026-11-20 15:16+14:00", utc(2026, 11, 20, 1, 16)),
+        ("2026-11-20 15:16-12:00", utc(2026, 11, 21, 3, 16)),
+        ("2026-11-20 15:16:17.000001+01:00", utc(2026, 11, 20, 14, 16, 17, 1)),
+        ("2026-10-25 02:30+02:00", utc(2026, 10, 25, 0, 30)),
+        ("2026-10-25 02:30+01:00", utc(2026, 10, 25, 1, 30)),
+        ("2026-10-25 03:00", utc(2026, 10, 25, 2)),
+        ("2026-03-29 03:00", utc(2026, 3, 29, 1)),
+        ("9999-12-31T23:59:59-14:00", utc(9999, 12, 31, 23, 59, 59) + 14 * 3_600_000_000),
+        ("0001-01-01T00:00:00+14:00", utc(1, 1, 1) - 14 * 3_600_000_000),
+    ],
+)
+def test_what_says_no_zone_is_utc_if_it_is_compact_else_local(
+    zone: Callable[[str], None], text: str, moment: int
+) -> None:
+    zone("Europe/Berlin")
+    assert names.parse_moment(text) == moment
+
+
+@pytest.mark.parametrize("away", ["UTC", "Europe/Berlin", "Pacific/Kiritimati", "EST5", "No/Where"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "yesterday",
+        "20261301",
+        "2026-02-29",
+        "2026-11-20 15:60",
+        "2026-12-31T23:59:60Z",
+        "2026-11-20 15:16+24:00",
+        "2026-11-20 15:16 CET",
+        "10000-01-01",
+        "0000-01-01",
+        "-2026-11-20",
+        "@GMT-2026",
+        "@GMT-2026.11.20-15.16.60",
+        "@GMT-2026.11.31-15.16.00",
+        "@GMT-\u0662\u0660\u0662\u0666.11.20-15.16.00",
+        "\u0662\u0660\u0662\u06661120",
+        "null",
+        "x" * 200,
+        "2026-11-20\n",
+        "\ud800",
+    ],
+)
+def test_no_moments(zone: Callable[[str], None], text: str, away: str) -> None:
+    zone(away)
+    with pytest.raises(InvalidName):
+        names.parse_moment(text)
+
+
+@pytest.mark.parametrize(
+    ("away", "text"),
+    [
+        ("Europe/Berlin", "2026-03-29 02:30"),
+        ("Europe/Berlin", "2026-03-29 02:00"),
+        ("Europe/Berlin", "2026-10-25 02:30"),
+        ("Europe/Berlin", "2026-10-25 02:59:59.999999"),
+        ("America/Sao_Paulo", "2018-11-04"),
+        ("Australia/Lord_Howe", "2026-04-05 01:45"),
+        ("Pacific/Kiritimati", "1994-12-31 12:00"),
+    ],
+)
+def test_local_times_that_never_were_or_twice(zone: Callable[[str], None], away: str, text: str) -> None:
+    zone(away)
+    with pytest.raises(InvalidName):
+        names.parse_moment(text)
+
+
+@given(st.text(max_size=40) | st.datetimes().map(str) | st.datetimes(timezones=st.timezones()).map(str))
+def test_a_moment_or_no_name(text: str) -> None:
+    with contextlib.suppress(InvalidName):
+        assert abs(names.parse_moment(text)) < 1 << 60
+
+
+@given(st.integers(1, LAST_SEQ))
+def test_what_names_a_moment_is_parsed_as_that(seq: int) -> None:
+    assert names.parse_moment(names.format_version_id(seq)) == seq
+    assert names.parse_moment(names.format_gmt(seq)) == seq - seq % 1_000_000
 
 
 @given(st.text(max_size=30) | st.from_regex(r"\d{8}T\d{6}\.\d{6}Z", fullmatch=True))

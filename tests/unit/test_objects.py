@@ -6,6 +6,7 @@ from collections.abc import Generator, Iterator
 from itertools import count
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.simdisk import SimDisk, no_fault
@@ -31,7 +32,7 @@ from vfs.errors import (
 from vfs.events import Change
 from vfs.model import Content, Ino, LockMode, ObjectInfo, ObjectLock, Retention, Seq, State, Writer
 from vfs.names import is_shown
-from vfs.objects import Added, Condition, Object
+from vfs.objects import Added, Condition, Deleted, Object
 from vfs.store import Store
 
 S3, MOUNT = Writer(0, 0, "s3"), Writer(0, 1, "mount")
@@ -247,6 +248,36 @@ def test_conditions(store: Store, bucket: Ino) -> None:
     attempt(if_none_match=("*",))
 
 
+def test_a_delete_may_ask_when_the_object_was_made(store: Store, bucket: Ino) -> None:
+    added = put(store, bucket, b"k")
+    for seconds in (-1, 1):
+        with pytest.raises(ConditionFailed):
+            store.objects.delete(bucket, b"k", S3, condition=Condition(modified=added.seq + seconds * 1_000_000))
+    assert store.objects.current(bucket, b"k").version_id == added.version_id
+    assert store.objects.delete(bucket, b"k", S3, condition=Condition(modified=added.seq)).is_marker
+    with pytest.raises(NoSuchKey):
+        store.objects.delete(bucket, b"k", S3, condition=Condition(modified=added.seq))
+
+
+@pytest.mark.parametrize("state", [State.UNVERSIONED, State.SUSPENDED])
+def test_a_delete_of_no_object_leaves_what_is_there(store: Store, state: State) -> None:
+    """Where nothing would be left of it: a link, or a file that a mount has yet to close."""
+    plain = store.create_bucket(b"plain", uid=0, gid=0, state=State.UNVERSIONED)
+    if state is State.SUSPENDED:
+        store.set_versioning(plain, State.ENABLED)
+        store.set_versioning(plain, State.SUSPENDED)
+    store.tree.symlink(plain, b"link", b"t", 0, MOUNT)
+    ino, _ = store.tree.create(plain, b"new", 0o644, 0, MOUNT)
+    handle = store.files.open(ino, MOUNT, created=True)
+    store.files.write(handle, 0, b"being written")
+    for key in (b"link", b"new"):
+        assert store.objects.delete(plain, key, S3) == Deleted(None, False, [])
+    store.files.flush(handle)
+    store.files.release(handle)
+    assert read(store, store.objects.current(plain, b"new")) == b"being written"
+    assert store.tree.lookup(plain, b"link")[1].target == b"t"
+
+
 def test_metadata_goes_with_its_version(store: Store, bucket: Ino) -> None:
     first = put(store, bucket, b"k", headers={"content-type": "text/plain"}, tags={"a": "b"})
     put(store, bucket, b"k")
@@ -263,6 +294,11 @@ def test_metadata_goes_with_its_version(store: Store, bucket: Ino) -> None:
 def test_no_door_gets_around_a_lock(store: Store, bucket: Ino) -> None:
     with pytest.raises(NoLock):
         put(store, bucket, b"k", legal_hold=True)
+    put(store, bucket, b"plain")
+    with pytest.raises(NoLock):
+        store.objects.set_legal_hold(store.objects.current(bucket, b"plain"), False)
+    with pytest.raises(NoLock):
+        store.objects.set_retention(store.objects.current(bucket, b"plain"), None)
     store.objects.configure(bucket, lock=ObjectLock())
     added = put(store, bucket, b"d/k", retention=Retention(LockMode.GOVERNANCE, FOREVER))
     item = store.objects.current(bucket, b"d/k")
@@ -342,6 +378,33 @@ def test_a_default_retention_holds_for_what_a_mount_writes(store: Store, bucket:
     save(store, bucket, b"f~", b"four")
     for item in store.objects.list_versions(bucket).objects:
         assert item.is_marker or item.info.retention is not None
+
+
+def test_a_default_retention_holds_for_what_is_put_without_one(store: Store, bucket: Ino) -> None:
+    store.objects.configure(bucket, lock=ObjectLock(LockMode.COMPLIANCE, days=1))
+    own = Retention(LockMode.GOVERNANCE, FOREVER)
+    for key, info in ((b"a", ObjectInfo()), (b"b", ObjectInfo(etag="e", tags={"t": "v"})), (b"c", None)):
+        if info is None:
+            put(store, bucket, key, retention=own)
+        else:
+            added = store.objects.put(bucket, key, body(store, bucket, b"x"), info, S3)
+            assert added.info.retention is not None, "and it is told"
+        item = store.objects.current(bucket, key)
+        if info is None:
+            assert item.info.retention == own
+            continue
+        assert item.info.retention == Retention(LockMode.COMPLIANCE, Seq(item.seq + 86_400_000_000))
+        assert msgspec.structs.replace(item.info, retention=None) == info, "beside what is known of it"
+        with pytest.raises(Locked):
+            store.objects.purge(bucket, key, item.version_id, S3, bypass=True)
+    made = upload(store, bucket, [b"part"])
+    finish(store.uploads.complete(bucket, b"d/k", made, [(1, "e1")], S3, etag="m"))
+    assert store.objects.current(bucket, b"d/k").info.retention is not None
+    store.tree.symlink(bucket, b"link", b"t", 0, MOUNT)
+    directory, _ = store.tree.mkdir(bucket, b"dir", 0o755, 0, MOUNT)
+    assert directory
+    locked = {key for key, _, info in store.core.catalog.every_object() if info.retention is not None}
+    assert locked == {item.key_id for item in store.objects.list_versions(bucket).objects}
 
 
 def test_a_lock_survives_that_the_rights_of_its_key_are_recorded(store: Store, bucket: Ino) -> None:
@@ -615,3 +678,29 @@ def test_a_part_goes_while_others_before_it_are_put_together(store: Store, bucke
     gc.run(store)
     with pytest.raises(InvalidPart if again else NoSuchUpload):
         finish(steps)
+
+
+def test_a_part_is_uploaded_again_after_it_was_put_together(store: Store, bucket: Ino) -> None:
+    """With the same ETag, as of a client that tries again: the object must not have a part that is no longer one."""
+    made = upload(store, bucket, [b"first", b"second"])
+    steps = store.uploads.complete(bucket, b"d/k", made, [(1, "e1"), (2, "e2")], S3, etag="m-2")
+    next(steps)
+    store.uploads.put_part(bucket, b"d/k", made, 1, body(store, bucket, b"another"), "e1")
+    with pytest.raises(InvalidPart):
+        finish(steps)
+    with pytest.raises(NoSuchKey):
+        store.objects.current(bucket, b"d/k")
+    finish(store.uploads.complete(bucket, b"d/k", made, [(1, "e1"), (2, "e2")], S3, etag="m-2"))
+    assert read(store, store.objects.current(bucket, b"d/k")) == b"anothersecond"
+
+
+def test_a_completion_has_conditions_too(store: Store, bucket: Ino) -> None:
+    made = upload(store, bucket, [b"part"])
+    put(store, bucket, b"d/k", b"there", etag="e")
+    for condition in (Condition(if_none_match=("*",)), Condition(if_match=("other",))):
+        with pytest.raises(ConditionFailed):
+            finish(store.uploads.complete(bucket, b"d/k", made, [(1, "e1")], S3, etag="m", condition=condition))
+    assert read(store, store.objects.current(bucket, b"d/k")) == b"there"
+    condition = Condition(if_match=("e",))
+    finish(store.uploads.complete(bucket, b"d/k", made, [(1, "e1")], S3, etag="m", condition=condition))
+    assert read(store, store.objects.current(bucket, b"d/k")) == b"part"

@@ -6,6 +6,8 @@ and the store is refused with nothing changed.
 
 from __future__ import annotations
 
+import ast
+import json
 import os
 import shutil
 import signal
@@ -14,18 +16,22 @@ import stat
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import lmdb
 import pytest
 
-from tests.mounted import run
+from tests.mounted import REPO, run
 from tests.unit.test_check import fill
 from vfs import audit, check, gc, layout, synclog
+from vfs.blocks import BLOCK_BYTES, Place
 from vfs.check.rebuilding import BEFORE, NEW, hold
 from vfs.cli import main, mounting, space
-from vfs.errors import DiskFailed, NotAStore, StoreInUse, Unsafe
+from vfs.errors import Corrupt, DiskFailed, NotAStore, StoreInUse, Unsafe
+from vfs.model import BlockId
 from vfs.s3 import keys
 from vfs.s3.daemon import Address, serve
-from vfs.scrub import Scrub
+from vfs.scrub import Scrub, Target, read_blocks
 from vfs.store import CATALOG_COPY, CATALOG_NEW, RESTORED, Store
 
 STRANGER = 12345  # the uid of somebody else
@@ -96,7 +102,7 @@ NAMES = (
     *layout.APPENDED,
     *("store.toml", "config.toml", "s3-keys", "scrub.json"),
     *("journal", "blocks", "synclog", "snapshots", "set-aside", "catalog", "damaged"),
-    *("journal/0", "blocks/0", "synclog/0", "synclog/1", "snapshots/0", "catalog/data.mdb"),
+    *("journal/0", "journal/spare", "blocks/0", "synclog/0", "synclog/1", "snapshots/0", "catalog/data.mdb"),
     *IN_THE_MAKING,
 )
 
@@ -105,7 +111,7 @@ def place(store: Path, name: str) -> Path:
     """Where a name of NAMES is: 0 is the last segment of a folder."""
     folder, _, inner = name.partition("/")
     if inner == "0" and folder != "synclog":
-        return max((store / folder).iterdir())
+        return max(path for path in (store / folder).iterdir() if path.name != "spare")
     (store / folder).mkdir(mode=0o700, exist_ok=True) if inner else None
     return store / name
 
@@ -124,6 +130,57 @@ def test_the_names_that_are_tried_are_all_that_there_are(template: Path) -> None
     assert set(layout.APPENDED + layout.REPLACED) == {name for name in NAMES if "." in name or "/" not in name} - {
         name for name in NAMES if name.split("/")[0] in layout.FOLDERS
     }
+
+
+BY_PATH = {
+    "open",
+    "stat",
+    "lstat",
+    "unlink",
+    "remove",
+    "rename",
+    "replace",
+    "mkdir",
+    "rmdir",
+    "listdir",
+    "scandir",
+    "walk",
+}
+BY_PATH |= {"truncate", "chmod", "link", "symlink", "mkfifo", "utime", "readlink"}
+OF_A_PATH = {
+    "read_text",
+    "read_bytes",
+    "write_text",
+    "write_bytes",
+    "touch",
+    "iterdir",
+    "glob",
+    "rglob",
+    "is_file",
+    "is_symlink",
+}
+NEITHER = {
+    "vfs/folder.py",
+    "vfs/cli",
+    "vfs/fuse",
+    "vfs/s3/daemon.py",
+    "vfs/s3/server.py",
+}  # the mechanism; not of a store
+
+
+@pytest.mark.parametrize(
+    "module",
+    [path for path in (REPO / "vfs").rglob("*.py") if not any(f"/{part}" in str(path) for part in NEITHER)],
+    ids=lambda path: str(path.relative_to(REPO)),
+)
+def test_nothing_but_a_folder_opens_by_path(module: Path) -> None:
+    for node in ast.walk(ast.parse(module.read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            of = node.func.value.id if isinstance(node.func.value, ast.Name) else ""
+            below = any(keyword.arg in ("dir_fd", "src_dir_fd") for keyword in node.keywords)
+            assert of != "shutil", f"line {node.lineno}"
+            assert of != "os" or node.func.attr not in BY_PATH or below, f"line {node.lineno}"
+            assert node.func.attr not in OF_A_PATH, f"line {node.lineno}"
 
 
 # --- what can be there instead
@@ -257,23 +314,30 @@ def put(store: Path, name: str, kind: Callable[[Path, Path], None], victim: Path
     return where
 
 
-@pytest.mark.parametrize("foreign", [False, True])
+@pytest.fixture(autouse=True)
+def synced_by_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host does not lose power here."""
+    for name in ("fsync", "fdatasync"):
+        monkeypatch.setattr(os, name, lambda _: None)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_else_is_taken_for_a_file_of_a_store(
-    store: Path, victim: Path, name: str, kind: Callable[[Path, Path], None], foreign: bool
+    store: Path, victim: Path, name: str, kind: Callable[[Path, Path], None]
 ) -> None:
-    refused(store, put(store, name, kind, victim), foreign=foreign, commands=COMMANDS)
+    where = put(store, name, kind, victim)
+    for foreign in (False, True):
+        refused(store, where, foreign=foreign, commands=COMMANDS)
 
 
 @AS_ROOT
-@pytest.mark.parametrize("foreign", [False, True])
 @pytest.mark.parametrize("kind", PRIVILEGED)
 @pytest.mark.parametrize("name", NAMES)
-def test_no_device_is_opened(
-    store: Path, victim: Path, name: str, kind: Callable[[Path, Path], None], foreign: bool
-) -> None:
-    refused(store, put(store, name, kind, victim), foreign=foreign, commands=COMMANDS)
+def test_no_device_is_opened(store: Path, victim: Path, name: str, kind: Callable[[Path, Path], None]) -> None:
+    where = put(store, name, kind, victim)
+    for foreign in (False, True):
+        refused(store, where, foreign=foreign, commands=COMMANDS)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -468,6 +532,25 @@ def test_what_is_put_in_place_of_a_file_later_is_refused_when_it_is_opened(
     assert state(victim.parent) == before
 
 
+def test_lmdb_opens_what_was_looked_at(store: Path, victim: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It opens by path; whatever is put there between the look and that, it has the file that was looked at."""
+    opened = lmdb.open
+
+    def swapped(path: str, **options: Any) -> Any:
+        catalog = store / "catalog"
+        (catalog / "data.mdb").rename(catalog / "was")
+        (catalog / "data.mdb").symlink_to(victim)
+        try:
+            return opened(path, **options)
+        finally:
+            (catalog / "was").rename(catalog / "data.mdb")
+
+    monkeypatch.setattr(lmdb, "open", swapped)
+    open_it(store, False)
+    check_it(store, False)
+    assert victim.read_bytes() == SECRET
+
+
 def test_the_directory_may_be_moved_while_it_is_open(store: Path) -> None:
     opened = Store.open(store)
     store.rename(store.with_name("moved"))
@@ -534,6 +617,22 @@ def test_a_file_of_any_size_is_not_read_into_memory(store: Path, name: str, size
     opened.abandon()
 
 
+@pytest.mark.parametrize(
+    "place", [Place(1, 0, 1 << 40), Place(1, 0, BLOCK_BYTES + 1), Place(1, (1 << 64) - 1, 1), Place(1, 1 << 63, 1)]
+)
+def test_no_place_that_the_catalog_names_is_read_unless_a_block_can_lie_there(store: Path, place: Place) -> None:
+    opened = Store.open(store)
+    blocks = opened.core.blocks
+    segment = place._replace(segment=blocks.segments()[0])
+    with pytest.raises(Corrupt):
+        blocks.verify(BlockId(bytes(32)), segment, node=False)
+    with pytest.raises(Corrupt):
+        blocks.read_damaged(segment)
+    (damage,) = read_blocks(opened.root.folder("blocks"), [Target(BlockId(bytes(32)), segment, node=False)])
+    assert damage.found
+    opened.abandon()
+
+
 @pytest.mark.parametrize("name", ["journal/0", "blocks/0", "synclog/0"])
 def test_a_file_may_be_as_long_as_it_likes_if_nothing_is_in_it(store: Path, name: str) -> None:
     """Zeros behind the end are what a crash can leave; nobody reads them all."""
@@ -563,6 +662,18 @@ def test_a_scrub_that_remembers_what_cannot_be_begins_anew(store: Path, state: b
     assert (scrub.figures()["LastPass"], scrub.figures()["DamagedBlocks"]) == (None, 0)
     scrub.next_targets()
     opened.abandon()
+
+
+def test_lines_of_the_log_that_make_no_sense_are_left_out(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line: dict[str, object] = {"Time": "2026-11-20T00:00:00+00:00", "Bucket": "b", "Key": "k", "Id": "i", "Rule": "r"}
+    line |= {"Action": "purge", "Bytes": 1}
+    strange: list[object] = [{}, [1], *(line | {"Time": time} for time in (5, "x", None, "99999-01-01"))]
+    strange += [line | {"Bytes": size} for size in ("much", None, [])]
+    strange += [{name: value for name, value in line.items() if name != left_out} for left_out in line]
+    lines = [line, *strange, line | {"Id": "last"}]
+    (store / "lifecycle.log").write_text("\n".join(map(json.dumps, lines)) + "\n" + "[" * 100_000 + "\n\0\n")
+    assert main.run(["lifecycle", "log", str(store)]) == 0
+    assert [row.split("\t")[2:4] for row in capsys.readouterr().out.splitlines()] == [["b/k", "i"], ["b/k", "last"]]
 
 
 def test_arrays_too_deep_in_the_settings_are_an_error_and_no_traceback(store: Path) -> None:

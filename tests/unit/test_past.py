@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 import subprocess
@@ -18,7 +19,8 @@ from tests.unit.doors import Replies, caller, door_to
 from tests.unit.test_catalog import save
 from tests.unit.test_history import mkdir, remove_all
 from tests.unit.test_objects import put
-from tests.unit.test_tree import ALICE, BOB, ROOT, write
+from tests.unit.test_tree import ALICE, BOB, LIST, ROOT, write
+from vfs import acl
 from vfs.errors import AccessDenied, CrossBucket, NoSuchKey, NotPermitted, VfsError
 from vfs.fuse import callers, operations, snapshots
 from vfs.fuse.callers import READ, SEARCH, WRITE, Caller, Callers
@@ -26,7 +28,7 @@ from vfs.fuse.nodes import Node, number, split
 from vfs.fuse.past import PastTree
 from vfs.history import Rights
 from vfs.model import SEQ_MAX, STORE_ROOT, Ino, KeyId, Seq, State, Writer
-from vfs.names import format_version_id
+from vfs.names import format_gmt, format_version_id
 from vfs.store import Store
 
 HOUR_S = 3600
@@ -169,6 +171,15 @@ def test_what_permission_bits_allow(uid: int, gid: int, mode: int, may: int) -> 
     assert AS_ROOT.owns(owned)
 
 
+def test_a_group_that_a_list_names_is_also_the_callers_first() -> None:
+    entries = acl.encode((*LIST[:3], acl.Entry(acl.Tag.GROUP, 77, 7), *LIST[3:]))
+    owned = Rights(6, 6, 0o670, entries)
+    assert Caller(caller(9, 77)).may(owned, WRITE)
+    assert not Caller(caller(8, 78)).may(owned, READ)
+    assert Caller(caller(5, 78)).may(owned, WRITE), "by name"
+    assert not Caller(caller(5, 78)).may(owned._replace(mode=0o640), WRITE), "within the mask, which a chmod sets"
+
+
 # -- moments ----------------------------------------------------------------------------------------------------------
 
 
@@ -179,18 +190,19 @@ def shown(store: Store, bucket: Ino) -> list[str]:
 
 def test_the_list_of_moments_is_bounded_and_of_what_changed(store: Store, bucket: Ino, clock: Clock) -> None:
     """A store of four months in which something changes every 50 minutes."""
-    assert len(shown(store, bucket)) <= 1
+    assert len(shown(store, bucket)) <= 2
     for _ in range(120 * 24 * 60 // 50):
         store.tree.set_attributes(bucket, mode=0o755)
         put(store, bucket, b"k")
         clock.pass_s(50 * 60)
     names = shown(store, bucket)
-    most = sum(count for _, count in snapshots._SHOWN)
+    most = sum(count for _, count in snapshots._SHOWN) + snapshots.LATEST_MAX
     assert most // 2 < len(names) <= most
     assert names == sorted(names, reverse=True), "newest first"
     assert len(set(names)) == len(names)
     clock.pass_s(365 * 24 * HOUR_S)
-    assert shown(store, bucket) == [], "a year in which nothing changes"
+    last = [name for name, _ in zip(names, range(snapshots.LATEST_MAX), strict=False)]
+    assert len(shown(store, bucket)) == len(last), "a year in which nothing changes leaves the last changes"
 
 
 def test_only_hours_in_which_something_changed_are_listed(store: Store, bucket: Ino, clock: Clock) -> None:
@@ -211,6 +223,73 @@ def test_moments_that_are_none(store: Store, bucket: Ino, clock: Clock) -> None:
         with pytest.raises(NoSuchKey):
             past.lookup(number(Node.SNAPSHOTS, bucket), name, AS_ROOT)
     assert moment(store, bucket, past)
+
+
+def test_no_moment_before_the_bucket_was_made(store: Store, bucket: Ino, clock: Clock) -> None:
+    clock.pass_s(10)
+    young = store.create_bucket(b"young", uid=0, gid=0)
+    created = store.bucket(young).created
+    past = PastTree(store)
+    assert moment(store, young, past, created)
+    for seq in (Seq(created - 1), Seq(1)):
+        with pytest.raises(NoSuchKey):
+            moment(store, young, past, seq)
+    assert moment(store, bucket, past, Seq(created - 1)), "of another bucket it is one"
+
+
+def test_up_to_the_last_version_is_no_future_though_the_clock_is_put_back(
+    store: Store, bucket: Ino, clock: Clock
+) -> None:
+    put(store, bucket, b"k")
+    clock.now -= HOUR_S * 10**9
+    put(store, bucket, b"l")
+    past = PastTree(store)
+    node = moment(store, bucket, past)
+    assert [name for name, _, _ in past.list(node, 0, AS_ROOT)] == [b"k", b"l"]
+    with pytest.raises(NoSuchKey):
+        moment(store, bucket, past, Seq(store.core.catalog.last_seq + 1))
+
+
+def test_the_latest_changes_of_the_bucket_are_listed(store: Store, bucket: Ino, clock: Clock) -> None:
+    clock.now += 10**9 - clock.now % 10**9 + HOUR_S * 10**9 + 123
+    other = store.create_bucket(b"other", uid=0, gid=0)
+    for _ in range(snapshots.LATEST_MAX + 5):
+        for _ in range(3):
+            put(store, bucket, b"k")
+        put(store, other, b"k")
+        clock.pass_s(1)
+    put(store, other, b"k")
+    clock.pass_s(0.5)
+    put(store, bucket, b"k")
+    names = shown(store, bucket)
+    assert len(names) >= snapshots.LATEST_MAX
+    past = PastTree(store)
+    second = -(-sequences(store, bucket, b"k")[1] // 10**6) * 10**6
+    expected = [format_gmt(second - back * 10**6) for back in range(snapshots.LATEST_MAX)]
+    assert names[: snapshots.LATEST_MAX] == expected, "but this second, which is not over"
+    assert past.lookup(number(Node.SNAPSHOTS, bucket), names[0].encode(), AS_ROOT)
+
+
+def test_the_moments_that_were_not_used_for_longest_are_forgotten(
+    store: Store, bucket: Ino, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshots, "MOMENTS_MAX", 3)
+    monkeypatch.setattr(snapshots, "_SLOTS", 5)
+    put(store, bucket, b"k")
+    clock.pass_s(100)
+    past = PastTree(store)
+    start = store.core.catalog.last_seq
+    kept = moment(store, bucket, past, start)
+    (row,) = past.list(kept, 0, AS_ROOT)
+    nodes = []
+    for later in range(1, 20):
+        nodes.append(moment(store, bucket, past, Seq(start + later)))
+        assert past.stat(kept), "what is used stays"
+        assert moment(store, bucket, past, start) == kept
+        assert [one[0] for one in past.list(nodes[-1], 0, AS_ROOT)] == [row[0]]
+    assert len(set(nodes)) < len(nodes), "numbers come again"
+    with pytest.raises(NoSuchKey):
+        past.stat(next(node for node in nodes if node not in nodes[-2:]))
 
 
 def test_a_number_of_another_life_of_the_daemon_leads_nowhere(store: Store, bucket: Ino) -> None:
@@ -296,7 +375,7 @@ def test_a_moment_shows_what_was_there_and_nothing_else(store: Store, bucket: In
     below = past.lookup(then, b"d", AS_ROOT)
     assert stat.S_ISDIR(below.mode)
     (row,) = past.list(below.ino, 0, AS_ROOT)
-    assert (row[0], split(row[1].ino)[0]) == (b"f", Node.VERSION)
+    assert (row[0], split(row[1].ino)[0]) == (b"f", Node.SNAPSHOT_FILE)
     for name in (b"d", b"absent"):
         with pytest.raises(NoSuchKey):
             past.lookup(now, name, AS_ROOT)
@@ -331,6 +410,33 @@ async def test_a_listing_goes_on_though_names_go(
             store.tree.unlink(plain, name, ROOT)
     assert told == names
     await door.releasedir(fh)
+
+
+async def test_the_places_of_the_last_names_are_remembered_though_those_have_gone(
+    store: Store, bucket: Ino, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program may seek back to any name that it was told lately (seekdir), also if that left nothing."""
+    monkeypatch.setattr(operations, "COOKIES_MAX", 4)
+    plain = store.create_bucket(b"plain", uid=0, gid=0, state=State.UNVERSIONED)
+    names = [b"%02d" % at for at in range(40)]
+    for name in names:
+        save(store, plain, name, b"x")
+    replies = Replies(monkeypatch)
+    door = door_to(store)
+    fh = await door.opendir(plain, caller())
+    told: list[tuple[bytes, int]] = []
+    cookie = 0
+    while found := await replies.ask(door, fh, cookie, 3):
+        told += [(name, after) for name, after in found if name not in (b".", b"..")]
+        cookie = found[-1][1]
+        for name, _ in told[-3:]:
+            if store.tree.find(plain, name) is not None:
+                store.tree.unlink(plain, name, ROOT)
+        for name, after in told[-4:]:
+            at = names.index(name) + 1
+            left = [one for one in names[at:] if store.tree.find(plain, one) is not None]
+            assert [one for one, _ in await replies.ask(door, fh, after, 2)] == left[:2], name
+    assert [name for name, _ in told] == names
 
 
 @pytest.mark.parametrize("room", [1, 5])
@@ -502,6 +608,84 @@ async def test_only_its_owner_says_what_a_bucket_does(store: Store) -> None:
         await door.getxattr(made, b"user.vfs.expiring", caller(1001, 1001))  # it names keys
     await door.setxattr(made, b"user.vfs.compression", b"zstd", caller(1000, 1000))
     assert await door.getxattr(made, b"user.vfs.compression", caller(5, 5)) == b"zstd"
+
+
+async def test_a_preview_names_keys_and_is_its_owners(store: Store) -> None:
+    made = store.create_bucket(b"hers", uid=1000, gid=1000)
+    door = door_to(store)
+    door._attributes._lifecycles._tell(made, {"First": ["a key"]})
+    assert b"a key" in await door.getxattr(made, b"user.vfs.expiring", caller(1000, 1000))
+    with pytest.raises(pyfuse3.FUSEError) as failed:
+        await door.getxattr(made, b"user.vfs.expiring", caller(1001, 1001))
+    assert failed.value.errno == errno.EPERM
+
+
+@pytest.mark.parametrize(("who", "kept"), [((1000, 5), False), ((1000, 2000), True), ((0, 0), True)])
+async def test_a_list_set_by_who_is_not_in_the_group_takes_setgid_away(
+    store: Store, bucket: Ino, monkeypatch: pytest.MonkeyPatch, who: tuple[int, int], kept: bool
+) -> None:
+    groups_of(monkeypatch, {})
+    ino = write(store, bucket, b"f", b"x", ALICE)
+    store.tree.set_attributes(ino, gid=2000)
+    store.tree.set_attributes(ino, mode=0o2770)
+    door = door_to(store)
+    door.enable_acl = True
+    await door.setxattr(ino, acl.ACCESS, acl.encode(LIST), caller(*who))
+    assert bool(store.tree.inode(ino).mode & stat.S_ISGID) == kept
+
+
+async def test_what_resolves_everywhere_and_is_nowhere_cannot_be_removed_or_moved(store: Store, bucket: Ino) -> None:
+    door = door_to(store)
+    mkdir(store, bucket, b"d")
+    for name in (b".versions", b".snapshots"):
+        for call in (
+            lambda name=name: door.rmdir(bucket, name, caller()),
+            lambda name=name: door.rename(bucket, name, bucket, b"x", 0, caller()),
+            lambda name=name: door.mkdir(number(Node.DIRECTORY, bucket), b"x", 0o755, caller()),
+            lambda name=name: door.rmdir(number(Node.DIRECTORY, bucket), b"d", caller()),
+            lambda name=name: door.create(number(Node.SNAPSHOTS, bucket), b"x", 0o644, 0, caller()),
+        ):
+            with pytest.raises(pyfuse3.FUSEError) as failed:
+                await call()
+            assert failed.value.errno == errno.EROFS
+
+
+async def test_what_was_removed_is_told_of_until_the_kernel_forgets_it(store: Store, bucket: Ino) -> None:
+    door = door_to(store)
+    entry = await door.mknod(bucket, b"p", stat.S_IFIFO | 0o644, 0, caller())
+    await door.unlink(bucket, b"p", caller())
+    found = await door.getattr(entry.st_ino, caller())
+    assert (found.st_nlink, found.st_mode) == (0, stat.S_IFIFO | 0o644)
+    await door.forget([(entry.st_ino, 1)])
+    with pytest.raises(pyfuse3.FUSEError) as failed:
+        await door.getattr(entry.st_ino, caller())
+    assert failed.value.errno in (errno.ENOENT, errno.ESTALE)
+
+
+def test_who_may_read_a_file_may_list_its_versions(store: Store, bucket: Ino) -> None:
+    past = PastTree(store)
+    ino = write(store, bucket, b"f", b"x", ALICE)
+    node = number(Node.KEY, key_of(store, bucket, b"f"))
+    for mode in range(0o1000):
+        store.tree.set_attributes(ino, mode=mode)
+        found = past.stat(node).mode
+        for shift in (6, 3, 0):
+            assert (found >> shift) & 5 == (5 if mode >> shift & 4 else 0)
+
+
+def test_a_name_that_was_a_file_and_is_a_closed_directory_leads_nobody_on(store: Store, bucket: Ino) -> None:
+    write(store, bucket, b"d", b"open", ALICE)
+    store.tree.unlink(bucket, b"d", ALICE)
+    closed = store.tree.mkdir(bucket, b"d", 0o700, 0, ALICE)[0]
+    write(store, closed, b"f", b"secret", ALICE)
+    past = PastTree(store)
+    node = past.lookup(number(Node.DIRECTORY, bucket), b"d", AS_BOB).ino
+    assert split(node)[0] is Node.KEY
+    with pytest.raises(NoSuchKey):
+        past.lookup(node, b"f", AS_BOB)
+    assert b"f" not in [name for name, _, _ in past.list(node, 0, AS_BOB)]
+    assert past.lookup(node, b"f", AS_ALICE)
+    assert b"f" in [name for name, _, _ in past.list(node, 0, AS_ALICE)]
 
 
 async def test_facts_are_read_only(store: Store, bucket: Ino) -> None:

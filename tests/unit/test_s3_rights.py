@@ -21,7 +21,12 @@ from vfs.objects import Deleted
 from vfs.s3 import keys, multipart
 from vfs.s3 import objects as s3_objects
 from vfs.s3.checksums import Digests
+from vfs.s3.dialects import S3
+from vfs.s3.door import _DECISIVE
+from vfs.s3.errors import S3Error
 from vfs.s3.keys import AccessKey, Right
+from vfs.s3.request import Request
+from vfs.s3.signed import Signed
 
 READ, WRITE, PURGE, HOLD, BYPASS = Right
 UNTIL = {"mode": "GOVERNANCE", "date": "2099-01-01T00:00:00Z"}
@@ -283,6 +288,31 @@ async def test_a_signature_for_one_dialect_carries_no_header_of_another(desk: De
         assert (await desk.ask(root, "GET", "/uploads/mine")).body != b"secret"
 
 
+async def test_an_old_signature_covers_no_new_operation(desk: Desk, root: AccessKey) -> None:
+    """Version 2 signs the parameters that it knows; a PUT must not become one of a hold, or of a retention."""
+    version = await locked(desk, root)
+    hold, status = document("LegalHold", "<Status>ON</Status>"), b"<Status>OFF</Status>"
+    for more, body in (("legal-hold", hold), ("retention", RETENTION), ("attributes", b"")):
+        asked = presign2(root, "PUT", f"/bucket/k?versionId={version}")
+        changed = asked._replace(target=f"{asked.target}&{more}", body=body)
+        assert (await desk.send(changed)).code == "AccessDenied"
+    assert status in (await desk.ask(root, "GET", f"/bucket/k?legal-hold&versionId={version}")).body
+
+
+@pytest.mark.parametrize("name", sorted(_DECISIVE))
+def test_what_decides_must_be_signed(desk: Desk, name: str) -> None:
+    request = Request("PUT", b"/bucket/k", ((name, "1"),), {}, bucket=b"bucket", key=b"k")
+    with pytest.raises(S3Error) as error:
+        desk.door._route(request, Signed("VFSKEY", S3, covers=lambda covered: covered != name))
+    assert error.value.code == "AccessDenied"
+
+
+async def test_a_key_that_is_revoked_in_between(desk: Desk, root: AccessKey, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(desk.door._keys, "secret", lambda _: root.secret)
+    revoke(desk, root)
+    assert (await desk.ask(root, "GET", "/")).code == "InvalidAccessKeyId"
+
+
 # -- what a key may, in its file and while it is used ----------------------------------------------------------------
 
 
@@ -371,11 +401,15 @@ def keys_of(desk: Desk, name: bytes = b"bucket") -> list[bytes]:
 
 
 @pytest.mark.parametrize("what", MEANWHILE)
-@pytest.mark.parametrize("by", ["put", "form"])
+@pytest.mark.parametrize("by", ["put", "part", "form"])
 async def test_a_body_that_comes_too_late(desk: Desk, root: AccessKey, by: str, what: str) -> None:
     assert (await desk.ask(root, "PUT", "/bucket")).status == 200
     key, (change, code) = desk.key(WRITE), MEANWHILE[what]
-    asked = sign(key, "PUT", "/bucket/k", b"b" * 1000) if by == "put" else form(key, "bucket", "k", file=b"b" * 100_000)
+    target = "/bucket/k"
+    if by == "part":
+        begun = await desk.ask(key, "POST", "/bucket/k?uploads")
+        target += f"?partNumber=1&uploadId={begun.body.split(b'UploadId>')[1].decode()[:-2]}"
+    asked = form(key, "bucket", "k", file=b"b" * 100_000) if by == "form" else sign(key, "PUT", target, b"b" * 1000)
     done = await desk.send(asked, lambda: change(desk, key))
     assert done.code == code
     assert keys_of(desk) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dates
+import hashlib
 import hmac
 from collections.abc import Callable
 from contextlib import suppress
@@ -199,6 +200,7 @@ def test_no_host_makes_another_object_of_a_signed_one(word: str, host: str) -> N
         encoded = quote(f"{bucket}/{key}")
         paths = {f"/{encoded}", f"/{quote(key)}", f"/{key}", resource, resource.partition("/")[2].partition("/")[2]}
         paths |= {resource.replace("/", "%2F"), f"/{bucket}%2F{quote(key)}", resource.replace("%2F", "/")}
+        paths.add(quote(resource))
         for path in {path if path.startswith("/") else f"/{path}" for path in paths}:
             with suppress(S3Error, UnicodeError):
                 request = parse("GET", path.encode("ascii"), [*headers.items(), ("host", host)], ("store.lan",))
@@ -307,6 +309,64 @@ def test_a_presigned_request_is_over_when_it_says() -> None:
     assert authenticate(request, secrets, when + timedelta(seconds=60)) is not None
     with pytest.raises(S3Error, match="expired"):
         authenticate(request, secrets, when + timedelta(seconds=61))
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        (lambda scope: scope._replace(date="20261119"), "date"),
+        (lambda scope: scope._replace(service="iam"), "credential"),
+        (lambda scope: scope._replace(request="aws4"), "credential"),
+    ],
+)
+@pytest.mark.parametrize("presigned", [False, True])
+def test_a_signature_is_of_its_day_and_service(
+    change: Callable[[Credential], Credential], code: str, presigned: bool
+) -> None:
+    """Whoever has the signing key of another day, or of another service, signs nothing with it; made here by hand."""
+    scope = change(Credential(KEY, "20261120", "r", "s3", "aws4_request"))
+    moment = "20261120T120000Z"
+    credential = f"{KEY}/{scope.scope}"
+    if presigned:
+        names = {"Algorithm": AWS4.algorithm, "Credential": credential, "Date": moment, "Expires": "60"}
+        query = "&".join(f"X-Amz-{name}={quote(names[name], safe='')}" for name in names) + "&X-Amz-SignedHeaders=host"
+        canonical = f"GET\n/b/k\n{query}\nhost:h\n\nhost\nUNSIGNED-PAYLOAD"
+        headers: list[tuple[str, str]] = []
+    else:
+        query = ""
+        headers = [("x-amz-content-sha256", "UNSIGNED-PAYLOAD"), ("x-amz-date", moment)]
+        told = "".join(f"{name}:{value}\n" for name, value in [("host", "h"), *headers])
+        names_signed = "host;x-amz-content-sha256;x-amz-date"
+        canonical = f"GET\n/b/k\n\n{told}\n{names_signed}\nUNSIGNED-PAYLOAD"
+    digest = hashlib.sha256(canonical.encode()).hexdigest()
+    text = "\n".join((AWS4.algorithm, moment, scope.scope, digest))
+    signature = hmac.digest(scope.signing_key(AWS4, SECRET), text.encode(), "sha256").hex()
+    if presigned:
+        query += f"&X-Amz-Signature={signature}"
+    else:
+        more = f"Credential={credential}, SignedHeaders={names_signed}, Signature={signature}"
+        headers.append(("authorization", f"{AWS4.algorithm} {more}"))
+    request = parse("GET", f"/b/k?{query}".encode(), [("host", "h"), *headers])
+    at = datetime(2026, 11, 20, 12, tzinfo=UTC)
+    with pytest.raises(S3Error) as error:
+        authenticate(request, secrets, at)
+    assert error.value.code in ("AuthorizationHeaderMalformed", "AuthorizationQueryParametersError")
+    assert code in str(error.value)
+
+
+def test_what_a_signature_covers_is_by_the_list_that_it_was_made_with() -> None:
+    """OBS's SDK has a list of its own when it signs as for S3."""
+    for name, covered in (("torrent", True), ("length", False), ("rename", False)):
+        request = parse("GET", f"/b/k?{name}".encode(), [*signed2("AWS", "GET", "/b/k").items(), ("host", "h")])
+        with suppress(S3Error):
+            signed = authenticate(request, secrets, datetime(2026, 11, 20, 12, tzinfo=UTC))
+            assert signed is not None
+            assert not signed.covers(name)
+        assert AWS2.is_subresource(name) == covered
+    both = [*signed2("AWS", "GET", "/b/k?acl").items(), ("host", "h")]
+    found = authenticate(parse("GET", b"/b/k?acl", both), secrets, datetime(2026, 11, 20, 12, tzinfo=UTC))
+    assert found is not None
+    assert (found.covers("acl"), found.covers("length")) == (True, False)
 
 
 def test_the_host_must_be_signed() -> None:

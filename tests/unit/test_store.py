@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.model.comparison import audit
+from tests.simdisk import SimDisk
+from tests.unit.test_catalog import open_store, purge_all, save
 from vfs.check import check
-from vfs.errors import NotAStore
-from vfs.model import NOBODY
+from vfs.errors import BucketNotEmpty, NoSuchBucket, NotAStore
+from vfs.model import NOBODY, Ino, ObjectInfo
 from vfs.store import FORMATS, Store
 
 
@@ -68,3 +73,82 @@ def test_a_store_of_a_later_format_is_refused_and_one_of_an_earlier_gets_this_on
     description.write_text(f'format = {FORMATS[-1] + 1}\nengine = "lmdb-0.9"\n')
     with pytest.raises(NotAStore, match=f"formats 2 to {FORMATS[-1]}"):
         Store.open(tmp_path / "store")
+
+
+@pytest.mark.parametrize("left", ["a file", "a directory", "a version", "a marker", "an open file"])
+def test_a_bucket_that_has_anything_stays(store: Store, bucket: Ino, left: str) -> None:
+    before = len(store.buckets())
+    if left == "a directory":
+        store.tree.mkdir(bucket, b"d", 0o755, 0, NOBODY)
+    elif left == "an open file":
+        store.tree.create(bucket, b"f", 0o644, 0, NOBODY)
+    else:
+        save(store, bucket, b"f", b"x")
+    if left in ("a version", "a marker"):
+        store.tree.unlink(bucket, b"f", NOBODY)
+        key = store.core.catalog.key(bucket, b"f")
+        assert key is not None
+        if left == "a marker":
+            store.history.purge(key, list(store.core.catalog.versions(key))[-1][0], NOBODY)
+    end = store.core.journal.end
+    with pytest.raises(BucketNotEmpty):
+        store.delete_bucket(b"bucket")
+    assert store.core.journal.end == end
+    assert len(store.buckets()) == before
+    with pytest.raises(NoSuchBucket):
+        store.delete_bucket(b"absent")
+
+
+def test_a_bucket_whose_history_was_purged_goes(store: Store, bucket: Ino) -> None:
+    save(store, bucket, b"f", b"x")
+    store.tree.unlink(bucket, b"f", NOBODY)
+    purge_all(store)
+    store.delete_bucket(b"bucket")
+    assert store.buckets() == []
+
+
+NUMBERED: dict[str, Callable[[Store, Ino], object]] = {
+    "create": lambda store, bucket: store.tree.create(bucket, b"n", 0o644, 0, NOBODY),
+    "rename": lambda store, bucket: store.tree.rename(bucket, b"f", bucket, b"n", NOBODY),
+    "rename of a directory": lambda store, bucket: store.tree.rename(bucket, b"d", bucket, b"n", NOBODY),
+    "link": lambda store, bucket: store.tree.link(store.tree.lookup(bucket, b"f")[0], bucket, b"n", NOBODY),
+    "delete of what never was": lambda store, bucket: store.objects.delete(bucket, b"n", NOBODY),
+    "upload": lambda store, bucket: store.uploads.create(bucket, b"n", ObjectInfo()),
+    "bucket": lambda store, bucket: store.create_bucket(b"another", uid=0, gid=0),
+}
+
+
+@pytest.mark.parametrize("what", NUMBERED)
+@pytest.mark.parametrize("rebuilt", [False, True])
+def test_no_number_is_given_twice_after_a_death(tmp_path: Path, what: str, rebuilt: bool) -> None:
+    """Whatever was the last to be given one: inodes, keys and uploads share a counter, which no event tells."""
+    disk = SimDisk()
+    store = open_store(tmp_path / "store", disk)
+    bucket = store.create_bucket(b"bucket", uid=0, gid=0)
+    save(store, bucket, b"f", b"x")
+    store.tree.mkdir(bucket, b"d", 0o755, 0, NOBODY)
+    store.checkpoint()
+    NUMBERED[what](store, bucket)
+    given = numbers(store)
+    store.abandon()
+    if rebuilt:
+        shutil.rmtree(tmp_path / "store/catalog")
+    again = open_store(tmp_path / "store", disk.kill())
+    assert again.core.new_id() > max(given)
+    save(again, bucket, b"more", b"y")
+    again.uploads.create(bucket, b"more", ObjectInfo())
+    assert len(numbers(again)) >= len(given) + 3
+    audit(again)
+    again.close()
+
+
+def numbers(store: Store) -> set[int]:
+    """Of all inodes, keys and uploads; none is twice there."""
+    catalog = store.core.catalog
+    found = [
+        *(ino for ino, _ in catalog.every_inode()),
+        *(key for key, _ in catalog.every_key_name()),
+        *(number for _, number, _ in catalog.every_upload()),
+    ]
+    assert len(set(found)) == len(found)
+    return set(found)

@@ -305,7 +305,7 @@ def rights(store: Store, parent: Ino, name: bytes) -> list[Rights]:
     return [store.history.version_rights(key, seq, version) for seq, version in store.core.catalog.versions(key)]
 
 
-@pytest.mark.parametrize("how", ["rename", "exchange", "put over a link", "restore of a symlink"])
+@pytest.mark.parametrize("how", ["rename", "rename over a link", "exchange", "put over a link", "restore of a symlink"])
 def test_what_is_displaced_keeps_the_rights_that_it_had_last(store: Store, bucket: Ino, how: str) -> None:
     """A chmod after the last version is in no version: it is recorded when something else takes the name."""
     ino = write(store, bucket, b"f", b"secret", ALICE, 0o644)
@@ -313,6 +313,15 @@ def test_what_is_displaced_keeps_the_rights_that_it_had_last(store: Store, bucke
     match how:
         case "rename":
             write(store, bucket, b"g", b"open", BOB)
+            store.tree.rename(bucket, b"g", bucket, b"f", BOB)
+        case "rename over a link":  # which is not the name that the inode knows itself by
+            write(store, bucket, b"g", b"open", BOB)
+            store.tree.set_attributes(ino, mode=0o644)
+            store.tree.link(ino, bucket, b"l", ALICE)
+            store.tree.rename(bucket, b"f", bucket, b"first", ALICE)
+            store.tree.rename(bucket, b"l", bucket, b"f", ALICE)
+            assert store.core.catalog.inode(ino).key != store.core.catalog.key(bucket, b"f")
+            store.tree.set_attributes(ino, mode=0o600)
             store.tree.rename(bucket, b"g", bucket, b"f", BOB)
         case "exchange":
             write(store, bucket, b"g", b"open", BOB)
@@ -326,11 +335,12 @@ def test_what_is_displaced_keeps_the_rights_that_it_had_last(store: Store, bucke
             store.history.restore(seq, bucket, b"f", BOB)
     key = store.core.catalog.key(bucket, b"f")
     assert key is not None
-    newest, *_, oldest = list(store.core.catalog.versions(key))
-    assert newest[1].ino != oldest[1].ino
-    assert (oldest[1].uid, stat.S_IMODE(oldest[1].mode)) == (1000, 0o600), "as it was last, not as it was made"
-    found = store.history.version_rights(key, *oldest)
-    assert (found.uid, found.mode) == (1000, 0o600)
+    newest, displaced, *older = list(store.core.catalog.versions(key))
+    assert newest[1].ino != displaced[1].ino
+    assert (displaced[1].uid, stat.S_IMODE(displaced[1].mode)) == (1000, 0o600), "as it was last, not as it was made"
+    for one in (displaced, *older):
+        found = store.history.version_rights(key, *one)
+        assert (found.uid, found.mode) == (1000, 0o600)
 
 
 def test_whether_a_removed_directory_goes_on_in_a_new_one(store: Store, bucket: Ino) -> None:

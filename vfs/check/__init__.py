@@ -21,7 +21,7 @@ import msgspec
 
 from vfs import synclog
 from vfs.blocks import LOST, End
-from vfs.catalog import DAMAGE, FILE, Catalog, fill_up, missing_bytes
+from vfs.catalog import DAMAGE, FILE, Catalog, fill_up
 from vfs.check.behind import name_versions_behind
 from vfs.check.content import check_content
 from vfs.check.findings import Figures, Findings, Kind, Problem, Progress
@@ -35,6 +35,7 @@ from vfs.disk import Disk, RealFile, copy_with_holes
 from vfs.errors import Corrupt, DiskFailed, LimitReached, Unsafe
 from vfs.folder import Folder
 from vfs.journal import Journal
+from vfs.pages import missing_bytes
 from vfs.replay import FOLDER as SET_ASIDE
 from vfs.replay import every as every_aside
 from vfs.store import CATALOG

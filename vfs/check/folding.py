@@ -52,6 +52,9 @@ class ReadOnlyDisk:
     def remove(self, path: str) -> None:
         raise ReadOnly(f"{path} cannot be removed from a disk that is only read")
 
+    def rename(self, path: str, new: str) -> None:
+        raise ReadOnly(f"{path} cannot be renamed on a disk that is only read")
+
 
 class Fold:
     """A catalog in the making. Invariant: `catalog` is the fold of the records up to `journal.end`, over the places of

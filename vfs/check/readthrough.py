@@ -29,6 +29,9 @@ class ReadThrough:
     def remove(self, path: str) -> None:
         self._disk.remove(path)
 
+    def rename(self, path: str, new: str) -> None:
+        self._disk.rename(path, new)
+
     def unreadable(self) -> Iterator[tuple[str, int, int]]:
         """(path, the byte where the first unreadable page begins, how many there are) of each file that has such."""
         for path, pages in sorted(self._bad.items()):

@@ -20,6 +20,7 @@ BUCKET = "user.vfs.bucket"
 VERSIONING = "user.vfs.versioning"
 COMPRESSION = "user.vfs.compression"
 LOCK = "user.vfs.lock"
+PURGE = "user.vfs.purge"
 
 _COLUMNS = (
     Column("bucket"),
@@ -168,6 +169,33 @@ def compress(path: str, how: str | None) -> None:
     output.write(facts["Compression"])
 
 
+@bucket.command("purge", short_help="Show or change who may remove versions for good.")
+@click.argument("path")
+@click.argument("policy", type=click.Choice(("rm", "command", "root", "never"), case_sensitive=False), required=False)
+def purge(path: str, policy: str | None) -> None:
+    """Show who may remove versions in the bucket at PATH for good, and how, or change it: [rm|command|root|never].
+
+    \b
+    command  the owner of a file and root, by `vfs purge`; this is how a bucket begins
+    rm       the same, and by `rm .versions/NAME/ID`, too
+    root     root alone, by `vfs purge`
+    never    nobody, and neither S3 nor a lifecycle; new content still takes the place of a null version
+
+    The owner of the bucket may make it stricter (in the order rm, command, root, never), only root less so.
+    """
+    facts = existing(path)
+    if policy is not None:
+        try:
+            os.setxattr(facts["Path"], PURGE, policy.lower().encode())
+        except OSError as error:
+            if error.errno == errno.EPERM:
+                message = f"{path}: only root makes a policy less strict, and only the bucket's owner makes it stricter"
+                raise Failure(message) from error
+            raise Failure(f"{path}: {error.strerror}") from error
+        facts = existing(path)
+    output.write(facts["Purge"])
+
+
 @click.command()
 @click.argument("path", metavar="BUCKETPATH")
 @click.argument("state", type=click.Choice(("enabled", "suspended"), case_sensitive=False), required=False)
@@ -182,6 +210,9 @@ def versioning(path: str, state: str | None) -> None:
         except OSError as error:
             if error.errno == errno.EINVAL:
                 message = f"{path} is {facts['Versioning']}, which cannot become {state.title()}"
+                raise Failure(message) from error
+            if error.errno == errno.EPERM and facts["MfaDelete"]:
+                message = f"{path} has MFA delete: its state changes through S3 only, with the code of the device"
                 raise Failure(message) from error
             raise Failure(f"{path}: {error.strerror}") from error
         facts = existing(path)

@@ -175,9 +175,15 @@ def show_log(store: str, foreign: bool, as_json: bool) -> None:
     if as_json:
         output.write_json_list(lines)
     else:
-        output.write_table(
-            _LOG, ([Cell(output.human_time(line["Time"])), *_action(line, bucket=True)] for line in lines)
-        )
+        output.write_table(_LOG, filter(None, map(_logged, lines)))
+
+
+def _logged(line: dict[str, Any]) -> list[Cell] | None:
+    """A line of the log; None if it is none of ours."""
+    try:
+        return [Cell(output.human_time(line["Time"])), *_action(line, bucket=True)]
+    except (LookupError, TypeError, ValueError, OverflowError):
+        return None
 
 
 def _action(line: dict[str, Any], *, bucket: bool = False) -> list[Cell]:
@@ -215,6 +221,8 @@ def _write(path: str, place: str, rules: list[LifecycleRule] | tuple[LifecycleRu
 def _refused(path: str, error: OSError) -> NoReturn:
     if error.errno in (errno.E2BIG, errno.ERANGE):
         raise Failure(f"{path}: rules of more than {ATTRIBUTE_BYTES_MAX >> 10} KiB go through the S3 endpoint only")
+    if error.errno == errno.EINVAL and existing(path)["MfaDelete"]:
+        raise Failure(f"{path} has MFA delete, and so no lifecycle: nobody gives a code for what expires")
     raise Failure(f"{path}: {error.strerror}") from error
 
 

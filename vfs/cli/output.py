@@ -156,6 +156,13 @@ def human_time(timestamp: str) -> str:
     return f"{datetime.fromisoformat(timestamp).astimezone():%Y-%m-%d %H:%M:%S}"
 
 
+def exact_time(timestamp: str) -> str:
+    """The same to the last digit and with its zone, so that it names that moment wherever it is pasted:
+    ``2026-11-20 16:16:17.000001+01:00``.
+    """
+    return datetime.fromisoformat(timestamp).astimezone().isoformat(" ", "microseconds")
+
+
 def user_name(uid: int) -> str:
     """The name of a user, the number if it has none."""
     try:

@@ -40,7 +40,8 @@ def gc(path: str, foreign: bool, as_json: bool) -> None:
             collected = collect(Path(path), foreign=foreign)
             freed, journal = collected.freed, collected.journal
         except StoreInUse as error:
-            mount = mounted_on(error.mountpoint) if error.mountpoint else None
+            # A store of somebody else may name any mount.
+            mount = mounted_on(error.mountpoint) if error.mountpoint and not foreign else None
             if mount is None or not mount.is_vfs:
                 raise
             freed, journal = _ask(error.mountpoint)

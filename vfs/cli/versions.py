@@ -22,6 +22,7 @@ LOG = ".log"  # below the history of a name: its versions as lines of JSON
 RESTORE = "user.vfs.restore"
 SETTLED = "user.vfs.settled"
 LOCK = "user.vfs.lock"
+PURGE = "user.vfs.purge"
 SEQUENCE_MASK = (1 << 60) - 1  # of the inode number of a version: its sequence
 
 _COLUMNS = (
@@ -54,9 +55,9 @@ def _row(version: dict[str, Any]) -> list[Cell]:
     mark = Cell("deleted", "red") if deleted else Cell("current", "green") if current else Cell("")
     return [
         Cell(version["VersionId"], "yellow"),
-        Cell(output.human_time(version["LastModified"])),
+        Cell(output.exact_time(version["LastModified"])),
         Cell("-" if deleted else output.human_size(version["Size"])),
-        Cell(output.user_name(writer["Uid"])),
+        Cell("-" if writer["Uid"] is None else output.user_name(writer["Uid"])),
         Cell(writer["Program"]),
         mark,
     ]
@@ -187,6 +188,11 @@ def _explain(place: Place, version: dict[str, Any], target: Place, name: str, er
 def purge(context: click.Context, path: str, version_ids: tuple[str, ...]) -> None:
     """Remove each version VERSION_ID of PATH for good: nothing brings it back. Removing the version that says that
     PATH was deleted undeletes it. Its other versions stay.
+
+    This is for the owner of PATH, and root. Nothing else that is done in .versions removes anything, but a program that
+    runs as the owner can run this, too. Against that helps a policy of the bucket, which only root takes back:
+    `vfs bucket purge BUCKETPATH root` (root alone purges) or `never` (nobody does); and that the store belongs to
+    another user than the one who works in it.
     """
     place = locate(path)
     for version_id in version_ids:
@@ -194,9 +200,9 @@ def purge(context: click.Context, path: str, version_ids: tuple[str, ...]) -> No
     failed = False
     for version_id in version_ids:
         try:
-            os.unlink(os.path.join(place.history, version_id))
+            os.setxattr(place.history, PURGE, version_id.encode())
         except OSError as error:
-            output.write_error(_why_not_purged(path, version_id, error, _lock(place, version_id)))
+            output.write_error(_why_not_purged(path, version_id, error, _reason(place, version_id)))
             failed = True
         else:
             output.write(f"purged version {version_id} of {path}")
@@ -204,18 +210,20 @@ def purge(context: click.Context, path: str, version_ids: tuple[str, ...]) -> No
         context.exit(output.FAILED)
 
 
-def _lock(place: Place, version_id: str) -> str:
-    """What locks a version, if anything does."""
-    try:
-        return os.getxattr(os.path.join(place.history, version_id), LOCK, follow_symlinks=False).decode()
-    except OSError:
-        return ""
+def _reason(place: Place, version_id: str) -> str:
+    """What the bucket has against a purge, or what locks the version, if anything does."""
+    for path, name in ((place.history, PURGE), (os.path.join(place.history, version_id), LOCK)):
+        with contextlib.suppress(OSError):
+            found = os.getxattr(path, name, follow_symlinks=False).decode()
+            if found:
+                return found
+    return ""
 
 
-def _why_not_purged(path: str, version_id: str, error: OSError, lock: str) -> str:
+def _why_not_purged(path: str, version_id: str, error: OSError, reason: str) -> str:
     match error.errno:
-        case errno.EPERM if lock:
-            return f"{path}: version {version_id} stays: {lock}"
+        case errno.EPERM if reason:
+            return f"{path}: version {version_id} stays: {reason}"
         case errno.ENOENT | errno.ENOTDIR:
             return f"{path} has no version {version_id}; `vfs log {path}` lists those that it has"
         case errno.EACCES | errno.EPERM:

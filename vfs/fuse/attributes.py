@@ -8,9 +8,11 @@ import stat
 import msgspec
 from pyfuse3 import RequestContext
 
+from vfs import purging
 from vfs.content import etag
 from vfs.core import Changed, unversioned_patterns
 from vfs.errors import (
+    AccessDenied,
     CrossBucket,
     InvalidName,
     InvalidRule,
@@ -18,12 +20,15 @@ from vfs.errors import (
     Locked,
     NoSuchAttribute,
     NoSuchKey,
+    NoSuchVersion,
     NotPermitted,
+    ReadOnly,
+    VfsError,
 )
 from vfs.fuse import callers
 from vfs.fuse.callers import Caller
 from vfs.fuse.nodes import Node, is_past, split
-from vfs.fuse.past import PastTree, timestamp, writer_fields
+from vfs.fuse.past import VERSION_NODES, PastTree, timestamp, writer_fields
 from vfs.model import (
     STORE_ROOT,
     Compression,
@@ -34,12 +39,14 @@ from vfs.model import (
     LifecycleRule,
     LockMode,
     ObjectLock,
+    PurgePolicy,
     Seq,
     State,
     Version,
     Writer,
 )
-from vfs.names import format_version_id, show
+from vfs.names import format_version_id, parse_version_id, show
+from vfs.purging import Way
 from vfs.service.lifecycles import Lifecycles
 from vfs.store import Store, shown_size
 
@@ -67,7 +74,9 @@ class Attributes:
             if inode.is_dir:
                 return self._tell_of_directory(Ino(ino), word, caller)
             seq, version = inode.seq, self._store.core.catalog.version(inode.key, inode.seq)
-        elif split(ino)[0] is Node.VERSION:
+        elif split(ino)[0] is Node.KEY and word == b"purge":
+            return self._tell_why_not(KeyId(split(ino)[1]), caller)
+        elif split(ino)[0] in VERSION_NODES:
             self._past.check_readable(ino, caller)
             _, seq, version = self._past.version(ino)
         if version is None:
@@ -82,6 +91,14 @@ class Attributes:
             case b"lock":
                 return self._tell_lock(seq)
         raise NoSuchAttribute(f"no attribute user.vfs.{show(word)}")
+
+    def _tell_why_not(self, key: KeyId, caller: Caller) -> bytes:
+        """``user.vfs.purge`` of a key's history: why the bucket does not let the caller purge it; empty if it does."""
+        try:
+            self._store.history.check_policy(key, Writer(caller.uid, 0, ""), Way.COMMAND)
+        except VfsError as error:
+            return str(error).encode()
+        return b""
 
     def _tell_lock(self, seq: Seq) -> bytes:
         """``user.vfs.lock`` of a version: why it cannot be purged. Raises NoSuchAttribute."""
@@ -105,6 +122,8 @@ class Attributes:
                     return bucket.state.name.title().encode()
                 case b"compression":
                     return bucket.compression.name.lower().encode()
+                case b"purge":
+                    return bucket.purge.name.lower().encode()
                 case b"lock":
                     return _lock_text(bucket.lock).encode()
                 case b"lifecycle":
@@ -123,6 +142,8 @@ class Attributes:
                             "Versions": bucket.versions,
                             "Bytes": shown_size(bucket.size),
                             "Compression": bucket.compression.name.lower(),
+                            "Purge": bucket.purge.name.lower(),
+                            "MfaDelete": bucket.mfa_delete,
                             "Unversioned": [show(pattern) for pattern in unversioned_patterns(bucket)],
                         }
                     )
@@ -145,6 +166,42 @@ class Attributes:
         except KeyError:
             raise InvalidState("compression is zstd or off") from None
         self._store.set_compression(ino, compression)
+
+    def set_purge_policy(self, ino: Ino, value: bytes, caller: Caller) -> None:
+        """``user.vfs.purge`` = a policy, by the owner, who may tighten it. Raises NotPermitted, InvalidState."""
+        self._check_owner(ino, caller)
+        try:
+            policy = {one.name.lower().encode(): one for one in PurgePolicy}[value]
+        except KeyError:
+            raise InvalidState("the purge policy is rm, command, root or never") from None
+        purging.check_policy(self._store.bucket(ino).purge, policy, is_root=caller.uid == 0)
+        self._store.set_purge_policy(ino, policy)
+
+    def purge(self, node: int, name: bytes, way: Way, ctx: RequestContext, writer: Writer) -> list[Changed]:
+        """``user.vfs.purge`` = a version id, of a key below ``.versions``; or `rm` there: by the owner of the key (the
+        kernel checked) and of the version, who may also delete the key where it is.
+        """
+        kind, of = split(node)
+        if kind is not Node.KEY:
+            if way is Way.RM:
+                raise ReadOnly("history is read-only; only .versions/NAME/ID can be removed")
+            raise NoSuchVersion("no version of a file")
+        caller, history = Caller(ctx), self._store.history
+        history.check_policy(KeyId(of), writer, way)
+        if way is Way.COMMAND:
+            parse_version_id(name.decode("ascii", "replace"))
+        key, seq, version = self._past.version(self._past.lookup(node, name, caller).ino)
+        directory = self._tree.inode(self._store.core.catalog.key_name(key).parent)
+        if version.kind is Kind.MARKER:
+            self.check_place(directory, caller)
+        else:
+            caller.check(directory, callers.WRITE | callers.SEARCH)
+        if not (caller.owns(history.rights(key)) and caller.owns(history.version_rights(key, seq, version))):
+            raise AccessDenied("the version is somebody else's")
+        uncovered = history.uncovers(key, seq)
+        if uncovered is not None:
+            check_makes(uncovered, caller)
+        return history.purge(key, seq, writer, way=way)
 
     def set_lock(self, ino: Ino, value: bytes, caller: Caller) -> None:
         """``user.vfs.lock`` = what `_lock_text` gives, by the bucket's owner. Raises NotPermitted, InvalidState."""
@@ -192,9 +249,7 @@ class Attributes:
             raise InvalidName("user.vfs.restore is a version's number, NUL, and a relative path")
         caller = Caller(ctx)
         seq = Seq(int(text))
-        key, version = self._store.history.find(seq)
-        caller.check(self._store.history.version_rights(key, seq, version), callers.READ)
-        self._check_readable(key, caller)
+        key, version = self._readable(seq, caller)
         *above, name = path.split(b"/")
         for part in above:
             caller.check(self._tree.inode(directory), callers.SEARCH)
@@ -204,21 +259,45 @@ class Attributes:
             directory = directories[0]
         if self._tree.inode(directory).bucket != self._bucket_of(key):
             raise CrossBucket("a version cannot be restored into another bucket")
-        self._check_writable(directory, name, caller)
+        check_makes(version, caller)
+        self._check_writable(directory, name, version, caller)
         return self._store.history.restore(seq, directory, name, writer, gid=ctx.gid)
 
-    def _check_writable(self, directory: Ino, name: bytes, caller: Caller) -> None:
-        """What open(O_CREAT|O_TRUNC) asks for; replacing something else than a regular file is a rename over it."""
+    def _readable(self, seq: Seq, caller: Caller) -> tuple[KeyId, Version]:
+        """A version that the caller may find and read: read permission on it and on its key, search permission on every
+        directory above. Numbers can be guessed: of what is not there and of what the caller may not know, the answer is
+        the same. Raises AccessDenied, and for root NoSuchVersion.
+        """
+        history = self._store.history
+        try:
+            key, version = history.find(seq)
+        except NoSuchVersion:
+            if caller.uid == 0:
+                raise
+            raise AccessDenied("permission denied") from None
+        caller.check(history.version_rights(key, seq, version), callers.READ)
+        caller.check(history.rights(key), callers.READ)
+        directory = self._store.core.catalog.key_name(key).parent
+        while directory != STORE_ROOT:
+            inode = self._tree.inode(directory)
+            caller.check(inode, callers.SEARCH)
+            directory = self._tree.parent(inode)
+        return key, version
+
+    def _check_writable(self, directory: Ino, name: bytes, version: Version, caller: Caller) -> None:
+        """For content into a file, what open(O_TRUNC) asks for. What makes a name, or gives it another type, asks for
+        what a rename to it does.
+        """
         found = self._tree.find(directory, name)
         inode = None if found is None else self._tree.inode(found)
-        if inode is not None and inode.is_file:
-            caller.check(self._tree.inode(directory), callers.SEARCH)
+        place = self._tree.inode(directory)
+        if inode is not None and inode.is_file and stat.S_ISREG(version.mode):
+            caller.check(place, callers.SEARCH)
             caller.check(inode, callers.WRITE)
             return
-        place = self._tree.inode(directory)
+        self.check_place(place, caller)
         if inode is not None and place.mode & stat.S_ISVTX and not (caller.owns(place) or caller.owns(inode)):
             raise NotPermitted("the directory is sticky")
-        self.check_place(place, caller)
 
     def check_place(self, place: Inode, caller: Caller) -> None:
         """Whether the caller may make something in a directory: if that is removed, it comes back in the nearest one
@@ -232,14 +311,14 @@ class Attributes:
     def _bucket_of(self, key: KeyId) -> Ino:
         return self._tree.inode(self._store.core.catalog.key_name(key).parent).bucket
 
-    def _check_readable(self, key: KeyId, caller: Caller) -> None:
-        """Read on the key's history, and search on every directory above, as a path walk would ask."""
-        caller.check(self._store.history.rights(key), callers.READ)
-        directory = self._store.core.catalog.key_name(key).parent
-        while directory != STORE_ROOT:
-            inode = self._tree.inode(directory)
-            caller.check(inode, callers.SEARCH)
-            directory = self._tree.parent(inode)
+
+def check_makes(version: Version, caller: Caller) -> None:
+    """Raise NotPermitted unless the caller may make what a version is: a device is root's to make, but for one that
+    leads to none (mknod(2)).
+    """
+    is_device = stat.S_ISBLK(version.mode) or (stat.S_ISCHR(version.mode) and version.rdev)
+    if is_device and version.kind is Kind.CONTENT and caller.uid != 0:
+        raise NotPermitted("only root makes devices")
 
 
 def _lock_text(lock: ObjectLock | None) -> str:

@@ -67,41 +67,49 @@ class Callers:
 
 class Caller:
     """Who sent a request. Its groups are read when they first matter, while it waits for the reply: for what is
-    answered later, `hold` reads them at once.
+    answered later, `hold` reads them at once. Those of a process that has been killed meanwhile, or that is in another
+    pid namespace, cannot be read: it may do what it may whatever they are.
     """
 
-    __slots__ = ("_gid", "_groups", "_pid", "uid")
+    __slots__ = ("_gid", "_groups", "_pid", "_unknown", "uid")
 
     def __init__(self, ctx: RequestContext) -> None:
         self.uid = ctx.uid
         self._gid = ctx.gid
         self._pid = ctx.pid
         self._groups: set[int] | None = None
+        self._unknown = False
 
     def hold(self) -> Self:
         """Of a caller that may be gone when it is asked about."""
         if self.uid != 0:
-            self._groups = _groups(self._pid)
+            self._all_groups()
         return self
 
-    def _all_groups(self) -> set[int]:
-        if self._groups is None:
+    def _all_groups(self) -> set[int] | None:
+        """Those of the caller besides its first one; None if nobody can know."""
+        if self._groups is None and not self._unknown:
             self._groups = _groups(self._pid)
-        return {self._gid, *self._groups}
+            self._unknown = self._groups is None
+        return self._groups
 
     def is_in(self, gid: int) -> bool:
-        """Whether the caller belongs to a group."""
-        return gid == self._gid or gid in self._all_groups()
+        """Whether the caller belongs to a group, as far as anybody can know."""
+        return gid == self._gid or gid in (self._all_groups() or ())
 
     def may(self, owned: Owned, wanted: int) -> bool:
         """Whether the caller has the *wanted* bits. Root has them all (it may read and search all)."""
         if self.uid == 0:
             return True
-        if owned.acl:
-            entries = acl.with_mode(acl.decode(owned.acl), owned.mode)
-            return acl.allows(entries, wanted, self.uid, self._all_groups(), owned.uid, owned.gid)
-        shift = 6 if self.uid == owned.uid else 3 if self.is_in(owned.gid) else 0
-        return (owned.mode >> shift) & wanted == wanted
+        if self.uid == owned.uid:
+            return owned.mode >> 6 & wanted == wanted
+        if not owned.acl and self._gid == owned.gid:
+            return owned.mode >> 3 & wanted == wanted
+        groups = self._all_groups()
+        if groups is not None:
+            return _allows(owned, wanted, self.uid, {self._gid, *groups})
+        named = {owned.gid, *acl.groups(owned.acl)}
+        return all(_allows(owned, wanted, self.uid, {self._gid, gid}) for gid in (self._gid, *named))
 
     def enters(self, directory: Owned) -> bool:
         """Whether the caller may look up names in a directory."""
@@ -121,8 +129,16 @@ class Caller:
         return self.uid in (0, owned.uid)
 
 
-def _groups(pid: int) -> set[int]:
+def _allows(owned: Owned, wanted: int, uid: int, groups: set[int]) -> bool:
+    """Whether somebody who is neither root nor the owner has the *wanted* bits."""
+    if owned.acl:
+        entries = acl.with_mode(acl.decode(owned.acl), owned.mode)
+        return acl.allows(entries, wanted, uid, groups, owned.uid, owned.gid)
+    return owned.mode >> (3 if owned.gid in groups else 0) & wanted == wanted
+
+
+def _groups(pid: int) -> set[int] | None:
     try:
         return get_sup_groups(pid)
     except (OSError, RuntimeError):
-        return set()
+        return None

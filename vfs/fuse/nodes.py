@@ -6,11 +6,13 @@ nothing is remembered between requests.
 
 from __future__ import annotations
 
+import stat
 from enum import IntEnum
 from typing import NamedTuple
 
 _SHIFT = 60
 MASK = (1 << _SHIFT) - 1
+_ASKED_FOR = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK)
 
 
 class Node(IntEnum):
@@ -22,6 +24,7 @@ class Node(IntEnum):
     LOG = 4  # the versions of a key as lines of JSON
     SNAPSHOTS = 5  # the moments of a bucket (inode)
     SNAPSHOT = 6  # a directory at a moment (see vfs.fuse.snapshots)
+    SNAPSHOT_FILE = 7  # one version (sequence), as snapshots show it
 
 
 class Stat(NamedTuple):
@@ -42,6 +45,14 @@ class Stat(NamedTuple):
     def stored(self) -> int:
         """The bytes of the size that are not in holes."""
         return self.size - self.holes
+
+
+def shown_bits(mode: int) -> int:
+    """The permission bits that history shows of a mode: with the write bits, so that what is copied from it is as it
+    was, but no set-id or sticky bits. The daemon refuses to open a file for writing. Devices and FIFOs the kernel opens
+    without asking it: nobody may write to those.
+    """
+    return mode & (0o777 if stat.S_IFMT(mode) in _ASKED_FOR else 0o555)
 
 
 def is_past(ino: int) -> bool:

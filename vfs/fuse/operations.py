@@ -26,7 +26,6 @@ from vfs.content import WorkingCopy, stored_bytes
 from vfs.core import Changed
 from vfs.disk import LIMITS
 from vfs.errors import (
-    AccessDenied,
     Corrupt,
     Exists,
     InvalidName,
@@ -46,9 +45,10 @@ from vfs.fuse.nodes import Node, Stat, is_past, number, split
 from vfs.fuse.past import LOG_START, LogPosition, PastTree, target
 from vfs.fuse.snapshots import MoreLater
 from vfs.fuse.tracing import Trace
-from vfs.model import NOBODY, STORE_ROOT, Ino, Inode, KeyId, Kind, clamp_time
+from vfs.model import NOBODY, STORE_ROOT, Ino, Inode, KeyId, clamp_time
 from vfs.names import NAME_BYTES_MAX, SNAPSHOTS, VERSIONS, format_version_id, show
 from vfs.openfiles import Handle
+from vfs.purging import Way
 from vfs.service.collecting import Collecting
 from vfs.service.durability import Durability
 from vfs.service.lifecycles import Lifecycles
@@ -409,32 +409,14 @@ class Operations(pyfuse3.Operations):
     @_waiting
     async def unlink(self, parent: int, name: bytes, ctx: RequestContext) -> None:
         if is_past(parent):
-            self.invalidation.start(self._purge(parent, name, ctx))
+            self.invalidation.start(self._attributes.purge(parent, name, Way.RM, ctx, self._callers.writer(ctx)))
             self.durability.changed()
-            await (
-                self.invalidation.settled()
-            )  # the caller holds the lock of a node of history, not of the live directory
+            await self.invalidation.settled()  # the lock that the caller holds is of a node of history
         else:
             self._keep_gone(self._tree.unlink(self._ino(parent), name, self._callers.writer(ctx)))
             self.durability.changed()
         if self.sync_each:
             await self.durability.sync()
-
-    def _purge(self, parent: int, name: bytes, ctx: RequestContext) -> list[Changed]:
-        """rm of a version: by the owner of the key (the kernel checked), who may also delete the key where it is."""
-        if split(parent)[0] is not Node.KEY:
-            raise ReadOnly("history is read-only; only .versions/NAME/ID can be removed")
-        caller = Caller(ctx)
-        history = self.store.history
-        key, seq, version = self._past.version(self._past.lookup(parent, name, caller).ino)
-        directory = self._tree.inode(self.store.core.catalog.key_name(key).parent)
-        if version.kind is Kind.MARKER:
-            self._attributes.check_place(directory, caller)
-        else:
-            caller.check(directory, callers.WRITE | callers.SEARCH)
-        if not (caller.owns(history.rights(key)) and caller.owns(history.version_rights(key, seq, version))):
-            raise AccessDenied("the version is somebody else's")
-        return history.purge(key, seq, self._callers.writer(ctx))
 
     @_change
     def rmdir(self, parent: int, name: bytes, ctx: RequestContext) -> None:
@@ -713,9 +695,13 @@ class Operations(pyfuse3.Operations):
             # With the reply, not before it: the caller holds the directory's lock, and a daemon that is killed while a
             # thread of it waits for that lock cannot die.
             self.invalidation.start(changed)
+        if is_past(ino):
+            await self.invalidation.settled()  # the lock that the caller holds is of a node of history
 
     def _set_attribute(self, ino: int, name: bytes, value: bytes, ctx: RequestContext) -> list[Changed]:
         """What names lead elsewhere now."""
+        if is_past(ino) and name == PREFIX + b"purge":
+            return self._attributes.purge(ino, value, Way.COMMAND, ctx, self._callers.writer(ctx))
         real = self._live(ino)
         if self._is_acl(name):
             caller = Caller(ctx)
@@ -725,6 +711,8 @@ class Operations(pyfuse3.Operations):
             self._attributes.set_versioning(real, value, Caller(ctx))
         elif name == PREFIX + b"compression":
             self._attributes.set_compression(real, value, Caller(ctx))
+        elif name == PREFIX + b"purge":
+            self._attributes.set_purge_policy(real, value, Caller(ctx))
         elif name == PREFIX + b"lock":
             self._attributes.set_lock(real, value, Caller(ctx))
         elif name == PREFIX + b"lifecycle":
@@ -750,12 +738,13 @@ class Operations(pyfuse3.Operations):
 
     @_change
     def removexattr(self, ino: int, name: bytes, ctx: RequestContext) -> None:
+        real = self._live(ino)
         if self._is_acl(name):
-            self._tree.remove_acl(self._live(ino), name)
-            return
-        if name.startswith(PREFIX):
+            self._tree.remove_acl(real, name)
+        elif name.startswith(PREFIX):
             raise NotPermitted(f"{show(name)} cannot be removed")
-        self._tree.remove_attribute(self._live(ino), name)
+        else:
+            self._tree.remove_attribute(real, name)
 
     # -- the rest ---------------------------------------------------------------------------------------------
 

@@ -13,10 +13,10 @@ from vfs import acl
 from vfs.content import etag, stored_bytes
 from vfs.errors import AccessDenied, InvalidName, NoSuchKey, NoSuchVersion, ReadOnly
 from vfs.fuse.callers import READ, Caller
-from vfs.fuse.nodes import MASK, Node, Stat, number, split
+from vfs.fuse.nodes import MASK, Node, Stat, number, shown_bits, split
 from vfs.fuse.snapshots import Snapshots
-from vfs.history import ALL, Past, Reach, Rights
-from vfs.model import Ino, KeyId, Kind, Seq, Version, Writer
+from vfs.history import ALL, Past, Reach
+from vfs.model import NOBODY_UID, Ino, KeyId, Kind, Rights, Seq, Version, Writer
 from vfs.names import format_version_id, show
 from vfs.store import Store
 
@@ -34,6 +34,7 @@ class LogPosition(NamedTuple):
 
 
 _SNAPSHOT_NODES = (Node.SNAPSHOTS, Node.SNAPSHOT)
+VERSION_NODES = (Node.VERSION, Node.SNAPSHOT_FILE)
 LOG_START = LogPosition(0, ALL)
 LOG_LINES_MAX = 256  # made in one go
 
@@ -86,11 +87,14 @@ class PastTree:
         node, of = split(ino)
         if node is Node.DIRECTORY:
             inode = self._store.core.catalog.inode(Ino(of))
-            mode = stat.S_IFDIR | (inode.mode & 0o555)
+            mode = stat.S_IFDIR | shown_bits(inode.mode)
             return Stat(ino, mode, inode.uid, inode.gid, 0, inode.mtime, inode.ctime, acl=inode.acl)
         if node is Node.VERSION:
             key, version = self._history.find(Seq(of))
             return _stat_version(ino, Seq(of), version, self._history.version_rights(key, Seq(of), version))
+        if node is Node.SNAPSHOT_FILE:
+            key, version = self._history.find(Seq(of))
+            return _stat_version(ino, Seq(of), version, self._history.last_rights(key, Seq(of), version))
         if node in _SNAPSHOT_NODES:
             return self._snapshots.stat(ino)
         key = KeyId(of)
@@ -108,6 +112,7 @@ class PastTree:
         if node is Node.DIRECTORY:
             yield from self._list_directory(Ino(of), after, caller)
         elif node in _SNAPSHOT_NODES:
+            self._snapshots.check_listing(ino, caller)
             for name, child, cookie in self._snapshots.list(ino, after):
                 yield name, self.stat(child), cookie
         elif node is Node.KEY:
@@ -182,8 +187,8 @@ class PastTree:
     def version(self, ino: int) -> tuple[KeyId, Seq, Version]:
         """The version of a node. Raises NoSuchVersion, ReadOnly for other nodes."""
         node, of = split(ino)
-        if node is not Node.VERSION:
-            raise ReadOnly("history is read-only; only versions can be removed")
+        if node not in VERSION_NODES:
+            raise ReadOnly("history is read-only")
         key, version = self._history.find(Seq(of))
         return key, Seq(of), version
 
@@ -206,8 +211,8 @@ def describe(path: str, seq: Seq, version: Version, *, newest: bool, readable: b
 
 
 def writer_fields(writer: Writer) -> dict[str, object]:
-    """A writer as JSON fields."""
-    return {"Uid": writer.uid, "Pid": writer.pid, "Program": writer.program}
+    """A writer as JSON fields; of what is no user of the mount, null as the number of the user."""
+    return {"Uid": None if writer.uid == NOBODY_UID else writer.uid, "Pid": writer.pid, "Program": writer.program}
 
 
 def timestamp(seq: Seq) -> str:
@@ -223,13 +228,16 @@ def target(version: Version) -> bytes:
 
 
 def _stat_version(ino: int, seq: Seq, version: Version, rights: Rights) -> Stat:
+    mtime = version.mtime
     if version.kind is Kind.MARKER:
         mode, size = stat.S_IFLNK | 0o777, len(DELETED)
+        mtime = seq * 1000  # the moment of the deletion; older stores have the file's own time in the marker
     else:
-        mode = stat.S_IFMT(version.mode) | (rights.mode & 0o555)
+        kind = stat.S_IFMT(version.mode)
+        mode = kind | shown_bits(kind | stat.S_IMODE(rights.mode))
         size = version.content.size or len(version.target)
     holes = version.content.size - stored_bytes(version.content) if version.content.holes else 0
-    return Stat(ino, mode, rights.uid, rights.gid, size, version.mtime, seq * 1000, version.rdev, holes, rights.acl)
+    return Stat(ino, mode, rights.uid, rights.gid, size, mtime, seq * 1000, version.rdev, holes, rights.acl)
 
 
 def _directory_mode(mode: int) -> int:

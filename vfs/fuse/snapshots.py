@@ -1,28 +1,38 @@
 """What ``.snapshots`` looks like: a bucket as it was at any moment, read-only.
 
-The number of a directory's node holds the directory and a slot for the moment (µs do not fit beside it); slots are
-handed out at look-up and never again, so a number never changes its meaning while the daemon lives. Files are the nodes
-of their versions.
+The number of a directory's node holds its key (of the bucket's own: its inode; no number is both) and a slot for the
+moment (µs do not fit beside it). A moment keeps its slot until MOMENTS_MAX others were used since. Whoever still has a
+number with it is told that it is gone, and looks it up again; a million moments later another one has the slot.
+
+What is shown has the owner and mode that it had then, so that a copy has them; the kernel asks for those, and the
+daemon, at each look-up and opening, for those of now.
 """
 
 from __future__ import annotations
 
 import stat
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import NamedTuple
 
 from vfs.errors import InvalidName, NoSuchKey
-from vfs.fuse.callers import SEARCH, Caller
-from vfs.fuse.nodes import MASK, Node, Stat, number, split
-from vfs.model import STORE_ROOT, Ino, KeyId, Kind, Seq, Version
+from vfs.fuse.callers import READ, SEARCH, Caller
+from vfs.fuse.nodes import MASK, Node, Stat, number, shown_bits, split
+from vfs.model import STORE_ROOT, Ino, KeyId, Kind, Rights, Seq, Version
 from vfs.names import format_gmt, parse_moment
 from vfs.store import Store
 
-MOMENTS_MAX = 100_000  # different moments looked up while a daemon lives
+MOMENTS_MAX = 100_000  # that have a slot: those that were used last
 NAMES_PER_TURN_MAX = 1000  # that were not there at a moment, looked at in one go: about 5 ms
 _SLOT_SHIFT = 40
-_DIRECTORY_MASK = (1 << _SLOT_SHIFT) - 1
+_SLOTS = 1 << 20
+_NUMBER_MASK = (1 << _SLOT_SHIFT) - 1
 
 _HOUR = 3_600_000_000
+LATEST_MAX = 10  # changes of a bucket that are listed, whatever the hour
+LOOKED_AT_MAX = 200  # versions of the store, to find them: about 1 ms
+_SECOND = 1_000_000
 _SHOWN = ((_HOUR, 24), (24 * _HOUR, 14), (7 * 24 * _HOUR, 8))  # of hours, days, weeks: the length in µs, how many
 
 
@@ -34,30 +44,48 @@ class MoreLater(Exception):
         self.cookie = cookie
 
 
+class Directory(NamedTuple):
+    """A directory at a moment. rights: those that it had then; None: of a bucket's own, which has those of now."""
+
+    moment: Seq
+    ino: Ino
+    rights: Rights | None
+
+
 class Snapshots:
-    """The nodes under ``.snapshots``. Invariant: a slot keeps its moment."""
+    """The nodes under ``.snapshots``. Invariant: `_moments` and `_slots` are each other's inverse."""
 
     def __init__(self, store: Store, clock: Callable[[], int]) -> None:
         self._store = store
         self._clock = clock
-        self._moments: list[Seq] = []
-        self._slots: dict[Seq, int] = {}
+        self._moments: dict[int, Seq] = {}
+        self._slots: OrderedDict[Seq, int] = OrderedDict()  # those that were used last at the end
+        self._next_slot = 0
 
     def lookup(self, node: Node, of: int, name: bytes, caller: Caller) -> int:
         """The number of a name below a node. Raises NoSuchKey, AccessDenied."""
         if node is Node.SNAPSHOTS:
             try:
-                moment = Seq(parse_moment(name.decode("ascii", "replace")))
+                moment = parse_moment(name.decode("ascii", "replace"))
             except InvalidName:
                 raise NoSuchKey("not a moment") from None
-            if not 0 <= moment * 1000 <= self._clock():
-                raise NoSuchKey("that is in the future, or before all stores")
-            return self._number(moment, Ino(of))
-        moment, directory = self._split(of)
+            if moment < self._store.bucket(Ino(of)).created:
+                raise NoSuchKey("that is before the bucket was made")
+            if moment > self._now():
+                raise NoSuchKey("that is in the future")
+            return self._number(Seq(moment), Ino(of))
+        moment, directory, _ = self._split(of)
+        self._check_now(directory, SEARCH, caller)
         seq, version = self._store.history.lookup_at(directory, name, moment)
         if version.kind is Kind.DIRECTORY:
             self._check_way(directory, version.ino, caller)
         return self._node(moment, seq, version)
+
+    def _check_now(self, directory: Ino, wanted: int, caller: Caller) -> None:
+        """A directory is no easier to get into, or to list, than it is now, or was last. Raises AccessDenied."""
+        inode = self._store.core.catalog.find_inode(directory)
+        if inode is not None:
+            caller.check(inode, wanted)
 
     def _check_way(self, parent: Ino, directory: Ino, caller: Caller) -> None:
         """A directory that is elsewhere now, or was last, is no easier to get into than there. Raises AccessDenied."""
@@ -72,48 +100,73 @@ class Snapshots:
             above = self._store.tree.parent(inode)
 
     def _node(self, moment: Seq, seq: Seq, version: Version) -> int:
-        if version.kind is Kind.DIRECTORY:
-            return self._number(moment, version.ino)
-        return number(Node.VERSION, seq)
+        if version.kind is not Kind.DIRECTORY:
+            return number(Node.SNAPSHOT_FILE, seq)
+        key = self._store.core.catalog.key_of_version(seq)
+        assert key is not None, "it was just found"
+        return self._number(moment, key)
 
-    def _number(self, moment: Seq, directory: Ino) -> int:
-        slot = self._slots.get(moment)
-        if slot is None:
-            slot = len(self._moments)
-            if slot >= MOMENTS_MAX:
-                raise NoSuchKey(f"more than {MOMENTS_MAX} moments were looked up; mount again")
-            self._moments.append(moment)
-            self._slots[moment] = slot
-        return number(Node.SNAPSHOT, slot << _SLOT_SHIFT | directory)
+    def _now(self) -> int:
+        """The present, in µs. Ids rise also while the clock is behind them: up to the last version is no future."""
+        return max(self._clock() // 1000, self._store.core.catalog.last_seq)
 
-    def _split(self, of: int) -> tuple[Seq, Ino]:
-        slot = of >> _SLOT_SHIFT
-        if slot >= len(self._moments):
-            raise NoSuchKey("of another life of the daemon")
-        return self._moments[slot], Ino(of & _DIRECTORY_MASK)
+    def _number(self, moment: Seq, of: Ino | KeyId) -> int:
+        if moment not in self._slots:
+            if len(self._slots) >= MOMENTS_MAX:
+                del self._moments[self._slots.popitem(last=False)[1]]
+            while self._next_slot in self._moments:
+                self._next_slot = (self._next_slot + 1) % _SLOTS
+            self._moments[self._next_slot] = moment
+            self._slots[moment] = self._next_slot
+            self._next_slot = (self._next_slot + 1) % _SLOTS
+        self._slots.move_to_end(moment)
+        return number(Node.SNAPSHOT, self._slots[moment] << _SLOT_SHIFT | of)
+
+    def _split(self, of: int) -> Directory:
+        """What a directory's node is of. Raises NoSuchKey."""
+        slot, of = of >> _SLOT_SHIFT, of & _NUMBER_MASK
+        if slot not in self._moments:
+            raise NoSuchKey("of another life of the daemon, or of long ago")
+        moment = self._moments[slot]
+        self._slots.move_to_end(moment)
+        if self._store.is_bucket(Ino(of)):
+            return Directory(moment, Ino(of), None)
+        key = KeyId(of)
+        found = self._store.history.version_at(key, moment)
+        if found is None:
+            raise NoSuchKey("the directory's history is gone")
+        seq, version = found
+        return Directory(moment, version.ino, self._store.history.last_rights(key, seq, version))
 
     def stat(self, ino: int) -> Stat:
-        """What stat tells of a directory: the rights that it has now, or had last. Raises NoSuchKey."""
+        """What stat tells of a directory. Raises NoSuchKey."""
         node, of = split(ino)
-        moment: Seq | None = None
+        moment, directory, rights = (None, Ino(of), None) if node is Node.SNAPSHOTS else self._split(of)
+        inode = self._store.core.catalog.find_inode(directory)
+        owned = rights or inode
+        if owned is None:
+            raise NoSuchKey("the bucket is gone")
+        # Of what was made and removed without anything ever below, there are only records.
+        time = 0 if inode is None else inode.mtime
+        time = time if moment is None else min(time, moment * 1000)
+        mode = stat.S_IFDIR | shown_bits(stat.S_IFDIR | stat.S_IMODE(owned.mode))
+        return Stat(ino, mode, owned.uid, owned.gid, 0, time, time, acl=owned.acl)
+
+    def check_listing(self, ino: int, caller: Caller) -> None:
+        """Raise AccessDenied if a directory must not be listed by its mode of now: the kernel saw that of then."""
+        node, of = split(ino)
         if node is Node.SNAPSHOT:
-            moment, of = self._split(of)
-        inode = self._store.core.catalog.find_inode(Ino(of))
-        if inode is None:  # made and removed without anything ever below: only its records are left
-            return Stat(ino, stat.S_IFDIR | 0o555, 0, 0, 0, 0, 0)
-        time = inode.mtime if moment is None else min(inode.mtime, moment * 1000)
-        mode = stat.S_IFDIR | (inode.mode & 0o555)
-        return Stat(ino, mode, inode.uid, inode.gid, 0, time, time, acl=inode.acl)
+            self._check_now(self._split(of).ino, READ, caller)
 
     def list(self, ino: int, after: int) -> Iterator[tuple[bytes, int, int]]:
         """(name, number, cookie) of what is below a node behind cookie *after*. Raises MoreLater."""
         node, of = split(ino)
         if node is Node.SNAPSHOTS:
-            for cookie, moment in enumerate(self._shown(), 1):
+            for cookie, moment in enumerate(self._shown(Ino(of)), 1):
                 if cookie > after:
                     yield format_gmt(moment).encode(), self._number(moment, Ino(of)), cookie
             return
-        moment, directory = self._split(of)
+        moment, directory, _ = self._split(of)
         catalog = self._store.core.catalog
         start = b""
         if after:
@@ -136,13 +189,28 @@ class Snapshots:
         key = self._store.core.catalog.key(directory, name + b"/")
         return key is not None and self._store.history.version_at(key, moment) is not None
 
-    def _shown(self) -> Sequence[Seq]:
-        """Whole hours, days and weeks (UTC) of late before which something changed, newest first."""
+    def _shown(self, bucket: Ino) -> Sequence[Seq]:
+        """The moments after the latest changes of a bucket, and whole hours, days and weeks (UTC) of late before which
+        something changed; newest first.
+        """
         now = self._clock() // 1000
-        found: set[int] = set()
+        found = self._latest(bucket, now)
         for length, count in _SHOWN:
             last = now - now % length
             for moment in range(last, last - count * length, -length):
                 if self._store.history.changed_between(Seq(moment - length), Seq(moment)):
                     found.add(moment)
-        return [Seq(moment) for moment in sorted(found, reverse=True)]
+        created = self._store.bucket(bucket).created
+        return [Seq(moment) for moment in sorted(found, reverse=True) if moment >= created]
+
+    def _latest(self, bucket: Ino, now: int) -> set[int]:
+        """The ends of the last seconds (they have names) in which something changed in a bucket."""
+        catalog = self._store.core.catalog
+        found: set[int] = set()
+        for seq, key in islice(catalog.versions_back(Seq(now)), LOOKED_AT_MAX):
+            end = -(-seq // _SECOND) * _SECOND
+            if end <= now and catalog.peek(catalog.key_name(key).parent).bucket == bucket:
+                found.add(end)
+                if len(found) >= LATEST_MAX:
+                    break
+        return found

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 
 import trio
 
@@ -61,7 +62,7 @@ class Body:
             return checksums.check_algorithm(trailer.removeprefix("x-amz-checksum-")), None
         return (checksums.check_algorithm(wanted) if wanted else ""), None
 
-    async def pieces(self, *, more: str = "") -> AsyncIterator[bytes]:
+    async def pieces(self, *, more: str = "") -> AsyncGenerator[bytes, None]:
         """The bytes, piece by piece. more: an algorithm of a checksum that is wanted whatever the client asked for."""
         wanted = [name for name in (self._algorithm or more,) if name]
         digests = Digests(["MD5", *wanted, *(["SHA256"] if self._sha256 else [])])
@@ -119,10 +120,11 @@ class Body:
         if self.length is not None and self.length > DOCUMENT_BYTES_MAX:
             raise S3Error("MaxMessageLengthExceeded", "Your request was too big.")
         found = bytearray()
-        async for piece in self.pieces():
-            found += piece
-            if len(found) > DOCUMENT_BYTES_MAX:
-                raise S3Error("MaxMessageLengthExceeded", "Your request was too big.")
+        async with aclosing(self.pieces()) as pieces:
+            async for piece in pieces:
+                found += piece
+                if len(found) > DOCUMENT_BYTES_MAX:
+                    raise S3Error("MaxMessageLengthExceeded", "Your request was too big.")
         return bytes(found)
 
 

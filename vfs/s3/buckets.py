@@ -128,11 +128,10 @@ async def put_versioning(call: Call) -> Response:
     if bucket.mfa_delete or wanted:
         given = (call.request.amz("mfa") or "").rpartition(" ")[0]
         serial = bucket.mfa_device if bucket.mfa_delete else given
-        call.require_mfa(bucket, serial)
-        device = call.keys.device(serial)
-        if device is None or device.owner != call.who.owner:
+        device = call.require_code(serial)
+        if device.owner != call.who.owner:
             raise S3Error("AccessDenied", "the device is another owner's")
-        changes |= {"mfa_device": serial, "mfa_delete": wanted}
+        changes |= {"mfa_device": serial, "mfa_delete": wanted, "code": True}
     call.store.objects.configure(ino, **changes)
     return Response(200)
 

@@ -9,12 +9,12 @@ from urllib.parse import quote
 
 from vfs.core import Changed
 from vfs.errors import NoSuchBucket
-from vfs.model import Bucket, Ino, Writer
+from vfs.model import NOBODY_UID, Bucket, Ino, Writer
 from vfs.names import show, to_datetime
 from vfs.s3.body import Body
 from vfs.s3.dialects import Dialect
 from vfs.s3.errors import S3Error
-from vfs.s3.keys import AccessKey, Keys, Right
+from vfs.s3.keys import AccessKey, Device, Keys, Right
 from vfs.s3.request import Request, natural
 from vfs.s3.signed import text_of
 from vfs.settings import Settings
@@ -28,7 +28,7 @@ STORAGE_CLASS = "STANDARD"
 @dataclass(slots=True)
 class Call:
     """request: its headers in the words of S3. now: µs since 1970. changed: what the handler changed, for whoever
-    caches live names.
+    caches live names. signature: the request's own.
     """
 
     store: Store
@@ -39,7 +39,9 @@ class Call:
     who: AccessKey
     body: Body
     now: int
+    signature: str
     changed: list[Changed] = field(default_factory=list)
+    _shown: str = ""  # the device whose code the request carries
 
     # -- what it is about -------------------------------------------------------------------------------------
 
@@ -56,7 +58,7 @@ class Call:
 
     @property
     def writer(self) -> Writer:
-        return Writer(0, 0, f"s3:{self.who.id}")
+        return Writer(NOBODY_UID, 0, f"s3:{self.who.id}")
 
     def find(self, name: bytes, *, write: bool) -> tuple[Ino, Bucket]:
         """A bucket that the caller may use. Raises NoSuchBucket, AccessDenied: to a key that names its buckets also for
@@ -105,13 +107,19 @@ class Call:
         wanted = (self.request.amz("bypass-governance-retention") or "").lower() == "true"
         return wanted and Right.BYPASS in self.who.rights
 
-    def require_mfa(self, bucket: Bucket, serial: str) -> None:
-        """Raise AccessDenied unless the request carries the code that the bucket's device shows now."""
+    def require_code(self, serial: str) -> Device:
+        """Raise AccessDenied unless the request carries the code that a device shows now. A request carries one once:
+        who repeats what another sent is refused. Returns the device.
+        """
         given, _, code = (self.request.amz("mfa") or "").rpartition(" ")
         device = self.keys.device(given)
-        right = device is not None and device.takes(code.strip(), self.now / 1e6)
-        if not right or given != serial:
-            raise S3Error("AccessDenied", "MFA Authentication must be used for this request")
+        refusal = S3Error("AccessDenied", "MFA Authentication must be used for this request")
+        if device is None or given != serial or not device.takes(code, self.now / 1e6):
+            raise refusal
+        if self._shown != serial and not self.keys.is_first(self.signature, self.now / 1e6):
+            raise refusal
+        self._shown = serial
+        return device
 
     # -- parameters -------------------------------------------------------------------------------------------
 

@@ -59,6 +59,8 @@ class ChunkReader:
             if len(self._line) > LINE_BYTES_MAX:
                 raise _malformed("a line is too long")
             if end >= 0:
+                if self._state == "end" and self._line != b"\r\n":
+                    raise _malformed("a chunk is longer than it says")
                 line = bytes(self._line.removesuffix(b"\n").removesuffix(b"\r"))
                 self._line.clear()
                 self._take(line)
@@ -77,8 +79,6 @@ class ChunkReader:
                     self._check_chunk()
                     self._state = "trailer"
             case "end":
-                if line:
-                    raise _malformed("a chunk is longer than it says")
                 self._state = "head"
             case "trailer":
                 self._take_trailer(line)

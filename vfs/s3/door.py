@@ -232,7 +232,8 @@ class Door:
         translated_request = request._replace(headers=headers)
         body = Body(incoming.receive, translated_request, signed)
         now = self._store.core.clock() // 1000
-        return Call(self._store, self._keys, self._store.settings, translated_request, dialect, who, body, now)
+        settings = self._store.settings
+        return Call(self._store, self._keys, settings, translated_request, dialect, who, body, now, signed.signature)
 
     def _route(self, request: Request, signed: Signed) -> Route:
         """What a request is about. Raises S3Error, also where the signature does not say so: who was given a signed
@@ -275,7 +276,6 @@ class Door:
         if signed is None:
             raise S3Error("AccessDenied", "Access Denied")
         call = self._call(request._replace(headers={}), signed, incoming)
-        call.require(Right.WRITE)
         return await self._finish(call, await forms.post_object(call, form, pieces, incoming.receive), writes=True)
 
 

@@ -28,6 +28,8 @@ KEYS_MAX = 10_000
 FILE_BYTES_MAX = 16 << 20
 TOTP_STEP_S = 30
 TOTP_STEPS_OFF = 1  # a code of the step before or after is taken too
+CODE_TAKEN_S = TOTP_STEP_S * (2 * TOTP_STEPS_OFF + 1)  # that a code is taken for
+REQUESTS_WITH_CODE_MAX = 10_000  # in CODE_TAKEN_S
 
 
 class NoSuchAccessKey(VfsError):
@@ -137,6 +139,17 @@ class Keys:
         self._keys: dict[str, AccessKey] = {}
         self._devices: dict[str, Device] = {}
         self._owners: dict[str, str] = {}
+        self._with_code: dict[str, float] = {}  # signatures of requests, until when their codes are taken
+
+    def is_first(self, signature: str, now_s: float) -> bool:
+        """Whether a request that carries the code of a device comes for the first time. Raises LimitReached."""
+        self._with_code = {known: until for known, until in self._with_code.items() if until > now_s}
+        if signature in self._with_code:
+            return False
+        if len(self._with_code) >= REQUESTS_WITH_CODE_MAX:
+            raise LimitReached("too many requests with the code of a device")
+        self._with_code[signature] = now_s + CODE_TAKEN_S
+        return True
 
     def find(self, access_key: str) -> AccessKey | None:
         """The key of an id."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Callable, Generator, Mapping
-from contextlib import asynccontextmanager, closing
+from contextlib import aclosing, asynccontextmanager, closing
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote, unquote_to_bytes
 
@@ -75,8 +75,9 @@ def info_of_new(call: Call, headers: Mapping[str, str]) -> ObjectInfo:
 async def store_body(call: Call, copy: WorkingCopy, *, more: str = "") -> Content:
     """The body of a request as stored content. Raises S3Error, NoSpace."""
     at = 0
-    async for piece in call.body.pieces(more=more):
-        at += copy.write(at, piece)
+    async with aclosing(call.body.pieces(more=more)) as pieces:
+        async for piece in pieces:
+            at += copy.write(at, piece)
     return copy.seal()
 
 
@@ -426,14 +427,13 @@ async def digests_of(copy: WorkingCopy, start: int, length: int, names: list[str
 
 def _delete(call: Call, ino: Ino, bucket: Bucket, key: bytes, version_id: str | None, condition: Any) -> Deleted:
     objects = call.store.objects
-    if version_id is not None:
-        call.require(Right.PURGE)
-        if bucket.mfa_delete:
-            call.require_mfa(bucket, bucket.mfa_device)
     try:
         if version_id is None:
             done = objects.delete(ino, key, call.writer, condition=condition)
         else:
+            call.require(Right.PURGE)
+            if bucket.mfa_delete:
+                call.require_code(bucket.mfa_device)
             done = objects.purge(ino, key, version_id, call.writer, bypass=call.bypasses, condition=condition)
     except NoSuchKey:  # a condition on what is not there: a delete of that is no error
         return Deleted(None, False, [])

@@ -251,7 +251,7 @@ def header2(scheme: Scheme2) -> Callable[[Request, str, Secrets, datetime], Sign
         check_skew(any_date(date), now)
         signed_date = date if scheme is OSS1 else ("" if own is not None else date)
         kind = _verify2(scheme, request, access_key, signed_date, signature, secrets)
-        return Signed(access_key, scheme.dialect, covers=kind.is_subresource)
+        return Signed(access_key, scheme.dialect, covers=kind.is_subresource, signature=signature)
 
     return verify
 
@@ -269,7 +269,7 @@ def query2(scheme: Scheme2) -> Callable[[Request, dict[str, str], Secrets, datet
         if now.timestamp() > int(expires):
             raise S3Error("AccessDenied", "Request has expired")
         kind = _verify2(scheme, request, access_key, expires, signature, secrets)
-        return Signed(access_key, scheme.dialect, covers=kind.is_subresource)
+        return Signed(access_key, scheme.dialect, covers=kind.is_subresource, signature=signature)
 
     return verify
 
@@ -332,7 +332,7 @@ def oss2_header(request: Request, text: str, secrets: Secrets, now: datetime) ->
     check_skew(any_date(date), now)
     additional = fields.get("AdditionalHeaders", "")
     _verify_oss2(request, fields["AccessKeyId"], date, additional, fields["Signature"], secrets)
-    return Signed(fields["AccessKeyId"], OSS)
+    return Signed(fields["AccessKeyId"], OSS, signature=fields["Signature"])
 
 
 def oss2_query(request: Request, query: dict[str, str], secrets: Secrets, now: datetime) -> Signed:
@@ -346,7 +346,7 @@ def oss2_query(request: Request, query: dict[str, str], secrets: Secrets, now: d
         raise S3Error("AccessDenied", "Request has expired")
     additional = query.get("x-oss-additional-headers", "")
     _verify_oss2(request, access_key, expires, additional, signature, secrets)
-    return Signed(access_key, OSS)
+    return Signed(access_key, OSS, signature=signature)
 
 
 def _verify_oss2(

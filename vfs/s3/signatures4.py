@@ -146,7 +146,7 @@ def aws4_query(request: Request, query: dict[str, str], secrets: Secrets, now: d
 
 def _signed4(access_key: str, payload_hash: str, chunks: ChunkSigner) -> Signed:
     if _HEX_SHA256.match(payload_hash):
-        return Signed(access_key, S3, Payload.SHA256, payload_hash)
+        return Signed(access_key, S3, Payload.SHA256, payload_hash, signature=chunks.seed)
     try:
         payload = Payload(payload_hash)
     except ValueError:
@@ -155,7 +155,7 @@ def _signed4(access_key: str, payload_hash: str, chunks: ChunkSigner) -> Signed:
         known = payload_hash.startswith("STREAMING-")
         code = "NotImplemented" if known else "InvalidArgument"
         raise S3Error(code, f"x-amz-content-sha256 is a SHA-256 in hexadecimal or a word, not {payload_hash[:80]!r}")
-    return Signed(access_key, S3, payload, chunks=chunks if payload.in_chunks else None)
+    return Signed(access_key, S3, payload, chunks=chunks if payload.in_chunks else None, signature=chunks.seed)
 
 
 def _canonical4(request: Request, signed: Iterable[str], payload_hash: str, *, without: tuple[str, ...]) -> str:
@@ -212,7 +212,7 @@ def oss4_header(request: Request, text: str, secrets: Secrets, now: datetime) ->
     additional = [name for name in fields.get("AdditionalHeaders", "").lower().split(";") if name]
     canonical = _canonical_oss4(request, additional, without=())
     _verify4(OSS4, credential, moment or "", canonical, fields["Signature"], secrets)
-    return Signed(credential.access_key, OSS)
+    return Signed(credential.access_key, OSS, signature=fields["Signature"])
 
 
 def oss4_query(request: Request, query: dict[str, str], secrets: Secrets, now: datetime) -> Signed:
@@ -230,7 +230,7 @@ def oss4_query(request: Request, query: dict[str, str], secrets: Secrets, now: d
     additional = [name for name in query.get("x-oss-additional-headers", "").lower().split(";") if name]
     canonical = _canonical_oss4(request, additional, without=("x-oss-signature",))
     _verify4(OSS4, credential, query["x-oss-date"], canonical, query["x-oss-signature"], secrets)
-    return Signed(credential.access_key, OSS)
+    return Signed(credential.access_key, OSS, signature=query["x-oss-signature"])
 
 
 def _canonical_oss4(request: Request, additional: list[str], *, without: tuple[str, ...]) -> str:

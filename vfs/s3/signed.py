@@ -68,7 +68,8 @@ class ChunkSigner(NamedTuple):
 
 class Signed(NamedTuple):
     """A request whose signature is right. sha256: what the body must have, with `Payload.SHA256`. covers: whether a
-    parameter of the query is signed. headers: those that a presigned request has in its query.
+    parameter of the query is signed. headers: those that a presigned request has in its query. signature: as it was
+    sent; two requests that differ in what is signed have two.
     """
 
     access_key: str
@@ -78,6 +79,7 @@ class Signed(NamedTuple):
     chunks: ChunkSigner | None = None
     covers: Callable[[str], bool] = lambda _: True
     headers: Mapping[str, str] = NO_HEADERS
+    signature: str = ""
 
 
 Secrets = Callable[[str], str | None]  # the secret of an access key; None if nobody has that key

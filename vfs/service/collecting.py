@@ -17,6 +17,7 @@ from vfs.store import Store
 
 log = logging.getLogger("vfs.gc")
 
+SHORT_S = 5.0  # between two collections on a full disk
 REST = 4  # in the background it rests so many times as long as it had the loop
 
 
@@ -42,23 +43,38 @@ class Collecting:
         self._asked.set()
 
     async def run(self) -> None:
-        """Look every interval whether there is garbage; collect thoroughly when asked. For ever."""
+        """Look every interval whether there is garbage; collect thoroughly when asked, or when the disk is full."""
         interval = self._store.settings.gc_interval or math.inf
         while True:
             with trio.move_on_after(interval):
-                await self._asked.wait()
-            thorough = self._asked.is_set()
+                await self._wait(soon=interval < math.inf)
+            asked = self._asked.is_set()
             self._asked = trio.Event()
             made = self._store.events_made  # what is changed during the collection is looked at by the next
-            if thorough or made != self._seen:
+            if asked or made != self._seen:
                 self._seen = made
-                await self._collect(thorough=thorough)
+                await self._collect(thorough=asked or self._store.is_short, gently=not asked)
 
-    async def _collect(self, *, thorough: bool) -> None:
+    async def _wait(self, *, soon: bool) -> None:
+        """Until somebody asks; *soon*: or something was changed while the disk is full, which may have freed space."""
+        async with trio.open_nursery() as nursery:
+            if soon:
+                nursery.start_soon(self._wait_for_full, nursery.cancel_scope)
+            await self._asked.wait()
+            nursery.cancel_scope.cancel()
+
+    async def _wait_for_full(self, scope: trio.CancelScope) -> None:
+        await trio.sleep(SHORT_S)
+        while not self._store.is_short or self._store.events_made == self._seen:
+            await self._durability.full.wait()
+            self._durability.full = trio.Event()
+        scope.cancel()
+
+    async def _collect(self, *, thorough: bool, gently: bool) -> None:
         collector = Collector(self._store, thorough=thorough)
         failed = None
         try:
-            await self._drive(collector, thorough=thorough)
+            await self._drive(collector, gently=gently)
         except (VfsError, OSError, MemoryError) as error:
             failed = str(error) or repr(error)
             log.warning("no more space is freed for now: %s", failed)
@@ -80,7 +96,7 @@ class Collecting:
             }
         )
 
-    async def _drive(self, collector: Collector, *, thorough: bool) -> None:
+    async def _drive(self, collector: Collector, *, gently: bool) -> None:
         """Run the steps of a collection. Raises what they raise."""
         steps = collector.steps()
         result: Any = None
@@ -114,7 +130,7 @@ class Collecting:
                 if held:
                     await trio.lowlevel.checkpoint()  # others wait for it: the rest comes after
                 else:
-                    await trio.sleep(0 if thorough else rest)
+                    await trio.sleep(rest if gently else 0)
                     rest = 0.0
         finally:
             steps.close()

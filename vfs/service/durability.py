@@ -64,6 +64,7 @@ class Durability:
         self._changed = trio.Event()
         self._urgent = trio.Event()
         self._dirty = trio.Event()
+        self.full = trio.Event()  # set by a checkpoint of what was changed on a full disk; for who gives space back
 
     def changed(self) -> None:
         """Something was changed: a checkpoint is due within the commit interval, or at once if much has happened."""
@@ -180,6 +181,8 @@ class Durability:
             self._urgent = trio.Event()
             try:
                 await self.checkpoint()
+                if self._store.is_short:
+                    self.full.set()
                 if not self._store.wants_checkpoint:  # what came while it was synced is committed too
                     self._urgent = trio.Event()
             except NoSpace as error:
