@@ -28,6 +28,7 @@ Tables, with their keys (integers big-endian, 8 bytes, so that they sort) and va
     objects     key, ~sequence            -> ObjectInfo                     of versions that the S3 doors know more of
     uploads     bucket, number            -> Upload                         multipart uploads under way
     parts       upload, number (2 bytes)  -> Part
+    aside       record of the journal     -> [Content]                      of records that are not applied (vfs.replay)
     segments    segment of blocks         -> bytes that are in the index, bytes that have references (16 bytes)
     meta        word                      -> see commit()
 """
@@ -84,11 +85,12 @@ ENGINE = 0  # LMDB 0.9 (data format v1): py-lmdb carries 1.0 too, whose files ar
 TABLES = (
     *("entries", "inodes", "keys", "key_names", "removed", "versions", "times", "links", "attributes", "drafts"),
     *("orphans", "buckets", "blocks", "segments", "meta", "objects", "uploads", "parts"),
-    *("displaced", "interim", "tails"),
+    *("displaced", "interim", "tails", "aside"),
 )
 KEPT_INODE_BYTES = 256  # of a row of an inode
 COMMIT_AGAIN_PAGES = 64  # replaced by a commit: on a full disk another one follows, after which they can be used
-LATER_TABLES = ("objects", "uploads", "parts", "displaced", "interim", "tails")  # which earlier catalogs may lack
+# which earlier catalogs may lack
+LATER_TABLES = ("objects", "uploads", "parts", "displaced", "interim", "tails", "aside")
 
 _U64 = struct.Struct(">Q")
 _PAIR = struct.Struct(">QQ")
@@ -143,8 +145,19 @@ _decode_interim = msgspec.msgpack.Decoder(Interim).decode
 _decode_object = msgspec.msgpack.Decoder(ObjectInfo).decode
 _decode_upload = msgspec.msgpack.Decoder(Upload).decode
 _decode_part = msgspec.msgpack.Decoder(Part).decode
+_decode_contents = msgspec.msgpack.Decoder(list[Content]).decode
 _u64 = _U64.pack
 _pair = _PAIR.pack
+
+
+def where_of(parent: Ino, name: bytes) -> bytes:
+    """A directory and a sort name, as in a row of keys, of entries, and of the names of keys."""
+    return _u64(parent) + name
+
+
+def directory_of(where: bytes) -> Ino:
+    """The directory of such a row."""
+    return Ino(_U64.unpack_from(where)[0])
 
 
 def _pages(stat: Any) -> int:
@@ -335,6 +348,7 @@ class Catalog:
         self._block_rows, self._segment_rows, self._meta = db["blocks"], db["segments"], db["meta"]
         self._objects, self._uploads, self._parts = db["objects"], db["uploads"], db["parts"]
         self._displaced, self._interim, self._tails = db["displaced"], db["interim"], db["tails"]
+        self._aside = db["aside"]
 
     def _begin(self) -> None:
         """Begin the transaction that is open until the next commit; it makes the tables that are missing, so that a
@@ -356,6 +370,7 @@ class Catalog:
         self._inode_cache: dict[Ino, Inode] = {}
         self._entry_cache: dict[bytes, Ino | None] = {}  # rows of entries, None for what is not there
         self._key_cache: dict[KeyId, bytes] = {}  # rows of key_names
+        self._no_key = b""  # the last row of keys that was looked for and is not there
         self._inodes_changed: set[Ino] = set()
         self._inodes_new = 0  # how many inodes have been made
         self._drafts_changed: set[Ino] = set()
@@ -620,7 +635,10 @@ class Catalog:
 
     def entry(self, parent: Ino, name: bytes) -> Ino | None:
         """The inode of a live name (a sort name: a directory's ends with ``/``)."""
-        where = _u64(parent) + name
+        return self.entry_at(_u64(parent) + name)
+
+    def entry_at(self, where: bytes) -> Ino | None:
+        """The same by `where_of` both."""
         ino = self._entry_cache.get(where, _UNKNOWN)
         if ino == _UNKNOWN:
             raw = self._get(where, db=self._entries)
@@ -661,6 +679,10 @@ class Catalog:
                 raise NoSuchInode(f"no inode {ino}")
         return inode
 
+    def find_peek(self, ino: Ino) -> Inode | None:
+        """The same; None if there is none."""
+        return self._kept_inode(ino)
+
     def _kept_inode(self, ino: Ino) -> Inode | None:
         inode = self._inode_cache.get(ino)
         if inode is None:
@@ -692,8 +714,17 @@ class Catalog:
 
     def key(self, parent: Ino, name: bytes) -> KeyId | None:
         """The key of a sort name, also of a deleted one."""
-        raw = self._get(_u64(parent) + name, db=self._keys)
-        return None if raw is None else KeyId(_PAIR.unpack(raw)[0])
+        return self.key_at(_u64(parent) + name)
+
+    def key_at(self, where: bytes) -> KeyId | None:
+        """The same by `where_of` both."""
+        if where == self._no_key:
+            return None
+        raw = self._get(where, db=self._keys)
+        if raw is None:
+            self._no_key = where
+            return None
+        return KeyId(_PAIR.unpack(raw)[0])
 
     def keys(self, parent: Ino, after: bytes = b"") -> Iterator[tuple[bytes, KeyId]]:
         """The sort names of a directory that have a key, deleted ones too, behind *after*, in order."""
@@ -762,6 +793,10 @@ class Catalog:
     def upload(self, bucket: Ino, number: int) -> Upload | None:
         raw = self._get(_pair(bucket, number), db=self._uploads)
         return None if raw is None else _decode_upload(raw)
+
+    def has_upload(self, number: int) -> bool:
+        """Whether an upload is under way, in whatever bucket (of which there are at most BUCKETS_MAX)."""
+        return any(self._get(_pair(bucket, number), db=self._uploads) is not None for bucket in self._bucket_rows)
 
     def uploads(self, bucket: Ino) -> Iterator[tuple[int, Upload]]:
         """The uploads of a bucket, by number, which is the order in which they began."""
@@ -923,9 +958,21 @@ class Catalog:
             upload, number = _PART.unpack(key)
             yield upload, number, _decode_part(value)
 
+    def every_aside(self) -> Iterator[tuple[int, list[Content]]]:
+        """The numbers of the records that were set aside, and their contents."""
+        for key, value in self.rows("aside"):
+            yield _U64.unpack(key)[0], _decode_contents(value)
+
     def find_key_name(self, key: KeyId) -> KeyName | None:
-        raw = self._get(_u64(key), db=self._key_names)
+        raw = self.find_where(key)
         return None if raw is None else _key_name(raw)
+
+    def find_where(self, key: KeyId) -> bytes | None:
+        """Directory and sort name of a key as in a row (`where_of`)."""
+        where: bytes | None = self._key_cache.get(key)
+        if where is None and key < self.next_id:
+            where = self._get(_u64(key), db=self._key_names)
+        return where
 
     def has_link(self, ino: Ino, key: KeyId) -> bool:
         """Whether a key is one of the names of an inode that has several."""
@@ -991,6 +1038,20 @@ class Catalog:
             self._pages.changed(max(rows, 0), size)
         if self._nodes_referred or len(self._references) >= COUNTS_MAX:
             self._add_references()  # of nodes at once: those are read, and if that fails, this change fails
+
+    def set_aside(self, number: int, found: list[Content]) -> None:
+        """Pass over a record of the journal, and keep the blocks of the contents that it may have. What only looks like
+        a content is none: its block is not there, or of the other kind.
+        """
+        kept = [content for content in found if self._is_there(content)]
+        self._put(_u64(number), _encode(kept), db=self._aside)
+        for content in kept:
+            self._count(content, 1)
+        self._add_references()
+
+    def _is_there(self, content: Content) -> bool:
+        row = self.block(content.root)
+        return row is not None and row.place != LOST and row.node == (content.depth > 0)
 
     def _add_references(self) -> None:
         """Bring the rows of blocks up to the references that were noted."""
@@ -1138,6 +1199,9 @@ class Catalog:
             self._count(draft.content, 1)
         for interim in self._interim_rows.values():
             self._count(interim.content, 1)
+        for _, found in self.every_aside():
+            for content in found:
+                self._count(content, 1)
         for _, _, part in self.every_part():
             self._count(part.content, 1)
             if len(self._references) >= COUNTS_MAX:
@@ -1185,6 +1249,7 @@ class Catalog:
     def _key_made(self, change: events.KeyMade) -> None:
         where = _u64(change.parent) + change.name
         self._put(where, _pair(change.key, 0), db=self._keys)
+        self._no_key = b""
         self._put(_u64(change.key), where, db=self._key_names)
         self._keep_key(change.key, where)
         if change.key >= self.next_id:

@@ -41,7 +41,7 @@ def depth_for(size: int) -> int:
 
 def stored_bytes(content: Content) -> int:
     """How many of the file's bytes are not in holes, by whole leaves."""
-    return min(content.size, (-(-content.size // BLOCK_BYTES) - content.holes) * BLOCK_BYTES)
+    return min(content.size, max(-(-content.size // BLOCK_BYTES) - content.holes, 0) * BLOCK_BYTES)
 
 
 def etag(content: Content) -> str:
@@ -74,7 +74,7 @@ class WorkingCopy:
         self.size = content.size
         self._root = content.root
         self._depth = content.depth
-        self._data = -(-content.size // BLOCK_BYTES) - content.holes
+        self._data = max(-(-content.size // BLOCK_BYTES) - content.holes, 0)  # whatever somebody has stored
         self._leaves: OrderedDict[int, bytearray] = OrderedDict()
         self._nodes: OrderedDict[tuple[int, int], bytearray] = OrderedDict()
         self._stored_leaves: OrderedDict[BlockId, bytearray] = OrderedDict()  # to be changed again, perhaps

@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 import msgspec
 
-from vfs import events, locks, rights, rules
+from vfs import events, locks, rights, rules, sense
 from vfs.blocks import Blocks
 from vfs.catalog import Catalog, KeyName
-from vfs.errors import DiskFailed, Exists, NoSuchVersion
+from vfs.errors import DiskFailed, Exists, NoSuchVersion, TooLarge
 from vfs.events import Change, Event
-from vfs.journal import Journal
+from vfs.journal import PAYLOAD_BYTES_MAX, Journal
 from vfs.model import (
     NO_INFO,
     STORE_ROOT,
@@ -69,11 +69,13 @@ class Core:
         self.failed = ""  # why the store takes no more changes
 
     def commit(self, operation: str, changes: list[Change]) -> None:
-        """Make one atomic change. Survives the process when it returns. Raises NoSpace or DiskFailed, unchanged."""
+        """Make one atomic change. Survives the process when it returns. Raises NoSpace or DiskFailed; TooLarge or
+        Unstorable for what could not be read again, or not be applied; unchanged.
+        """
         if self.failed:
             raise DiskFailed(self.failed)
         event = Event(self.clock() // 1000, operation, changes)
-        payload = events.encode(event)
+        payload = self._payload(event)
         try:
             self.room.take(event, len(payload))
             self.journal.append(payload)
@@ -85,6 +87,15 @@ class Core:
         except BaseException as error:  # a bug: the journal has what the catalog has not
             self.fail(f"a change was written that cannot be applied ({error!r}); run vfs check")
             raise
+
+    def _payload(self, event: Event) -> bytes:
+        """An event as it is written down: whoever opens the store can apply it. Raises TooLarge, Unstorable."""
+        payload = events.pack(event)
+        if len(payload) > PAYLOAD_BYTES_MAX:
+            raise TooLarge(f"a change of {len(payload)} bytes; the journal takes {PAYLOAD_BYTES_MAX}")
+        events.check_readable(event, payload)
+        sense.check(self.catalog, event)
+        return payload
 
     def roll_journal(self) -> None:
         """Begin a new segment of the journal. Raises NoSpace or DiskFailed, unchanged."""

@@ -85,6 +85,10 @@ class TooLarge(VfsError):
     """A file, or a single change, larger than it can be."""
 
 
+class Unstorable(VfsError):
+    """A change that could not be read again, or not be applied, if it were written down; nothing was changed."""
+
+
 class NoSpace(VfsError):
     """The disk of the store is full; nothing was changed."""
 

@@ -24,6 +24,8 @@ from vfs.store import Store
 log = logging.getLogger("vfs.lifecycle")
 
 KEYS_PER_STEP_MAX = 100  # looked at in one go
+PASSED_NAMED_MAX = 20  # of what a pass cannot do; the rest is counted
+KEY_SHOWN_CHARS_MAX = 200
 VERSIONS_PER_STEP_MAX = 100  # of them in one go; a step may have twice as many
 
 WRITER = Writer(NOBODY_UID, 0, "lifecycle")
@@ -46,14 +48,37 @@ class Due(NamedTuple):
     rules: Rules
 
 
-def plan(store: Store, *, day_s: float = lifecycle.DAY_S, only: Ino | None = None) -> Iterator[list[Due]]:
-    """What is due now, a step for each `next`. Changes nothing. only: of that bucket."""
+class Passed:
+    """What a walk or its actions had to pass over. Invariant: all are counted, the first few are logged."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def add(self, what: str, error: Exception) -> None:
+        """Something stays as it is; everything else has its turn."""
+        self.count += 1
+        if self.count <= PASSED_NAMED_MAX:
+            log.warning("lifecycles pass over %s: %s", what, str(error) if isinstance(error, VfsError) else repr(error))
+
+
+def plan(
+    store: Store, *, day_s: float = lifecycle.DAY_S, only: Ino | None = None, passed: Passed | None = None
+) -> Iterator[list[Due]]:
+    """What is due now, a step for each `next`. Changes nothing. only: of that bucket. What cannot be looked at is told
+    to *passed*, and keeps nothing else from its turn. Raises NoSpace, DiskFailed.
+    """
+    passed = Passed() if passed is None else passed
     for ino, bucket in store.buckets():
         if bucket.lifecycle and only in (None, ino):
-            yield from _plan_bucket(store, ino, day_s)
+            try:
+                yield from _plan_bucket(store, ino, day_s, passed)
+            except (NoSpace, DiskFailed):
+                raise
+            except Exception as error:  # damage on the way from key to key
+                passed.add(f"the rest of {show(bucket.name)}", error)
 
 
-def _plan_bucket(store: Store, ino: Ino, day_s: float) -> Iterator[list[Due]]:
+def _plan_bucket(store: Store, ino: Ino, day_s: float, passed: Passed) -> Iterator[list[Due]]:
     """The keys by name, those of a step together; of a key with many versions a part in each step."""
     start: bytes | None = b""
     due: list[Due] = []
@@ -65,7 +90,7 @@ def _plan_bucket(store: Store, ino: Ino, day_s: float) -> Iterator[list[Due]]:
         for known in some:
             if known.name.endswith(b"/"):
                 continue
-            for seen, found in _plan_key(store, ino, known.key, day_s):
+            for seen, found in _passing_over(store, ino, known.key, day_s, passed):
                 due += found
                 looked += seen
                 if looked >= VERSIONS_PER_STEP_MAX:
@@ -77,6 +102,21 @@ def _plan_bucket(store: Store, ino: Ino, day_s: float) -> Iterator[list[Due]]:
         yield due
         due, looked = [], 0
     yield _plan_uploads(store, ino, day_s)
+
+
+def _passing_over(store: Store, ino: Ino, key: bytes, day_s: float, passed: Passed) -> Iterator[tuple[int, list[Due]]]:
+    """The same as `_plan_key`, of a key that may be too long for an object, or whose rows may be damaged."""
+    try:
+        yield from _plan_key(store, ino, key, day_s)
+    except (NoSpace, DiskFailed):
+        raise
+    except Exception as error:
+        passed.add(_shortened(key), error)
+
+
+def _shortened(key: bytes) -> str:
+    text = show(key)
+    return text if len(text) <= KEY_SHOWN_CHARS_MAX else f"{text[:KEY_SHOWN_CHARS_MAX]}…"
 
 
 def _plan_key(store: Store, ino: Ino, key: bytes, day_s: float) -> Iterator[tuple[int, list[Due]]]:
@@ -137,10 +177,11 @@ def _plan_uploads(store: Store, ino: Ino, day_s: float) -> list[Due]:
     return due
 
 
-def carry_out(store: Store, due: Sequence[Due]) -> list[Changed]:
+def carry_out(store: Store, due: Sequence[Due], passed: Passed | None = None) -> list[Changed]:
     """Do what is due, unless the rules have changed, or what it is about. Returns what changed, for other doors. What
-    cannot be done is logged and left for the next time. Raises NoSpace, DiskFailed.
+    cannot be done is told to *passed* and left for the next time. Raises NoSpace, DiskFailed.
     """
+    passed = Passed() if passed is None else passed
     changed: list[Changed] = []
     for action in due:
         if not store.is_bucket(action.ino) or store.bucket(action.ino).lifecycle != action.rules:
@@ -151,8 +192,8 @@ def carry_out(store: Store, due: Sequence[Due]) -> list[Changed]:
             continue  # somebody was faster
         except (NoSpace, DiskFailed):
             raise
-        except VfsError as error:
-            log.warning("%s/%s %s stays: %s", show(action.bucket), show(action.key), action.id, error)
+        except Exception as error:
+            passed.add(f"{show(action.bucket)}/{_shortened(action.key)} {action.id}", error)
     return changed
 
 

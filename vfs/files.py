@@ -7,6 +7,7 @@ something else is *displaced*: it goes on without a name, and what is written to
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import stat
 from collections.abc import Callable, Iterable, Iterator
@@ -18,7 +19,7 @@ from vfs import events, rules
 from vfs.catalog import KeyName
 from vfs.content import WorkingCopy
 from vfs.core import CAPABILITY, Changed, Core
-from vfs.errors import IsADirectory, NoSpace, NoSuchKey, NotPermitted
+from vfs.errors import DiskFailed, IsADirectory, NoSpace, NoSuchKey, NotPermitted, VfsError
 from vfs.events import Change
 from vfs.interims import Interims
 from vfs.model import EMPTY, NOBODY, Compression, Content, Draft, Ino, Inode, KeyId, ObjectInfo, Seq, State, Writer
@@ -53,6 +54,7 @@ class Files:
         self._versions: set[WorkingCopy] = set()
         self.on_moved: Callable[[list[Changed]], None] | None = None  # told of names to which displaced files returned
         self.interims = Interims(core, self._open)
+        self.kept: dict[Ino, str] = {}  # what a recovery could not publish or drop, and why
 
     def open_version(self, content: Content) -> WorkingCopy:
         """A version's content for reading; it can be read until `close_version`, though it be purged meanwhile."""
@@ -510,16 +512,22 @@ class Files:
         """
         catalog = self._core.catalog
         published = 0
+        self.kept.clear()
         try:
             for ino in list(catalog.orphans()):
-                self._drop(ino)
+                with self._keeping(ino):
+                    self._drop(ino)
             for ino in sorted(ino for ino, _ in catalog.interims()):
-                self._draft_interim(ino)
+                with self._keeping(ino):
+                    self._draft_interim(ino)
             for ino in sorted(ino for ino, _ in catalog.drafts()):  # the same, however they came into memory
-                self.publish(ino)
-                published += 1
+                if ino not in self.kept:
+                    with self._keeping(ino):
+                        self.publish(ino)
+                        published += 1
             for ino in sorted(ino for ino, _ in catalog.every_displaced()):  # without a draft
-                self._drop(ino)
+                if ino not in self.kept:
+                    self._drop(ino)
         except NoSpace as error:
             log.warning("files that were open are still to be published: %s", error)
             self._promised.update(ino for ino, _ in catalog.drafts())
@@ -532,6 +540,17 @@ class Files:
         content = self._interim_copy(ino, self._core.catalog.peek(ino)).seal()
         draft = Draft(content, interim.mtime, interim.ctime, interim.writer)
         self._core.commit("draft", [events.DraftSet(ino, draft), events.InterimGone(ino)])
+
+    @contextlib.contextmanager
+    def _keeping(self, ino: Ino) -> Iterator[None]:
+        """What cannot be done with one file keeps no other from its turn: it stays as it is, and safe."""
+        try:
+            yield
+        except (NoSpace, DiskFailed):
+            raise
+        except VfsError as error:
+            self.kept[ino] = str(error)
+            log.warning("what was written to inode %d stays unpublished: %s", ino, error)
 
     def close(self) -> None:
         """Publish whatever is still open, as its last release would."""

@@ -306,6 +306,13 @@ class Journal:
         self._retired.clear()
 
 
+def raw(record: Record) -> bytes:
+    """A record as it lies in a segment."""
+    number, durable, payload = record.number, record.durable, record.payload
+    checksum = xxh3_64_intdigest(_SEALED.pack(_MAGIC, len(payload), number, durable) + payload)
+    return _HEADER.pack(_MAGIC, len(payload), number, durable, checksum) + payload
+
+
 def _path(segment: int) -> str:
     return f"{FOLDER}/{segment:016x}"
 

@@ -25,6 +25,7 @@ FOLDERS = {
     "blocks": _SEGMENT,
     "synclog": _HALF,
     "snapshots": _SEGMENT,
+    "set-aside": _SEGMENT,
     "catalog": _CATALOG,
     "catalog.copy": _CATALOG,
     "catalog.new": _CATALOG,

@@ -21,13 +21,20 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from vfs.errors import InvalidRule
-from vfs.model import Filter, LifecycleRule, Seq, Upload
+from vfs.model import SEQ_MAX, Filter, LifecycleRule, Seq, Upload
+from vfs.names import OBJECT_KEY_BYTES_MAX
 
 DAY_S = 86_400
 DAY_US = DAY_S * 1_000_000
 RULES_MAX = 1000
 ID_CHARS_MAX = 255
 DAYS_MAX = 36_500
+NEWER_MAX = 1_000_000_000
+TAGS_MAX = 100
+TAG_KEY_CHARS_MAX = 128
+TAG_VALUE_CHARS_MAX = 256
+SIZE_MAX = (1 << 63) - 1
+FORMS = ("", "Prefix", "Tag", "ObjectSizeGreaterThan", "ObjectSizeLessThan", "And", "Filter")
 
 
 class Entry(NamedTuple):
@@ -68,15 +75,32 @@ def _check_rule(rule: LifecycleRule) -> None:
     for days in (rule.expire_days, rule.noncurrent_days, rule.abort_days):
         if days is not None and not 0 < days <= DAYS_MAX:
             raise InvalidRule(f"days are a positive integer, at most {DAYS_MAX}")
-    if rule.noncurrent_newer < 0:
-        raise InvalidRule("NewerNoncurrentVersions is a positive integer")
-    if rule.expire_date is not None and rule.expire_date % DAY_US:
-        raise InvalidRule("'Date' must be at midnight GMT")
+    if not 0 <= rule.noncurrent_newer <= NEWER_MAX:
+        raise InvalidRule(f"NewerNoncurrentVersions is a positive integer, at most {NEWER_MAX}")
+    if rule.expire_date is not None and (rule.expire_date % DAY_US or not 0 <= rule.expire_date <= SEQ_MAX):
+        raise InvalidRule("'Date' must be at midnight GMT, from 1970 to 9999")
+    _check_filter(rule)
     if sum((rule.expire_days is not None, rule.expire_date is not None, rule.expire_marker)) > 1:
         raise InvalidRule("an expiration has days, a date, or ExpiredObjectDeleteMarker")
     says = (rule.expire_days, rule.expire_date, rule.noncurrent_days, rule.abort_days)
     if all(word is None for word in says) and not rule.expire_marker and not rule.noncurrent_newer:
         raise InvalidRule(f"the rule {rule.id} does nothing")
+
+
+def _check_filter(rule: LifecycleRule) -> None:
+    found = rule.filter
+    if rule.form not in FORMS:
+        raise InvalidRule(f"a filter has one of {', '.join(FORMS[1:])}")
+    if len(found.prefix) > OBJECT_KEY_BYTES_MAX:
+        raise InvalidRule(f"a prefix has at most {OBJECT_KEY_BYTES_MAX} bytes")
+    if len(found.tags) > TAGS_MAX:
+        raise InvalidRule(f"a rule names at most {TAGS_MAX} tags")
+    for key, value in found.tags.items():
+        if not 0 < len(key) <= TAG_KEY_CHARS_MAX or len(value) > TAG_VALUE_CHARS_MAX:
+            raise InvalidRule(f"a tag has 1 to {TAG_KEY_CHARS_MAX} characters, its value up to {TAG_VALUE_CHARS_MAX}")
+    for size in (found.size_above, found.size_below):
+        if size is not None and not 0 <= size <= SIZE_MAX:
+            raise InvalidRule("a size is a number of bytes")
 
 
 def due(days: int, since: int, day_s: float = DAY_S) -> int:

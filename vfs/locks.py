@@ -14,17 +14,30 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from vfs.errors import InvalidState, Locked
-from vfs.model import Bucket, LockMode, ObjectInfo, ObjectLock, Retention, Seq, State
-from vfs.names import format_version_id
+from vfs.errors import InvalidState, Locked, Unstorable
+from vfs.model import SEQ_MAX, Bucket, LockMode, ObjectInfo, ObjectLock, Retention, Seq, State
+from vfs.names import format_version_id, to_datetime, to_us
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+DAYS_MAX = 36_500
+YEARS_MAX = 100
 
 
 def check_bucket(state: State, lock: ObjectLock | None) -> None:
-    """Raise InvalidState if a bucket of that state cannot have object lock."""
-    if lock is not None and state is not State.ENABLED:
+    """Raise InvalidState if a bucket of that state cannot have object lock, or nobody can have such a one."""
+    if lock is None:
+        return
+    if state is not State.ENABLED:
         raise InvalidState("a bucket with object lock is Enabled, and stays so")
+    if not 0 <= lock.days <= DAYS_MAX or not 0 <= lock.years <= YEARS_MAX or (lock.days and lock.years):
+        raise InvalidState(f"new versions are locked for at most {DAYS_MAX} days, or {YEARS_MAX} years")
+    if (lock.mode is None) != (not lock.days and not lock.years):
+        raise InvalidState("a default retention has a mode, and days or years")
+
+
+def check_moment(retention: Retention | None) -> None:
+    """Raise Unstorable for a retention that ends outside of what a date can say."""
+    if retention is not None and not 0 <= retention.until <= SEQ_MAX:
+        raise Unstorable("a retention ends in the year 9999 at the latest")
 
 
 def check_code(bucket: Bucket, *, code: bool = False) -> None:
@@ -65,7 +78,7 @@ def default_retention(lock: ObjectLock | None, now: int) -> Retention | None:
     """The retention of a version that is made now, if nobody says which."""
     if lock is None or lock.mode is None:
         return None
-    moment = _EPOCH + timedelta(microseconds=now)
+    moment = to_datetime(now)
     try:
         try:
             until = moment.replace(year=moment.year + lock.years) + timedelta(days=lock.days)
@@ -73,4 +86,4 @@ def default_retention(lock: ObjectLock | None, now: int) -> Retention | None:
             until = moment.replace(year=moment.year + lock.years, day=28) + timedelta(days=lock.days)
     except (ValueError, OverflowError):
         until = datetime.max.replace(tzinfo=UTC)
-    return Retention(lock.mode, Seq((until - _EPOCH) // timedelta(microseconds=1)))
+    return Retention(lock.mode, Seq(to_us(until)))

@@ -13,12 +13,22 @@ from typing import Annotated, NamedTuple, NewType
 
 from msgspec import Meta, Struct
 
-# What a number or name can be is checked where a record is decoded: what is stored may be damaged, or made by somebody.
+# What each field can be stands in its type: decoding refuses everything else, and so does a commit, which decodes what
+# it has encoded. What a client may ask for is a part of that, and for the doors and the rules to say.
 Number = Annotated[int, Meta(ge=0, le=(1 << 60) - 1)]  # above are the inodes of what is not live (vfs.fuse.nodes)
 Size = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 Word = Annotated[int, Meta(ge=0, le=(1 << 32) - 1)]
+Whole = int  # any that msgpack can say: from -2^63 to 2^64 - 1
+Time = Whole  # ns since 1970: from the year 1677 to 2554
+Moment = Whole  # µs since 1970, as a client names it; that of a version is a Seq
+Days = Annotated[int, Meta(ge=0, le=99_999)]
+Text = Annotated[str, Meta(max_length=4 << 20)]  # no door takes a longer document
+Texts = Annotated[dict[Text, Text], Meta(max_length=60_000)]
 PartNumber = Annotated[int, Meta(ge=1, le=10_000)]  # S3's
 Name = Annotated[bytes, Meta(max_length=503)]  # with a number, a key of LMDB
+Key = Annotated[bytes, Meta(max_length=1024)]  # of an object; S3's limit
+Value = Annotated[bytes, Meta(max_length=1 << 16)]  # of an extended attribute: the kernel's limit
+Target = Annotated[bytes, Meta(max_length=4095)]  # of a symlink
 SEQ_MAX = 253_402_300_799_999_999  # the end of the year 9999, the last that a version id can name
 
 Ino = NewType("Ino", Number)  # an inode of the catalog, and of the kernel
@@ -28,6 +38,11 @@ Seq = NewType("Seq", Annotated[int, Meta(ge=0, le=SEQ_MAX)])
 BlockId = NewType("BlockId", Annotated[bytes, Meta(max_length=32)])  # BLAKE3 of a block, 32 bytes; empty = a hole
 
 STORE_ROOT = Ino(1)  # the directory of buckets
+
+
+def clamp_time(ns: int) -> int:
+    """The nearest time (ns since 1970) that an inode can have."""
+    return min(max(ns, -(1 << 63)), (1 << 64) - 1)
 
 
 class State(IntEnum):
@@ -73,7 +88,7 @@ class Content(Struct, array_like=True, frozen=True, gc=False):
     size: Size
     root: BlockId
     depth: Annotated[int, Meta(ge=0, le=8)]
-    holes: int = 0
+    holes: Size = 0
 
 
 EMPTY = Content(0, BlockId(b""), 0)
@@ -84,9 +99,9 @@ class Writer(Struct, array_like=True, frozen=True, gc=False):
     nobody, who owns nothing and may do nothing that is root's.
     """
 
-    uid: int
-    pid: int
-    program: str
+    uid: Word
+    pid: Word
+    program: Text
 
 
 NOBODY_UID = (1 << 32) - 1  # no user of Linux has it
@@ -104,7 +119,7 @@ class Retention(Struct, array_like=True, frozen=True, gc=False):
     """A version is locked until a moment (µs since 1970)."""
 
     mode: LockMode
-    until: Seq
+    until: Moment
 
 
 class ObjectLock(Struct, array_like=True, frozen=True, gc=False):
@@ -114,17 +129,17 @@ class ObjectLock(Struct, array_like=True, frozen=True, gc=False):
     """
 
     mode: LockMode | None = None
-    days: int = 0
-    years: int = 0
+    days: Days = 0
+    years: Days = 0
 
 
 class Filter(Struct, array_like=True, frozen=True, gc=False):
     """Which objects a lifecycle rule is for: those of which all of it is true. Sizes in bytes, both exclusive."""
 
     prefix: bytes = b""
-    tags: dict[str, str] = {}
-    size_above: int | None = None
-    size_below: int | None = None
+    tags: Texts = {}
+    size_above: Whole | None = None
+    size_below: Whole | None = None
 
 
 class LifecycleRule(Struct, array_like=True, frozen=True, gc=False):
@@ -134,32 +149,35 @@ class LifecycleRule(Struct, array_like=True, frozen=True, gc=False):
     "ObjectSizeGreaterThan", "ObjectSizeLessThan", "And", "Filter" (an empty one).
     """
 
-    id: str
+    id: Text
     enabled: bool
     filter: Filter = Filter()
-    form: str = ""
-    expire_days: int | None = None  # of the current version
-    expire_date: int | None = None  # µs since 1970, at a midnight UTC
+    form: Text = ""
+    expire_days: Days | None = None  # of the current version
+    expire_date: Moment | None = None  # at a midnight UTC
     expire_marker: bool = False  # a delete marker that is a key's only entry
-    noncurrent_days: int | None = None
-    noncurrent_newer: int = 0  # so many noncurrent versions are kept, whatever their age
-    abort_days: int | None = None  # of multipart uploads
+    noncurrent_days: Days | None = None
+    noncurrent_newer: Whole = 0  # so many noncurrent versions are kept, whatever their age
+    abort_days: Days | None = None  # of multipart uploads
 
 
 class Checksum(Struct, array_like=True, frozen=True, gc=False):
     """A checksum that a client asked for. kind: "FULL_OBJECT" or "COMPOSITE"; value: base64, as S3 shows it."""
 
-    algorithm: str  # "CRC32", "CRC32C", "CRC64NVME", "SHA1", "SHA256"; "CRC64ECMA" (OSS)
-    value: str
-    kind: str = "FULL_OBJECT"
+    algorithm: Text  # "CRC32", "CRC32C", "CRC64NVME", "SHA1", "SHA256"; "CRC64ECMA" (OSS)
+    value: Text
+    kind: Text = "FULL_OBJECT"
+
+
+Checksums = Annotated[tuple[Checksum, ...], Meta(max_length=100)]
 
 
 class ObjectPart(Struct, array_like=True, frozen=True, gc=False):
     """A part of an object that was uploaded in parts. size: bytes."""
 
-    number: int
-    size: int
-    checksums: tuple[Checksum, ...] = ()
+    number: PartNumber
+    size: Size
+    checksums: Checksums = ()
 
 
 class ObjectInfo(Struct, array_like=True, frozen=True, gc=False):
@@ -169,17 +187,17 @@ class ObjectInfo(Struct, array_like=True, frozen=True, gc=False):
     (content-type, cache-control, x-amz-storage-class, ...). metadata: by lower-case names without x-amz-meta-.
     """
 
-    etag: str = ""
-    headers: dict[str, str] = {}
-    metadata: dict[str, str] = {}
-    tags: dict[str, str] = {}
-    checksums: tuple[Checksum, ...] = ()
-    parts: tuple[ObjectPart, ...] = ()
+    etag: Text = ""
+    headers: Texts = {}
+    metadata: Texts = {}
+    tags: Texts = {}
+    checksums: Checksums = ()
+    parts: Annotated[tuple[ObjectPart, ...], Meta(max_length=10_000)] = ()
     retention: Retention | None = None
     legal_hold: bool = False
-    owner: str = ""  # an owner id of the door's keys; empty: the bucket's
-    acl: str = ""  # a canned ACL; empty: private
-    upload: str = ""  # the id of the multipart upload that made it, if one did
+    owner: Text = ""  # an owner id of the door's keys; empty: the bucket's
+    acl: Text = ""  # a canned ACL; empty: private
+    upload: Text = ""  # the id of the multipart upload that made it, if one did
 
 
 NO_INFO = ObjectInfo()
@@ -188,41 +206,41 @@ NO_INFO = ObjectInfo()
 class Upload(Struct, array_like=True, frozen=True, gc=False):
     """A multipart upload under way. info: what the object will have, without what only its completion tells."""
 
-    key: bytes
+    key: Key
     initiated: Seq
     info: ObjectInfo
-    checksum_algorithm: str = ""  # as the client asked; empty: none
-    checksum_kind: str = ""
+    checksum_algorithm: Text = ""  # as the client asked; empty: none
+    checksum_kind: Text = ""
 
 
 class Part(Struct, array_like=True, frozen=True, gc=False):
     """An uploaded part. modified: µs since 1970."""
 
     content: Content
-    etag: str
+    etag: Text
     modified: Seq
-    checksums: tuple[Checksum, ...] = ()
+    checksums: Checksums = ()
 
 
 class Bucket(Struct, array_like=True, gc=False):
     """A bucket. Its inode number is that of its root directory."""
 
-    name: bytes
+    name: Name
     state: State
     created: Seq
-    unversioned: list[bytes] | None = None  # patterns; None: the store's defaults
-    versions: int = 0  # versions and delete markers, kept by the catalog
+    unversioned: Annotated[list[bytes], Meta(max_length=60_000)] | None = None  # patterns; None: the store's defaults
+    versions: Whole = 0  # versions and delete markers, kept by the catalog
     size: Decimal = Decimal(0)  # bytes: the sum of the sizes of all versions; sparse ones go beyond 64 bits
     live: Decimal = Decimal(0)  # bytes: the sum of the sizes of the files that live
     compression: Compression = Compression.OFF
-    owner: str = ""  # an owner id of the S3 doors' keys; empty: nobody's in particular
+    owner: Text = ""  # an owner id of the S3 doors' keys; empty: nobody's in particular
     lock: ObjectLock | None = None
-    lifecycle: tuple[LifecycleRule, ...] = ()
-    tags: dict[str, str] = {}
-    mfa_device: str = ""  # the serial of the device of MFA delete; its secret is the door's
+    lifecycle: Annotated[tuple[LifecycleRule, ...], Meta(max_length=1000)] = ()
+    tags: Texts = {}
+    mfa_device: Text = ""  # the serial of the device of MFA delete; its secret is the door's
     mfa_delete: bool = False
-    location: str = ""  # the location constraint it was made with
-    acl: str = ""  # a canned ACL; empty: private
+    location: Text = ""  # the location constraint it was made with
+    acl: Text = ""  # a canned ACL; empty: private
     purge: PurgePolicy = PurgePolicy.COMMAND
 
 
@@ -233,22 +251,22 @@ class Inode(Struct, array_like=True, gc=False):
     """
 
     mode: Word
-    nlink: int
+    nlink: Word
     uid: Word
     gid: Word
     rdev: Size
-    atime: int
-    mtime: int
-    ctime: int
-    btime: int
+    atime: Time
+    mtime: Time
+    ctime: Time
+    btime: Time
     bucket: Ino
     key: KeyId  # one of its names (the only one unless nlink > 1); for a removed directory the last; 0: a bucket
     seq: Seq = Seq(0)  # the current version under `key`; 0: nothing published yet
     content: Content = EMPTY
-    target: bytes = b""  # of a symlink
-    generation: int = 0  # goes up when a removed directory is made again: the kernel must not take it for the old
+    target: Target = b""  # of a symlink
+    generation: Size = 0  # goes up when a removed directory is made again: the kernel must not take it for the old
     attributes: bool = False  # whether it has ever had extended attributes
-    acl: bytes = b""  # an access ACL beside the permission bits (vfs.acl); empty: none
+    acl: Value = b""  # an access ACL beside the permission bits (vfs.acl); empty: none
     implicit: bool = False  # a directory that the key of an object made, and that goes with the last one
 
     def copy(self) -> Inode:
@@ -270,7 +288,7 @@ class Rights(NamedTuple):
     uid: Word
     gid: Word
     mode: Word
-    acl: bytes = b""
+    acl: Value = b""
 
 
 class Version(Struct, array_like=True, frozen=True, gc=False):
@@ -287,14 +305,14 @@ class Version(Struct, array_like=True, frozen=True, gc=False):
     mode: Word
     uid: Word
     gid: Word
-    mtime: int
+    mtime: Time
     writer: Writer
     ino: Ino
     content: Content = EMPTY
-    target: bytes = b""
-    rdev: int = 0
-    attributes: tuple[tuple[bytes, bytes], ...] = ()
-    acl: bytes = b""
+    target: Target = b""
+    rdev: Size = 0
+    attributes: tuple[tuple[Name, Value], ...] = ()
+    acl: Value = b""
     rights: Rights | None = None
     judged: bool = False
 
@@ -303,8 +321,8 @@ class Draft(Struct, array_like=True, frozen=True, gc=False):
     """Content made safe for an open file, which some close or fsync has promised; not a version yet."""
 
     content: Content
-    mtime: int
-    ctime: int
+    mtime: Time
+    ctime: Time
     writer: Writer
 
 
@@ -315,7 +333,7 @@ class Interim(Struct, array_like=True, frozen=True, gc=False):
 
     content: Content
     tail_bytes: Word
-    mtime: int
-    ctime: int
+    mtime: Time
+    ctime: Time
     writer: Writer
     at: Seq

@@ -24,6 +24,8 @@ _VERSION_ID = re.compile(r"(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)\.(\d{6})Z\Z", 
 _GMT = re.compile(r"@GMT-(\d{4})\.(\d\d)\.(\d\d)-(\d\d)\.(\d\d)\.(\d\d)\Z", re.ASCII)
 _FOR_PEOPLE = re.compile(r"[-: ]")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_FIRST = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)
+_LAST = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)
 
 
 def check_bucket_name(name: bytes) -> None:
@@ -79,17 +81,27 @@ def show(name: bytes) -> str:
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
+def to_datetime(us: int) -> datetime:
+    """A moment in µs since 1970. What the calendar does not have, and may be stored, becomes its first or last one."""
+    return _EPOCH + timedelta(microseconds=min(max(us, _FIRST), _LAST))
+
+
+def to_us(moment: datetime) -> int:
+    """The other way round, to the microsecond."""
+    return (moment - _EPOCH) // timedelta(microseconds=1)
+
+
 def format_version_id(seq: int, *, null: bool = False) -> str:
     """The id of the version with sequence *seq* (µs since 1970, UTC): ``20261120T151617.000001Z`` or ``null``."""
     if null:
         return NULL_ID
-    moment = _EPOCH + timedelta(microseconds=seq)
+    moment = to_datetime(seq)
     return f"{moment:%Y%m%dT%H%M%S}.{moment.microsecond:06d}Z"
 
 
 def format_gmt(moment: int) -> str:
     """A moment (µs since 1970) as Samba's shadow copies are named: ``@GMT-2026.11.20-15.16.00``."""
-    return f"{_EPOCH + timedelta(microseconds=moment):@GMT-%Y.%m.%d-%H.%M.%S}"
+    return f"{to_datetime(moment):@GMT-%Y.%m.%d-%H.%M.%S}"
 
 
 def parse_moment(text: str) -> int:
@@ -109,7 +121,7 @@ def parse_moment(text: str) -> int:
                 moment = _local(moment) if _FOR_PEOPLE.search(text) else moment.replace(tzinfo=UTC)
     except (ValueError, OverflowError, OSError):  # the last two of the C library, for years that it does not know
         raise InvalidName(f"{text!r} is no moment: it looks like 20261120T1516 or 2026-11-20 15:16") from None
-    return (moment - _EPOCH) // timedelta(microseconds=1)
+    return to_us(moment)
 
 
 def _local(written: datetime) -> datetime:
@@ -134,7 +146,7 @@ def parse_version_id(text: str) -> int | None:
         except ValueError:
             pass
         else:
-            seq = (moment - _EPOCH) // timedelta(microseconds=1)
+            seq = to_us(moment)
             if seq > 0:
                 return seq
     raise InvalidName(f"{text!r} is no version id: it looks like 20261120T151617.000001Z, or null")

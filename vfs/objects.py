@@ -425,7 +425,10 @@ class Objects:
             self._check(condition, found)
 
     def check_lockable(self, bucket: Ino, info: ObjectInfo) -> None:
-        """Raise NoLock if a version would be locked in a bucket without object lock, NoSuchKey if that is gone."""
+        """Raise NoLock if a version would be locked in a bucket without object lock, Unstorable if until a moment that
+        no date can say, NoSuchKey if the bucket is gone.
+        """
+        locks.check_moment(info.retention)
         lock = self._catalog.bucket(bucket).lock
         if lock is None and (info.retention is not None or info.legal_hold):
             raise NoLock("the bucket has no object lock")

@@ -18,7 +18,7 @@ from typing import NamedTuple, Self
 
 import msgspec
 
-from vfs import events, layout, locks, rules, settings, snapshot, synclog
+from vfs import events, layout, locks, replay, rules, settings, snapshot, synclog
 from vfs.blocks import FOLDER as BLOCKS
 from vfs.blocks import Blocks, End
 from vfs.catalog import DAMAGE, FILE, Catalog
@@ -31,7 +31,6 @@ from vfs.errors import (
     DiskFailed,
     NoSpace,
     NoSuchBucket,
-    NoSuchKey,
     NotAStore,
     TooManyBuckets,
     VfsError,
@@ -44,6 +43,7 @@ from vfs.journal import Journal, Position, Record
 from vfs.model import STORE_ROOT, Bucket, Compression, Ino, Inode, KeyId, ObjectLock, PurgePolicy, State
 from vfs.names import check_bucket_name, directory_key, show
 from vfs.objects import Objects
+from vfs.replay import Aside, Replay
 from vfs.settings import Settings
 from vfs.synclog import Entry, Piece, SyncLog
 from vfs.tree import Tree
@@ -254,25 +254,26 @@ class Store:
         journal.end = start
         journal.durable = max((record.durable for record in journal.records(start)), default=0)
         replayed = 0
+        records = Replay(catalog, self.disk)
         for record in journal.records(start):
-            event = _decode(record)
-            if record.number > journal.durable and not self._has_content(event):
+            found = records.read(record)
+            if record.number > journal.durable and not self._has_content(found):
                 break  # its blocks went with the power: history ends before it
-            self._apply(record, event)
+            if isinstance(found, Aside):
+                self._set_aside(record, found)
+            records.apply(record, found)
             journal.end = record.end
-            replayed += bool(event.changes)
+            replayed += isinstance(found, Aside) or bool(found.changes)
         return replayed
 
-    def _apply(self, record: Record, event: events.Event) -> None:
-        try:
-            self._core.catalog.apply(event, len(record.payload))
-        except (AttributeError, TypeError, AssertionError, NoSuchKey, *DAMAGE) as error:  # of senseless changes
-            where = f"journal record {record.number}"
-            found = f"{event.operation}: {error!r}; `vfs check {self.path}` tells more"
-            raise Corrupt(where, expected="changes that can be applied", found=found) from error
+    def _set_aside(self, record: Record, aside: Aside) -> None:
+        """A record that nobody can apply does not keep the store from opening."""
+        replay.keep(self.disk, record, aside)
+        where = self.path / replay.FOLDER
+        log.warning("record %d (%s) is set aside, in %s: %s", aside.number, aside.operation, where, aside.reason)
 
-    def _has_content(self, event: events.Event) -> bool:
-        return all(self._core.catalog.missing(content) is None for content in events.contents(event))
+    def _has_content(self, found: events.Event | Aside) -> bool:
+        return all(self._core.catalog.missing(content) is None for content in replay.contents(found))
 
     def _make_root(self) -> None:
         now = self._core.clock()
@@ -437,8 +438,9 @@ class Store:
                 if portion and count % portion == 0:
                     core.catalog.commit(known.journal, found.end)
             number = known.journal.number
+            records = Replay(core.catalog, self.disk)
             for count, record in enumerate(core.journal.records(known.journal), 1):
-                core.catalog.apply(_decode(record), len(record.payload))
+                records.apply(record, records.read(record))
                 number = record.number
                 if portion and count % portion == 0:
                     core.catalog.commit(record.end, core.blocks.end)
@@ -619,6 +621,8 @@ class Store:
             "StoreBytes": self.root.used_bytes(),
             "Events": self._core.journal.end.number,
             "EventsUncommitted": self.events_since_checkpoint,
+            "RecordsSetAside": catalog.count("aside"),
+            "DraftsKept": len(self.files.kept),
         }
 
     def _used_by_blocks(self) -> int:
@@ -674,13 +678,6 @@ def sync_files(pending: Pending) -> None:
         file.sync()
     for file in pending.journal:
         file.sync()
-
-
-def _decode(record: Record) -> events.Event:
-    try:
-        return events.decode(record.payload)
-    except (ValueError, RecursionError) as error:  # msgspec.DecodeError, what is no UTF-8, arrays in arrays in arrays
-        raise Corrupt(f"journal record {record.number}", expected="an event", found=str(error)) from error
 
 
 def shown_size(size: Decimal | int) -> int:

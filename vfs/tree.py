@@ -32,7 +32,8 @@ from vfs.errors import (
 )
 from vfs.events import Change
 from vfs.files import Files, setid_bits
-from vfs.model import EMPTY, STORE_ROOT, Draft, Ino, Inode, KeyId, Kind, Writer
+from vfs.journal import PAYLOAD_BYTES_MAX
+from vfs.model import EMPTY, STORE_ROOT, Draft, Ino, Inode, KeyId, Kind, Writer, clamp_time
 from vfs.names import NAME_BYTES_MAX, check_name, directory_key, is_shown, show
 
 LINKS_MAX = 4096  # names of one inode: a write makes a version under each
@@ -40,6 +41,8 @@ AMENDED_NAMES_MAX = 64  # of one inode whose mtime is set: with more of them the
 ATTRIBUTE_BYTES_MAX = 65536  # the kernel's XATTR_SIZE_MAX
 ATTRIBUTES_BYTES_MAX = 1 << 20  # of one inode in all, names and values: a delete marker keeps them
 TARGET_BYTES_MAX = 4095
+VERSION_BYTES = 1024  # of a version in an event, at most, without its ACL
+PUBLISHED_BYTES_MAX = PAYLOAD_BYTES_MAX - (1 << 20)  # of the versions under all the names of a file
 
 Gone = tuple[Ino, Inode] | None  # an inode that went with its last name, as it was then: somebody may still hold it
 
@@ -230,6 +233,8 @@ class Tree:
             raise CrossBucket("a link cannot lead from one bucket into another")
         if inode.nlink >= LINKS_MAX:
             raise TooManyLinks(f"a file has at most {LINKS_MAX} names")
+        if not _can_be_published(inode.nlink + 1, inode.acl):
+            raise TooManyLinks(f"a file with an ACL of {len(inode.acl)} bytes has at most {inode.nlink} names")
         self._core.check_free(parent, name)
         changes: list[Change] = []
         key = self._core.key_for(changes, parent, name)
@@ -495,8 +500,9 @@ class Tree:
         atime: int | None = None,
         mtime: int | None = None,
     ) -> Inode:
-        """chmod, chown, utimensat (times in ns): no version, they belong to the key. ctime becomes now. An mtime that
-        is given to what is published is also that of the current version: many programs set it when they have closed.
+        """chmod, chown, utimensat (times in ns): no version, they belong to the key. ctime becomes now. A time that
+        cannot be stored becomes the nearest one that can, as on any file system. An mtime that is given to what is
+        published is also that of the current version: many programs set it when they have closed.
 
         Nothing given: somebody is about to write who may not keep set-id bits; they go, as
         with a chown, of anything but a directory.
@@ -504,6 +510,8 @@ class Tree:
         inode = self._catalog.inode(ino)
         if mode is not None:
             inode.mode = stat.S_IFMT(inode.mode) | stat.S_IMODE(mode)
+        atime = None if atime is None else clamp_time(atime)
+        mtime = None if mtime is None else clamp_time(mtime)
         chown = uid is not None or gid is not None
         if chown:
             inode.uid = inode.uid if uid is None else uid
@@ -599,6 +607,8 @@ class Tree:
     def _set_access(self, ino: Ino, inode: Inode, value: bytes) -> None:
         if len(value) > ATTRIBUTE_BYTES_MAX:
             raise AttributeTooLarge(f"an ACL has at most {ATTRIBUTE_BYTES_MAX} bytes")
+        if not _can_be_published(inode.nlink, value) and len(value) > len(inode.acl):
+            raise NoSpace(f"an ACL of {len(value)} bytes is too large for a file with {inode.nlink} names")
         inode.acl = value
         inode.ctime = self._core.clock()
         self._core.commit("setxattr", [events.InodeSet(ino, inode)])
@@ -608,6 +618,11 @@ def _gone_directory(ino: Ino, inode: Inode, now: int) -> Gone:
     inode.nlink = 0
     inode.ctime = now
     return ino, inode
+
+
+def _can_be_published(links: int, value: bytes) -> bool:
+    """Whether a version under each name of a file, with its ACL, is one event that the journal takes."""
+    return links * (VERSION_BYTES + len(value)) <= PUBLISHED_BYTES_MAX
 
 
 def _goes_on(removed: Inode, made: Inode) -> bool:

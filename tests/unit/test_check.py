@@ -844,9 +844,10 @@ def test_a_row_of_an_older_vfs_is_no_fault(path: Path, table: str) -> None:
 
 OF_BLOCKS = ("blocks", "segments")
 OF_OPEN_FILES = ("drafts", "orphans", "displaced", "interim", "tails")
+EMPTY = (*OF_OPEN_FILES, "aside")  # of a store that is well and closed
 
 
-@pytest.mark.parametrize("table", [table for table in TABLES if table not in ("meta", *OF_BLOCKS, *OF_OPEN_FILES)])
+@pytest.mark.parametrize("table", [table for table in TABLES if table not in ("meta", *OF_BLOCKS, *EMPTY)])
 def test_a_missing_row_is_found_and_named(path: Path, table: str) -> None:
     def change(transaction: Any, cursor: Any) -> None:
         cursor.last()

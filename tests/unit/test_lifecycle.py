@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import trio
 
 from vfs import audit, expiring
 from vfs.errors import InvalidRule, NoSpace, Unsafe
 from vfs.folder import Folder
 from vfs.lifecycle import Entry, Expire, Purge, aborts, actions, due, expires, matches
 from vfs.model import (
+    SEQ_MAX,
     Filter,
     Ino,
     LifecycleRule,
@@ -27,6 +30,8 @@ from vfs.model import (
     Writer,
 )
 from vfs.objects import Object
+from vfs.service import lifecycles
+from vfs.settings import Settings
 from vfs.store import Store
 
 DAY = 86_400_000_000
@@ -351,3 +356,131 @@ def test_a_log_that_cannot_be_written_is_an_error(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(os, "fdatasync", full)
     with pytest.raises(NoSpace):
         audit.append(Folder.at(tmp_path), [{"N": 1}])
+
+
+def deep_file(store: Store, bucket: Ino) -> bytes:
+    """A file whose path is longer than the key of an object can be."""
+    directory, path = bucket, b""
+    for at in range(6):
+        name = b"%d" % at + b"d" * 200
+        directory, _ = store.tree.mkdir(directory, name, 0o755, 0, S3)
+        path += name + b"/"
+    ino, _ = store.tree.create(directory, b"f", 0o644, 0, S3)
+    store.files.release(store.files.open(ino, S3, created=True))
+    return path + b"f"
+
+
+def test_what_cannot_be_expired_keeps_nothing_else_from_it(
+    store: Store, bucket: Ino, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = store.create_bucket(b"other", uid=0, gid=0)
+    for where in (bucket, other):
+        put(store, where, b"a")
+        put(store, where, b"z")
+        store.objects.configure(where, lifecycle=(rule(expire_days=1, filter=Filter(b"")),))
+    key = deep_file(store, bucket)
+    broken = put(store, bucket, b"m")
+    row = broken.key_id.to_bytes(8, "big") + ((1 << 64) - 1 - broken.seq).to_bytes(8, "big")
+    store.core.catalog._put(row, b"?", db=store.core.catalog._objects)
+    clock.now += 3 * DAY * 1000
+    passed = expiring.Passed()
+    due = [action for step in expiring.plan(store, passed=passed) for action in step]
+    assert [(action.bucket, action.key) for action in due] == [
+        (b"bucket", b"a"),
+        (b"bucket", b"z"),
+        (b"other", b"a"),
+        (b"other", b"z"),
+    ]
+    expiring.carry_out(store, due, passed)
+    assert passed.count == 2
+    assert f"lifecycles pass over {key.decode()[:200]}…: a key has at most 1024 bytes" in caplog.text
+    assert "lifecycles pass over m: " in caplog.text
+    assert [item.key for item in store.objects.list(other).objects] == []
+
+
+def test_an_action_that_fails_keeps_no_other_from_it(
+    store: Store, bucket: Ino, clock: Clock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for key in (b"a", b"b", b"c"):
+        put(store, bucket, key)
+    store.objects.configure(bucket, lifecycle=(rule(expire_days=1),))
+    clock.now += 3 * DAY * 1000
+    delete = store.objects.delete
+
+    def fails(ino: Ino, key: bytes, writer: Writer) -> object:
+        if key == b"b":
+            raise KeyError("a row that is not there")
+        return delete(ino, key, writer)
+
+    monkeypatch.setattr(store.objects, "delete", fails)
+    run(store)
+    assert [item.key for item in store.objects.list(bucket).objects] == [b"b"]
+    assert "lifecycles pass over bucket/b" in caplog.text
+    monkeypatch.undo()
+    run(store)
+    assert store.objects.list(bucket).objects == []
+
+
+async def test_a_preview_ends_and_passes_go_on_whatever_they_meet(
+    store: Store, bucket: Ino, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(store, bucket, b"a")
+    deep_file(store, bucket)
+    store.objects.configure(bucket, lifecycle=(rule(expire_days=1),))
+    clock.now += 3 * DAY * 1000
+    monkeypatch.setattr(store, "settings", Settings(lifecycle_interval=0.05))
+    running = lifecycles.Lifecycles(store)
+
+    async def until(is_so: Callable[[], object]) -> None:
+        with trio.fail_after(20):
+            while not is_so():  # noqa: ASYNC110
+                await trio.sleep(0.01)
+
+    async def preview() -> dict[str, Any]:
+        running.ask(bucket)
+        await until(lambda: not (running.preview(bucket) or {"Running": True})["Running"])
+        return running.preview(bucket) or {}
+
+    async def settle(_: object) -> None:
+        pass
+
+    async with trio.open_nursery() as nursery:
+        with monkeypatch.context() as patch:
+            patch.setattr(expiring, "plan", broken_plan)
+            nursery.start_soon(running.run, settle)
+            assert "Error" in await preview()
+        with monkeypatch.context() as patch:
+            patch.setattr(expiring, "carry_out", lambda *_: [])
+            found = await preview()
+            assert (found["Expire"], found["PassedOver"]) == (1, 1)
+        await until(lambda: [item.key for item in store.objects.list(bucket).objects if item.key == b"a"] == [])
+        nursery.cancel_scope.cancel()
+
+
+def broken_plan(*_: object, **__: object) -> Iterator[list[expiring.Due]]:
+    raise RuntimeError("a bug")
+    yield []
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"expire_date": -DAY},
+        {"expire_date": (SEQ_MAX // DAY + 1) * DAY},
+        {"expire_days": 36_501},
+        {"noncurrent_newer": -1},
+        {"noncurrent_newer": 1 << 40},
+        {"filter": Filter(b"p" * 1025)},
+        {"filter": Filter(size_above=-1)},
+        {"filter": Filter(size_below=1 << 63)},
+        {"filter": Filter(tags={"k" * 129: "v"})},
+        {"filter": Filter(tags={"k": "v" * 257})},
+        {"filter": Filter(tags={f"k{at}": "v" for at in range(101)})},
+        {"form": "Something"},
+    ],
+)
+def test_rules_at_their_edges_are_refused(store: Store, bucket: Ino, wrong: dict[str, object]) -> None:
+    before = store.core.journal.end
+    with pytest.raises(InvalidRule):
+        store.objects.configure(bucket, lifecycle=(rule(**{"noncurrent_days": 1, **wrong}),))
+    assert store.core.journal.end == before

@@ -101,7 +101,7 @@ def in_time() -> Iterator[None]:
 NAMES = (
     *layout.APPENDED,
     *("store.toml", "config.toml", "s3-keys", "scrub.json"),
-    *("journal", "blocks", "synclog", "snapshots", "catalog", "damaged"),
+    *("journal", "blocks", "synclog", "snapshots", "set-aside", "catalog", "damaged"),
     *("journal/0", "journal/spare", "blocks/0", "synclog/0", "synclog/1", "snapshots/0", "catalog/data.mdb"),
     *IN_THE_MAKING,
 )

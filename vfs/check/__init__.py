@@ -20,7 +20,7 @@ from pathlib import Path
 import msgspec
 
 from vfs import synclog
-from vfs.blocks import End
+from vfs.blocks import LOST, End
 from vfs.catalog import DAMAGE, FILE, Catalog, fill_up
 from vfs.check.behind import name_versions_behind
 from vfs.check.content import check_content
@@ -36,6 +36,8 @@ from vfs.errors import Corrupt, DiskFailed, LimitReached, Unsafe
 from vfs.folder import Folder
 from vfs.journal import Journal
 from vfs.pages import missing_bytes
+from vfs.replay import FOLDER as SET_ASIDE
+from vfs.replay import every as every_aside
 from vfs.store import CATALOG
 from vfs.synclog import Redone
 
@@ -162,13 +164,38 @@ def _check(
             message = f"cannot be read to its end: {error!r}; `vfs rebuild` makes it again"
             findings.add(Kind.CATALOG, "catalog", message)
             catalog = None
+    known = fold.journal.end.number
     if whole:
         whole = _fold(findings, fold)
     if catalog is None and sound:
         _check_tables(findings, fold.catalog, fold, disk, scratch)
+    elif catalog is not None and whole and fold.journal.end.number > known:
+        _check_what_came_since(findings, catalog, fold.catalog)
+    _report_set_aside(findings, fold)
     torn_bytes = bytes_behind(disk, fold.journal.end) if whole else 0
     opens = whole or (catalog is not None and _opens(catalog, disk))
     return _figures(findings, catalog or fold.catalog, fold, torn_bytes, opens=opens)
+
+
+def _check_what_came_since(findings: Findings, catalog: Catalog, folded: Catalog) -> None:
+    """The rules between rows for what opening the store will apply, and the blocks that this needs."""
+    check_names(findings, folded)
+    for block, row in folded.blocks():
+        if row.place == LOST and row.references and catalog.block(block) is None:
+            message = "is not there, and what came since the catalog's checkpoint needs it"
+            findings.add_block(Kind.BLOCK, block, message)
+
+
+def _report_set_aside(findings: Findings, fold: Fold) -> None:
+    """Records that nobody can apply: those that an opening will set aside, and those that one has."""
+    for aside in fold.behind:
+        where = f"journal record {aside.number} ({aside.operation})"
+        message = f"makes no sense: {aside.reason}; opening the store sets it aside, with what builds on it"
+        findings.add(Kind.RECORD, where, message)
+    for aside in every_aside(fold.disk):
+        where = f"journal record {aside.number} ({aside.operation})"
+        message = f"was set aside: {aside.reason}; it is kept in {SET_ASIDE}/{aside.number:016x}"
+        findings.add(Kind.RECORD, where, message, harmless=True)
 
 
 def _opens(catalog: Catalog, disk: Disk) -> bool:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from vfs import events
 from vfs.catalog import KeyName
 from vfs.check.findings import Findings
-from vfs.check.folding import Fold, decode
+from vfs.check.folding import Fold
 from vfs.check.names import path_of, path_of_key
-from vfs.errors import Corrupt
 from vfs.model import KeyId
 from vfs.names import format_version_id
 
@@ -20,8 +19,8 @@ def name_versions_behind(findings: Findings, fold: Fold) -> None:
     named = more = 0
     for record in fold.journal.tail():
         try:
-            event = decode(record)
-        except Corrupt:
+            event = events.decode(record.payload)
+        except ValueError:
             continue
         for change in event.changes:
             if isinstance(change, events.KeyMade) and len(made) < BEHIND_NAMED_MAX:

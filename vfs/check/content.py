@@ -174,6 +174,9 @@ def _contents(findings: Findings, catalog: Catalog) -> Iterator[Reference]:
     for ino, interim in catalog.interims():
         if interim.content.root:
             yield interim.content.root, None, Owner.DRAFT, ino, 0
+    for _, contents in catalog.every_aside():
+        for content in contents:
+            yield content.root, None, None, None, None
     for upload, number, part in findings.track("references: parts", catalog.count("parts"), catalog.every_part()):
         if part.content.root:
             yield part.content.root, None, Owner.PART, upload, number

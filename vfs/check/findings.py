@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeVar
 
+TOLD_MAX = 10_000  # problems that are not told twice
 STEP = 256  # rows between two calls of `progress`
 
 Item = TypeVar("Item")
@@ -17,7 +18,8 @@ class Kind(StrEnum):
     """Where the fault lies."""
 
     SYNCLOG = "synclog"  # what was synced last before a crash cannot be read
-    JOURNAL = "journal"  # a record is damaged, missing, or makes no sense
+    JOURNAL = "journal"  # a record is damaged or missing, or a newer vfs has written it
+    RECORD = "record"  # one that nobody can apply: opening the store sets it aside
     SNAPSHOT = "snapshot"  # what stands for the beginning of the journal is damaged: a new one can be made
     CATALOG = "catalog"  # a row is not what the journal gives, or the rows contradict each other: rebuild mends it
     BLOCK = "block"  # stored bytes are damaged or lost
@@ -76,6 +78,7 @@ class Findings:
     def __init__(self, report: Callable[[Problem], None], progress: Progress) -> None:
         self._report = report
         self._progress = progress
+        self._told: set[Problem] = set()
         self.problems = 0
         self.harmless = 0
 
@@ -99,6 +102,10 @@ class Findings:
         self._pass_on(part)
 
     def _pass_on(self, problem: Problem) -> None:
+        if problem in self._told:
+            return  # of the catalog as it is, and as an opening will leave it
+        if len(self._told) < TOLD_MAX:
+            self._told.add(problem)
         if problem.harmless:
             self.harmless += 1
         else:

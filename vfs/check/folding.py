@@ -5,19 +5,23 @@ Knows nothing of the store's own catalog but how far it had come. Writes only to
 
 from __future__ import annotations
 
-from vfs import events, snapshot
+from collections.abc import Callable
+
+from vfs import snapshot
 from vfs.blocks import FOLDER as BLOCKS
 from vfs.blocks import Blocks, End
 from vfs.catalog import FILE, Catalog
 from vfs.check.findings import STEP, Progress
 from vfs.check.readthrough import ReadThrough
 from vfs.disk import Disk, RealFile, refusal, segment_sizes, split
-from vfs.errors import Corrupt, DiskFailed, NoSpace, ReadOnly
+from vfs.errors import ReadOnly
 from vfs.events import Event
 from vfs.folder import Folder
 from vfs.journal import FOLDER as JOURNAL
 from vfs.journal import Journal, Position, Record
+from vfs.replay import Aside, Replay, contents
 
+ASIDES_MAX = 1000  # records that are to be set aside, named by a check
 ROWS_PER_COMMIT_MAX = 20_000  # blocks or events: bounds the pages of the new catalog that are in memory
 
 
@@ -73,11 +77,13 @@ class Fold:
         self.blocks = Blocks(disk, self.catalog)
         self.catalog.attach(self.blocks)
         self.journal = Journal(disk)
+        self._records = Replay(self.catalog, disk)
         self.blocks_end = End(0, 0)
         self.found = 0  # blocks
         self.found_bytes = 0  # of their content
         self.applied = 0  # events that change something
         self.last_event = 0  # when the last event happened, in µs since 1970
+        self.behind: list[Aside] = []  # what was passed over, and is not kept yet
         self._uncommitted = 0
         self.journal.end = self.journal.locate(self.catalog.checkpoint.journal)
         self._recount = bool(snapshots)
@@ -116,12 +122,13 @@ class Fold:
             last = max(sizes)
             self.blocks_end = End(last, sizes[last])
 
-    def replay(self, *, upto: int | None = None) -> None:
+    def replay(self, *, upto: int | None = None, keep: Callable[[Record, Aside], None] | None = None) -> None:
         """Apply the records behind `journal.end`: up to number *upto*, all of which are known to have been durable, or
         as far as a recovery would go. That ends before a record whose content is not there, if none tells that it was
         durable: its blocks went with the power.
 
-        Raises Corrupt for a record that is intact but cannot be understood or applied.
+        What nobody can apply is passed over, and noted in `behind`, or handed to *keep*. Raises Corrupt for a record
+        that a newer vfs has written.
         """
         journal = self.journal
         if upto is None:
@@ -135,13 +142,16 @@ class Fold:
         total = sum(sizes.values())
         before = _offsets(sizes)
         for record in journal.records(journal.end):
-            event = decode(record)
-            if record.number > journal.durable and self._lost(event):
+            found = self._records.read(record)
+            if record.number > journal.durable and self._lost(found):
                 break
-            self._apply(record, event)
+            self._records.apply(record, found)
             journal.end = record.end
-            self.applied += bool(event.changes)
-            self.last_event = event.at
+            if isinstance(found, Aside):
+                self._note(record, found, keep)
+            else:
+                self.applied += bool(found.changes)
+                self.last_event = found.at
             if record.number % STEP == 0:
                 self._progress("journal", before[record.end.segment] + record.end.offset, total)
             self._row_added()
@@ -149,18 +159,14 @@ class Fold:
                 break
         self._progress("journal", total, total)
 
-    def _lost(self, event: Event) -> bool:
-        return any(self.catalog.missing(content) is not None for content in events.contents(event))
+    def _lost(self, found: Event | Aside) -> bool:
+        return any(self.catalog.missing(content) is not None for content in contents(found))
 
-    def _apply(self, record: Record, event: Event) -> None:
-        try:
-            self.catalog.apply(event)
-        except (NoSpace, DiskFailed):
-            raise
-        except Exception as error:  # whatever a senseless event makes the tables stumble over
-            raise Corrupt(
-                _where(record), expected="changes that can be applied", found=f"{event.operation}: {error!r}"
-            ) from error
+    def _note(self, record: Record, aside: Aside, keep: Callable[[Record, Aside], None] | None) -> None:
+        if keep is not None:
+            keep(record, aside)
+        elif len(self.behind) < ASIDES_MAX and self._records.find(record) is None:
+            self.behind.append(aside)
 
     def _row_added(self) -> None:
         self._uncommitted += 1
@@ -171,18 +177,6 @@ class Fold:
         """Make the catalog durable as it is."""
         self.catalog.commit(self.journal.end, self.blocks_end)
         self._uncommitted = 0
-
-
-def decode(record: Record) -> Event:
-    """The event of a record. Raises Corrupt."""
-    try:
-        return events.decode(record.payload)
-    except Exception as error:  # msgspec.DecodeError, and ValueError for numbers that no enum has
-        raise Corrupt(_where(record), expected="an event", found=str(error)) from error
-
-
-def _where(record: Record) -> str:
-    return f"journal record {record.number} (journal/{record.start.segment:016x} at byte {record.start.offset})"
 
 
 def _offsets(sizes: dict[int, int]) -> dict[int, int]:

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from vfs import layout, synclog
+from vfs import events, layout, replay, synclog
 from vfs.blocks import LOST, Blocks
 from vfs.catalog import Catalog
 from vfs.check.findings import Progress
-from vfs.check.folding import Fold, ReadOnlyDisk, bytes_behind, decode
+from vfs.check.folding import Fold, ReadOnlyDisk, bytes_behind
 from vfs.check.probing import how_unreadable
 from vfs.disk import Disk, File, RealDisk, copy_with_holes, segments
 from vfs.errors import Corrupt
@@ -34,7 +34,7 @@ class Rebuilt:
     """events: replayed. lost: that the old catalog knew and the journal no longer has. before: where the old catalog
     is, if there was one. cut: where the end of the journal is, if it was cut. kept: damaged blocks put into DAMAGED.
     log: where the sync log is, if it could not be read. last_event: when the last event that is left happened, in µs
-    since 1970; 0 if nobody can say.
+    since 1970; 0 if nobody can say. aside: records in ``set-aside/``, now and before.
     """
 
     events: int
@@ -44,6 +44,7 @@ class Rebuilt:
     kept: int = 0
     log: Path | None = None
     last_event: int = 0
+    aside: int = 0
 
 
 class Held(NamedTuple):
@@ -103,7 +104,8 @@ def rebuild(path: Path, progress: Progress, *, cut: bool = False, foreign: bool 
     The new one is made beside the old one. When it is complete, the old one moves to ``catalog.before-rebuild`` (in
     place of an earlier one) and stays there: only somebody who has looked at the result can know that it may go.
     Blocks that are damaged stay damaged: their versions read as Corrupt. What is left of their bytes goes to
-    ``damaged/<id>``, because nothing leads to it any more.
+    ``damaged/<id>``, because nothing leads to it any more. Records that nobody can apply are set aside (vfs.replay), as
+    when a store is opened; with *cut* also those that a newer vfs has written.
 
     Raises NotAStore, StoreInUse, and Corrupt if the journal is damaged before its end; then everything is as it was.
     cut: what is behind the damage goes to ``journal.cut-<time>`` instead, and with it what happened after. The same of
@@ -125,7 +127,7 @@ def rebuild(path: Path, progress: Progress, *, cut: bool = False, foreign: bool 
                 if not cut:
                     raise survey.damage
                 cut_to = _cut(root, disk, survey.end)
-            events = _make(fold, survey, cut=cut)
+            made = _make(fold, survey, RealDisk(root), cut=cut)
         except BaseException:
             fold.close()
             root.remove_folder(NEW)
@@ -147,9 +149,17 @@ def rebuild(path: Path, progress: Progress, *, cut: bool = False, foreign: bool 
             if had_old:
                 root.rename(BEFORE, CATALOG)
             raise
+        aside = len(replay.kept(RealDisk(root)))
     lost = max(0, (known or 0) - survey.end.number)
     return Rebuilt(
-        events + store.recovered, lost, path / BEFORE if had_old else None, cut_to, kept, log, survey.last_event
+        made + store.recovered,
+        lost,
+        path / BEFORE if had_old else None,
+        cut_to,
+        kept,
+        log,
+        survey.last_event,
+        aside,
     )
 
 
@@ -190,10 +200,8 @@ def _survey(disk: Disk, known: int | None, start: Position) -> _Survey:
     journal.end = start
     durable, last = max(known or 0, start.number), 0
     for record in journal.records(start):
-        try:
-            last = decode(record).at
-        except Corrupt as error:
-            return _Survey(journal.end, min(durable, journal.end.number), error, last)
+        with contextlib.suppress(ValueError, RecursionError):  # set aside, or a newer vfs's: `Fold.replay` tells
+            last = events.decode(record.payload).at
         durable = max(durable, record.durable)
         journal.end = record.end
     lost = journal.end.number + 1
@@ -222,16 +230,30 @@ def _refuse_unreadable(fold: Fold) -> None:
         )
 
 
-def _make(fold: Fold, survey: _Survey, *, cut: bool) -> int:
-    """Fold what is known to have been durable into a new catalog. Returns how many events; recovery does the rest."""
+def _make(fold: Fold, survey: _Survey, disk: Disk, *, cut: bool) -> int:
+    """Fold what is known to have been durable into a new catalog. Returns how many events; recovery does the rest.
+
+    disk: where what nobody can apply is kept. cut: also what a newer vfs has written, and nothing behind it.
+    """
     fold.scan_blocks()
     if not cut:
         _refuse_unreadable(fold)
     elif any(fold.disk.unreadable()):
         fold.pass_over_blocks()
-    fold.replay(upto=survey.durable)
+    if cut:
+        _keep_unknown(fold, disk)
+    fold.replay(upto=survey.durable, keep=lambda record, aside: replay.keep(disk, record, aside))
     fold.commit()
     return fold.applied
+
+
+def _keep_unknown(fold: Fold, disk: Disk) -> None:
+    """Set aside what a newer vfs has written."""
+    for record in Journal(disk).records(fold.journal.end):
+        try:
+            replay.read(record)
+        except Corrupt as error:
+            replay.keep(disk, record, replay.unknown(record, error))
 
 
 def _keep_damaged(root: Folder, disk: Disk) -> int:

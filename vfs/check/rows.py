@@ -16,7 +16,7 @@ COMPARED = tuple(table for table in TABLES if table not in ("meta", "blocks", "s
 SHOWN_CHARS_MAX = 160
 _ALL_ONES = (1 << 64) - 1
 _NAMED = {"entries": "directory", "keys": "directory", "attributes": "inode"}  # number, then a name
-_NUMBERED = {"key_names": "key", "buckets": "bucket"} | dict.fromkeys(
+_NUMBERED = {"key_names": "key", "buckets": "bucket", "aside": "record"} | dict.fromkeys(
     ("inodes", "drafts", "orphans", "displaced", "interim"), "inode"
 )
 _RECORDS: dict[str, type[msgspec.Struct]] = {

@@ -144,6 +144,9 @@ def _repair(store: str, foreign: bool, seen: Seen) -> list[str]:
 def _what_is_kept(store: str, rebuilt: Rebuilt) -> Iterator[str]:
     if rebuilt.before is not None:
         yield f"the old catalog is in {rebuilt.before}; remove it when you have seen that all is well"
+    if rebuilt.aside:
+        where = Path(store) / "set-aside"
+        yield f"{rebuilt.aside} records that nobody can apply are in {where}; nothing of what they say is done"
     if rebuilt.kept:
         yield f"the bytes of {rebuilt.kept} damaged blocks are in {Path(store) / 'damaged'}"
 
@@ -176,6 +179,9 @@ def _advice(store: str, seen: Seen, *, repaired: bool) -> Iterator[str]:
         kinds[Kind.SNAPSHOT] or kinds[Kind.CATALOG] or kinds[Kind.REFERENCES] or kinds[Kind.HEADER]
     ):
         yield f"  vfs check --repair {quoted}   makes the catalog, the counts and the headers again; gives up nothing"
+    if kinds[Kind.RECORD]:
+        yield "Nobody can apply the records named above. Mounting the store sets them aside, with those that build on"
+        yield "them, in its directory set-aside; everything else is there. Keep a copy of the store as it is."
     if kinds[Kind.DISK]:
         yield "The disk cannot read all of the store. Copy it, as far as it can be read, to a disk that is well (as"
         yield "ddrescue does), and check the copy: nothing is repaired here."

@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -153,10 +152,14 @@ def preview(path: str, as_json: bool) -> None:
     if as_json:
         output.write_json(found)
         return
+    if "Error" in found:
+        raise Failure(f"{path}: {found['Error']}")
     output.write_table(_ACTIONS, map(_action, found["First"]))
     more = found["Expire"] + found["Purge"] + found["Abort"] - len(found["First"])
     note = f"{found['Expire']} would be deleted, {found['Purge']} purged ({output.human_size(found['PurgeBytes'])}), "
     output.write_note((f"… and {more} more: " if more else "") + note + f"{found['Abort']} uploads given up")
+    if passed := found.get("PassedOver"):
+        output.write_note(f"{passed} keys are passed over: no object has such a key; the daemon's log names some")
 
 
 @lifecycle.command("log", short_help="Show what went.")
@@ -245,11 +248,13 @@ def _of(rule: LifecycleRule) -> str:
 
 def _does(rule: LifecycleRule) -> str:
     """What a rule does."""
+    from vfs.names import to_datetime
+
     found = []
     if rule.expire_days is not None:
         found.append(f"deletes after {rule.expire_days} days")
     if rule.expire_date is not None:
-        found.append(f"deletes on {datetime.fromtimestamp(rule.expire_date / 1e6, UTC):%Y-%m-%d}")
+        found.append(f"deletes on {to_datetime(rule.expire_date):%Y-%m-%d}")
     if rule.noncurrent_days is not None or rule.noncurrent_newer:
         when = "" if rule.noncurrent_days is None else f" after {rule.noncurrent_days} days"
         kept = f", but keeps {rule.noncurrent_newer}" if rule.noncurrent_newer else ""
@@ -277,6 +282,7 @@ def _element(name: str, value: Any) -> Element:
 
 def _json(rule: LifecycleRule) -> dict[str, Any]:
     """A rule as `aws s3api` has it."""
+    from vfs.names import to_datetime
     from vfs.s3.lifecycle import element_of
 
     about: dict[str, Any] = {
@@ -290,7 +296,7 @@ def _json(rule: LifecycleRule) -> dict[str, Any]:
         about = {"And": about}
     elif rule.filter.tags:
         about = {"Tag": about["Tags"][0]}
-    found = _given(element_of(rule, lambda us: datetime.fromtimestamp(us / 1e6, UTC).isoformat()))
+    found = _given(element_of(rule, lambda us: to_datetime(us).isoformat()))
     return {name: found[name] for name in found if name not in ("Prefix", "Tag")} | {"Filter": about}
 
 

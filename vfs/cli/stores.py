@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -35,11 +36,14 @@ def status(path: str | None, as_json: bool) -> None:
     mount: mount the store again, and it works as before.
     """
     mounts = vfs_mounts() if path is None else [mount_of(os.path.realpath(path))]
-    found = map(_status, mounts)
+    found = list(map(_status, mounts))
     if as_json:
         output.write_json_list(found)
-    else:
-        output.write_table(_COLUMNS, map(_row, found))
+        return
+    output.write_table(_COLUMNS, map(_row, found))
+    for facts in found:
+        for line in _set_aside(facts):
+            output.write(line)
 
 
 def _status(mount: Mount) -> dict[str, Any]:
@@ -49,6 +53,15 @@ def _status(mount: Mount) -> dict[str, Any]:
     except OSError as error:
         facts["State"] = "dead" if is_dead(mount.mountpoint) else (error.strerror or "unknown").lower()
     return facts
+
+
+def _set_aside(facts: dict[str, Any]) -> Iterator[str]:
+    """What opening a store had to pass over."""
+    store = facts["Store"]
+    if records := facts.get("RecordsSetAside"):
+        yield f"{store}: {records} records that nobody can apply are set aside, in {store}/set-aside"
+    if drafts := facts.get("DraftsKept"):
+        yield f"{store}: {drafts} files have changes that could not be published; the daemon's log says why"
 
 
 def _row(facts: dict[str, Any]) -> list[Cell]:

@@ -220,7 +220,7 @@ class Attributes:
         self._check_owner(ino, caller)
         try:
             rules = msgspec.json.decode(value, type=tuple[LifecycleRule, ...])
-        except msgspec.DecodeError as error:
+        except (ValueError, RecursionError) as error:  # also of what is no UTF-8, and of arrays in arrays in arrays
             raise InvalidRule(f"the rules cannot be understood: {error}") from None
         self._store.objects.configure(ino, lifecycle=rules)
 

@@ -32,6 +32,7 @@ ERRNO: dict[type[errors.VfsError], int] = {
     errors.TooManyUploads: errno.EDQUOT,
     errors.ReadOnly: errno.EROFS,
     errors.TooLarge: errno.EFBIG,
+    errors.Unstorable: errno.EINVAL,
     errors.TooManyLinks: errno.EMLINK,
     errors.TooManyBuckets: errno.EDQUOT,
     errors.AttributeTooLarge: errno.E2BIG,

@@ -45,7 +45,7 @@ from vfs.fuse.nodes import Node, Stat, is_past, number, split
 from vfs.fuse.past import LOG_START, LogPosition, PastTree, target
 from vfs.fuse.snapshots import MoreLater
 from vfs.fuse.tracing import Trace
-from vfs.model import NOBODY, STORE_ROOT, Ino, Inode, KeyId
+from vfs.model import NOBODY, STORE_ROOT, Ino, Inode, KeyId, clamp_time
 from vfs.names import NAME_BYTES_MAX, SNAPSHOTS, VERSIONS, format_version_id, show
 from vfs.openfiles import Handle
 from vfs.purging import Way
@@ -151,8 +151,8 @@ def _changed(gone: Inode, attr: EntryAttributes, fields: SetattrFields) -> Inode
         gone.mode = stat.S_IFMT(gone.mode) | stat.S_IMODE(attr.st_mode)
     gone.uid = attr.st_uid if fields.update_uid else gone.uid
     gone.gid = attr.st_gid if fields.update_gid else gone.gid
-    gone.atime = attr.st_atime_ns if fields.update_atime else gone.atime
-    gone.mtime = attr.st_mtime_ns if fields.update_mtime else gone.mtime
+    gone.atime = clamp_time(attr.st_atime_ns) if fields.update_atime else gone.atime
+    gone.mtime = clamp_time(attr.st_mtime_ns) if fields.update_mtime else gone.mtime
     gone.ctime = time.time_ns()
     return gone
 
@@ -482,12 +482,25 @@ class Operations(pyfuse3.Operations):
         after = self._resume(directory, start_id) if start_id else b""
         directory.begin_reply()
         for sort_name, name, child in self._tree.entries(ino, after):
-            inode = self._tree.inode(child)
-            only_name = inode.is_dir or inode.nlink == 1
-            cookie = (inode.key if only_name else self.store.core.catalog.key(ino, sort_name)) or child
-            if not pyfuse3.readdir_reply(token, name, self._entry(child, inode), cookie):
+            cookie, entry = self._listed(ino, sort_name, child)
+            if not pyfuse3.readdir_reply(token, name, entry, cookie):
                 return
             directory.cookies[cookie] = sort_name
+
+    def _listed(self, directory: Ino, sort_name: bytes, child: Ino) -> tuple[int, EntryAttributes]:
+        """The cookie of a name, and what it leads to. A damaged row hides no name, its own included: stat fails."""
+        key = self.store.core.catalog.key
+        try:
+            inode = self._tree.inode(child)
+            only_name = inode.is_dir or inode.nlink == 1
+            return (inode.key if only_name else key(directory, sort_name)) or child, self._entry(child, inode)
+        except (NoSuchKey, InvalidName, OverflowError, *UNREADABLE) as error:
+            log.error("%s leads to inode %d, which cannot be read: %s", show(sort_name), child, error)
+        damaged = EntryAttributes()
+        damaged.st_ino = child
+        damaged.st_mode = stat.S_IFDIR if sort_name.endswith(b"/") else stat.S_IFREG
+        damaged.entry_timeout = damaged.attr_timeout = 0
+        return key(directory, sort_name) or child, damaged
 
     def _resume(self, directory: OpenDirectory, cookie: int) -> bytes:
         """The sort name that a cookie stands for: of the last replies, or of any key that still exists."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
-from email.utils import formatdate
+from email.utils import format_datetime
 from urllib.parse import quote
 
 from vfs.core import Changed
 from vfs.errors import NoSuchBucket
 from vfs.model import NOBODY_UID, Bucket, Ino, Writer
-from vfs.names import show
+from vfs.names import show, to_datetime
 from vfs.s3.body import Body
 from vfs.s3.dialects import Dialect
 from vfs.s3.errors import S3Error
@@ -179,7 +179,7 @@ def text(raw: bytes) -> str:
 
 def http_date(us: int) -> str:
     """A moment in a header."""
-    return formatdate(us // 1_000_000, usegmt=True)
+    return format_datetime(to_datetime(us).replace(microsecond=0), usegmt=True)
 
 
 def quoted(etag: str) -> str:

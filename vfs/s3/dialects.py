@@ -7,8 +7,9 @@ the headers and the few words that differ.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import UTC, datetime
 from typing import NamedTuple
+
+from vfs.names import to_datetime
 
 AMZ = "x-amz-"
 
@@ -54,7 +55,7 @@ class Dialect(NamedTuple):
 
     def moment(self, us: int) -> str:
         """A moment (µs since 1970) as its XML has it."""
-        found = datetime.fromtimestamp(us // 1_000_000, UTC)
+        found = to_datetime(us)
         return f"{found:%Y-%m-%dT%H:%M:%S}.{us // 1000 % 1000 if self.milliseconds else 0:03}Z"
 
 

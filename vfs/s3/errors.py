@@ -96,6 +96,7 @@ CODE: dict[type[errors.VfsError], str] = {
     errors.AccessDenied: "AccessDenied",
     errors.ReadOnly: "AccessDenied",
     errors.TooLarge: "EntityTooLarge",
+    errors.Unstorable: "InvalidArgument",
     errors.TooManyLinks: "InvalidRequest",
     errors.TooManyBuckets: "TooManyBuckets",
     errors.AttributeTooLarge: "MetadataTooLarge",

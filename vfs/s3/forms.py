@@ -18,6 +18,7 @@ from python_multipart.multipart import MultipartParser
 
 from vfs.content import WorkingCopy
 from vfs.model import Checksum
+from vfs.names import to_datetime
 from vfs.s3 import checksums, metadata
 from vfs.s3.buckets import read_tags
 from vfs.s3.call import Call, text
@@ -207,7 +208,7 @@ def check_policy(fields: Mapping[str, str], bucket: str, now: datetime) -> tuple
     """See that a form keeps to its policy. Returns the range of sizes of its file. Raises S3Error."""
     try:
         policy = json.loads(base64.b64decode(fields.get("policy", ""), validate=True))
-        expires = datetime.fromtimestamp(metadata.parse_moment(policy["expiration"]) / 1e6, UTC)
+        expires = to_datetime(metadata.parse_moment(policy["expiration"]))
         conditions = policy["conditions"]
         if not isinstance(conditions, list):
             raise TypeError

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from urllib.parse import parse_qsl
 
-from vfs.model import LockMode, ObjectInfo, Retention, Seq
+from vfs.model import SEQ_MAX, LockMode, ObjectInfo, Retention, Seq
+from vfs.names import to_datetime, to_us
 from vfs.objects import Condition, Object
 from vfs.s3 import checksums
 from vfs.s3.call import http_date, quoted
@@ -55,6 +56,7 @@ _ENCRYPTION = re.compile(r"x-amz-server-side-encryption|x-amz-copy-source-server
 _MOMENT = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?)(Z|[+-]\d\d:?\d\d)?\Z")
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
 _CONTROL = re.compile(r"[\0-\x08\x0a-\x1f\x7f]")
+_SURROGATE = re.compile("[\ud800-\udfff]")  # bytes of a query that are no UTF-8
 _TAG = re.compile(r"[\w \t+\-=.:/@]*\Z")
 
 
@@ -85,7 +87,7 @@ def info_from(headers: Mapping[str, str], dialect: Dialect, owner: str, now: int
 
 def check_header(name: str, value: str) -> None:
     """Raise S3Error for what no header can say: it may come from a form, or from a query."""
-    if not _TOKEN.match(name) or _CONTROL.search(value):
+    if not _TOKEN.match(name) or _CONTROL.search(value) or _SURROGATE.search(value):
         raise S3Error("InvalidArgument", "the name or the value of a header has characters that it cannot have")
 
 
@@ -127,16 +129,16 @@ def check_tags(pairs: list[tuple[str, str]], most: int = TAGS_MAX) -> dict[str, 
 
 
 def parse_moment(text: str) -> Seq:
-    """An ISO 8601 moment, µs since 1970. Raises S3Error."""
+    """An ISO 8601 moment from 1970 to 9999, µs since 1970. Raises S3Error."""
     found = _MOMENT.match(text.strip())
     try:
         moment = datetime.fromisoformat(text.strip()) if found else None
     except ValueError:
         moment = None
-    if moment is None:
-        raise S3Error("InvalidArgument", "the date looks like 2026-11-20T15:16:17Z")
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return Seq(int(moment.timestamp() * 1_000_000))
+    us = -1 if moment is None else to_us(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
+    if not 0 <= us <= SEQ_MAX:
+        raise S3Error("InvalidArgument", "the date looks like 2026-11-20T15:16:17Z, from 1970 to 9999")
+    return Seq(us)
 
 
 def parse_mode(text: str, code: str = "InvalidArgument") -> LockMode:
@@ -202,7 +204,7 @@ def headers_of(item: Object, *, with_checksum: bool) -> dict[str, str]:
 
 
 def _iso(us: int) -> str:
-    return f"{datetime.fromtimestamp(us // 1_000_000, UTC):%Y-%m-%dT%H:%M:%SZ}"
+    return f"{to_datetime(us):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def condition_from(headers: Mapping[str, str]) -> Condition | None:

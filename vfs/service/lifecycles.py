@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections import Counter
@@ -14,8 +15,8 @@ import trio
 
 from vfs import audit, expiring
 from vfs.catalog import UNREADABLE
-from vfs.errors import DiskFailed, LimitReached, NoSpace
-from vfs.expiring import Due
+from vfs.errors import DiskFailed, LimitReached, NoSpace, VfsError
+from vfs.expiring import PASSED_NAMED_MAX, Due, Passed
 from vfs.model import Ino
 from vfs.names import show
 from vfs.service.process import Settle
@@ -38,8 +39,8 @@ class Lifecycles:
         self._previews: dict[Ino, dict[str, Any]] = {}
 
     async def run(self, settle: Settle) -> None:
-        """Look every `lifecycle_interval` seconds, and make previews, for ever. A fault of its own is logged and ends
-        it. settle: called after each step that changed something.
+        """Look every `lifecycle_interval` seconds, and make previews, for ever: a fault of one pass is logged and ends
+        that. settle: called after each step that changed something.
         """
         try:
             async with trio.open_nursery() as nursery:
@@ -48,32 +49,30 @@ class Lifecycles:
                     nursery.start_soon(self._run_passes, self._store.settings.lifecycle_interval, settle)
         except* DiskFailed as error:
             log.error("lifecycles end: %s", error.exceptions[0])
-        except* UNREADABLE as error:
-            log.error(
-                "lifecycles end: the catalog is damaged (%r); unmount, and run `vfs rebuild`", error.exceptions[0]
-            )
-        except* Exception:
-            log.exception("lifecycles end; this is a bug in vfs")
 
     async def _run_passes(self, interval: float, settle: Settle) -> None:
         while True:
             await trio.sleep(interval)
             if any(bucket.lifecycle for _, bucket in self._store.buckets()):
-                await self._pass(settle)
+                with _logged("lifecycles go on at the next pass"):
+                    await self._pass(settle)
 
     async def _pass(self, settle: Settle) -> None:
         counts: Counter[str] = Counter()
-        steps = expiring.plan(self._store, day_s=self._store.settings.lifecycle_day)
+        passed = Passed()
+        steps = expiring.plan(self._store, day_s=self._store.settings.lifecycle_day, passed=passed)
         try:
             while (due := await _next(steps)) is not None:
                 await trio.to_thread.run_sync(audit.append, self._store.root, [_line(action) for action in due])
                 began = time.monotonic()
-                changed = expiring.carry_out(self._store, due)
+                changed = expiring.carry_out(self._store, due, passed)
                 await _rest(began)
                 counts.update(action.what for action in due)
                 await settle(changed)
         except NoSpace as error:
             log.warning("lifecycles go on later: %s", error)
+        if passed.count > PASSED_NAMED_MAX:
+            log.warning("lifecycles passed over %d keys and versions in all", passed.count)
         if counts:
             log.info("lifecycles: %s", ", ".join(f"{counts[what]} {what}" for what in sorted(counts)))
 
@@ -101,19 +100,45 @@ class Lifecycles:
 
     async def _run_previews(self) -> None:
         async for bucket in self._asked:
-            counts: Counter[str] = Counter()
-            size = room = 0
-            first: list[dict[str, Any]] = []
-            steps = expiring.plan(self._store, day_s=self._store.settings.lifecycle_day, only=bucket)
-            while (due := await _next(steps)) is not None:
-                counts.update(action.what for action in due)
-                size += sum(action.size for action in due if action.what == "purge")
-                for line in map(_line, due):
-                    room += len(msgspec.json.encode(line))
-                    if room <= PREVIEW_BYTES_MAX:
-                        first.append(line)
-            kinds = {"Expire": counts["expire"], "Purge": counts["purge"], "Abort": counts["abort"]}
-            self._tell(bucket, {"Running": False, **kinds, "PurgeBytes": size, "First": first})
+            found: dict[str, Any] = {"Expire": 0, "Purge": 0, "Abort": 0, "PurgeBytes": 0, "First": []}
+            try:
+                with _logged("the preview ends"):
+                    await self._preview(bucket, found)
+            finally:
+                self._tell(bucket, {"Running": False, **found})
+
+    async def _preview(self, bucket: Ino, found: dict[str, Any]) -> None:
+        """Fill in what is due."""
+        found["Error"] = "the preview could not be made to its end; the daemon's log says why"
+        passed = Passed()
+        room = 0
+        steps = expiring.plan(self._store, day_s=self._store.settings.lifecycle_day, only=bucket, passed=passed)
+        while (due := await _next(steps)) is not None:
+            for action in due:
+                found[action.what.capitalize()] += 1
+                found["PurgeBytes"] += action.size if action.what == "purge" else 0
+            for line in map(_line, due):
+                room += len(msgspec.json.encode(line))
+                if room <= PREVIEW_BYTES_MAX:
+                    found["First"].append(line)
+        del found["Error"]
+        if passed.count:
+            found["PassedOver"] = passed.count
+
+
+@contextlib.contextmanager
+def _logged(what: str) -> Iterator[None]:
+    """A fault is logged, and does not end whoever comes next. Raises DiskFailed."""
+    try:
+        yield
+    except DiskFailed:
+        raise
+    except UNREADABLE as error:
+        log.error("%s: the catalog is damaged (%r); unmount, and run `vfs rebuild`", what, error)
+    except (VfsError, OSError) as error:
+        log.warning("%s: %s", what, error)
+    except Exception:
+        log.exception("%s; this is a bug in vfs", what)
 
 
 async def _next(steps: Iterator[list[Due]]) -> list[Due] | None:
