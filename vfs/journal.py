@@ -19,7 +19,7 @@ from vfs.errors import Corrupt, NoSpace, TooLarge
 FOLDER = "journal"
 SEGMENT_BYTES_MAX = 64 << 20
 PAYLOAD_BYTES_MAX = 16 << 20
-SPARE = f"{FOLDER}/spare"  # an empty file, for which room is set aside: on a full disk it becomes the next segment
+SPARE = f"{FOLDER}/.spare"  # an empty file, for which room is set aside: on a full disk it becomes the next segment
 ROOM_STEP_BYTES = 1 << 20  # set aside at once
 
 _MAGIC = b"vfsJ"

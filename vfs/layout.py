@@ -16,7 +16,7 @@ REPLACED = (
     *("store.toml.new", "s3-keys.new", "scrub.new"),
 )
 _SEGMENT = re.compile(r"[0-9a-f]{8}|[0-9a-f]{16}")
-_JOURNAL = re.compile(r"[0-9a-f]{8}|[0-9a-f]{16}|spare")
+_JOURNAL = re.compile(r"[0-9a-f]{8}|[0-9a-f]{16}|\.spare")
 _HALF = re.compile(r"[01]")
 _CATALOG = re.compile(r"data\.(mdb|new|restored)")
 _NOTHING = re.compile(r"(?!)")

@@ -102,7 +102,7 @@ NAMES = (
     *layout.APPENDED,
     *("store.toml", "config.toml", "s3-keys", "scrub.json"),
     *("journal", "blocks", "synclog", "snapshots", "set-aside", "catalog", "damaged"),
-    *("journal/0", "journal/spare", "blocks/0", "synclog/0", "synclog/1", "snapshots/0", "catalog/data.mdb"),
+    *("journal/0", "journal/.spare", "blocks/0", "synclog/0", "synclog/1", "snapshots/0", "catalog/data.mdb"),
     *IN_THE_MAKING,
 )
 
@@ -111,7 +111,7 @@ def place(store: Path, name: str) -> Path:
     """Where a name of NAMES is: 0 is the last segment of a folder."""
     folder, _, inner = name.partition("/")
     if inner == "0" and folder != "synclog":
-        return max(path for path in (store / folder).iterdir() if path.name != "spare")
+        return max(path for path in (store / folder).iterdir() if path.name != ".spare")
     (store / folder).mkdir(mode=0o700, exist_ok=True) if inner else None
     return store / name
 
