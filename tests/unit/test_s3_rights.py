@@ -299,7 +299,7 @@ async def test_an_old_signature_covers_no_new_operation(desk: Desk, root: Access
     assert status in (await desk.ask(root, "GET", f"/bucket/k?legal-hold&versionId={version}")).body
 
 
-@pytest.mark.parametrize("name", sorted(_DECISIVE))
+@pytest.mark.parametrize("name", sorted({*_DECISIVE, "partNumber", "versionId"}))
 def test_what_decides_must_be_signed(desk: Desk, name: str) -> None:
     request = Request("PUT", b"/bucket/k", ((name, "1"),), {}, bucket=b"bucket", key=b"k")
     with pytest.raises(S3Error) as error:
