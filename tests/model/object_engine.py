@@ -374,8 +374,12 @@ class ObjectEngine(Lifetime):
         self.act(
             "purge",
             lambda: self.store.objects.purge(bucket.ino, key, _id(version), S3, bypass=bypass),
-            lambda _: self.reference.purge(bucket, key, version.seq, bypass=bypass),
+            lambda _: self.reference.purge(bucket, key, self._named(bucket, key, version).seq, bypass=bypass),
         )
+
+    def _named(self, bucket: Bucket, key: bytes, version: Version) -> Version:
+        """The version that has the id of *version* now: what a close had promised may be the null version instead."""
+        return next((one for one in bucket.chains.get(key, ()) if _id(one) == _id(version)), version)
 
     @rule(pick=PICK)
     def undelete(self, pick: int) -> None:
