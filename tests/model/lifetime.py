@@ -8,6 +8,7 @@ import contextlib
 import pickle
 import random
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -237,15 +238,18 @@ class Lifetime(RuleBasedStateMachine):
         self.checkpointed = self.reference.events
         self._durable()
 
-    @rule()
+    @rule(times=st.sampled_from([1, 2, 3, 100]))
     @precondition(lambda self: not self.holding)
-    def fail_to_commit(self) -> None:
-        """The disk is full: the catalog falls back to its last checkpoint, and is brought up to now again."""
+    def fail_to_commit(self, times: int) -> None:
+        """The disk is full for so many commits: the catalog falls back to its last checkpoint, and is brought up to now
+        again, in portions if that can be committed.
+        """
         self.store.sync()
         self._durable()
         with pytest.MonkeyPatch.context() as patch, contextlib.suppress(errors.NoSpace):
-            patch.setattr(Catalog, "_write_changed", _no_space_once(Catalog._write_changed))
+            patch.setattr(Catalog, "commit", _without_space(Catalog.commit, times))
             self.store.commit_catalog()
+        self.checkpointed = self._events_in_journal(self.store.core.catalog.checkpoint.journal.number)
 
     @rule(rebuild=st.booleans())
     def reopen(self, rebuild: bool) -> None:
@@ -308,14 +312,17 @@ class Lifetime(RuleBasedStateMachine):
         self.checkpointed = self.reference.events
         self._durable()
 
-    def _events_in_journal(self) -> int:
-        """Atomic changes so far; recovery makes some that the model does not count (files without a name)."""
+    def _events_in_journal(self, last: int | None = None) -> int:
+        """Atomic changes so far, or up to a record; recovery makes some that the model does not count (files without a
+        name).
+        """
         journal = self.store.core.journal
         snapshots = vfs.snapshot.complete(self.disk)
         first = max([0, *snapshots])
         segment = min(journal.segments())
         start = START if segment == 1 else Position(segment, 0, segment - 1)
-        records = [record for record in journal.records(start) if record.number > first]
+        numbers = range(first + 1, sys.maxsize if last is None else last + 1)
+        records = [record for record in journal.records(start) if record.number in numbers]
         return self._folded() + sum(bool(events.decode(record.payload).changes) for record in records)
 
     def _folded(self) -> int:
@@ -371,19 +378,32 @@ class Lifetime(RuleBasedStateMachine):
         self.same()
 
 
-def _no_space_once(write_changed: Callable[[Catalog], None]) -> Callable[[Catalog], None]:
-    """The commit fails; what is applied again then may have to be written out, too."""
-    failed = False
+def _without_space(commit: Callable[..., None], times: int) -> Callable[..., None]:
+    """A commit for which there is no room, so many times. What follows it may have to write rows of its own."""
+    left = times
 
-    def fails(catalog: Catalog) -> None:
-        nonlocal failed
-        if failed:
-            write_changed(catalog)
+    def fails(catalog: Catalog, *where: Any) -> None:
+        nonlocal left
+        if not left:
+            commit(catalog, *where)
             return
-        failed = True
-        raise lmdb.DiskError("simulated: no space left")
+        left -= 1
+        with pytest.MonkeyPatch.context() as patch:
+            fall_back = catalog._fall_back
+
+            def with_space() -> None:
+                patch.undo()
+                fall_back()
+
+            patch.setattr(catalog, "_write_changed", _no_space)
+            patch.setattr(catalog, "_fall_back", with_space)
+            commit(catalog, *where)
 
     return fails
+
+
+def _no_space() -> None:
+    raise lmdb.DiskError("simulated: no space left")
 
 
 def make_small(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ import requests
 from tests.mounted import Mounted
 from tests.served import Served, client, listening_on, new_key
 from vfs.disk import RealDisk
+from vfs.folder import Folder
 from vfs.journal import START, Journal, Record
 
 BUCKET = "bucket"
@@ -23,7 +24,7 @@ BUCKET = "bucket"
 
 def records(store: Path) -> list[Record]:
     """Those of the journal of a store that a daemon has open."""
-    return list(Journal(RealDisk(store)).records(START))
+    return list(Journal(RealDisk(Folder.at(store))).records(START))
 
 
 @pytest.fixture(params=["served", pytest.param("mounted", marks=pytest.mark.fuse)])
