@@ -232,9 +232,12 @@ class Core:
         changes += [events.AttributeSet(ino, name, value) for name, value in attributes]
 
     def has_keys(self, directory: Ino, changes: list[Change]) -> bool:
-        """Whether anything below a directory lives or has history, when *changes* have taken keys away."""
+        """Whether anything below a directory lives or has history, or an open file that was displaced from there may
+        have some, when *changes* have taken keys away.
+        """
         gone = {change.key for change in changes if type(change) is events.KeyGone}
-        return any(key not in gone for _, key in self.catalog.keys(directory))
+        displaced = any(where.parent == directory for _, where in self.catalog.every_displaced())
+        return displaced or any(key not in gone for _, key in self.catalog.keys(directory))
 
     def path(self, where: KeyName) -> bytes:
         """The key (path in its bucket) of a name, live or removed."""

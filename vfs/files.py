@@ -11,6 +11,7 @@ import contextlib
 import logging
 import stat
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import NamedTuple
 
 import msgspec
@@ -28,6 +29,7 @@ from vfs.openfiles import Handle, OpenFile
 
 log = logging.getLogger("vfs.files")
 
+LOOKED_BACK_MAX = 1000  # versions of a key that are looked at for the last one of an owner's
 SETID = stat.S_ISUID | stat.S_ISGID
 
 
@@ -248,7 +250,7 @@ class Files:
             if last:
                 del self._open[ino]
                 self.interims.forget(ino, file.pace)
-                if self._core.catalog.draft(ino) is not None:
+                if self.safe(ino) is not None:
                     self._promised.add(ino)  # the disk was full
         if last and (unlinked or self._core.catalog.displaced(ino) is not None):
             self._drop(ino)
@@ -259,9 +261,19 @@ class Files:
 
     def _drop(self, ino: Ino) -> None:
         """Let an inode without a name go."""
-        drafts: list[Change] = [events.DraftGone(ino)] if self._core.catalog.draft(ino) is not None else []
-        self._core.commit("drop", [*drafts, events.InodeGone(ino)])
+        changes: list[Change] = [events.DraftGone(ino)] if self._core.catalog.draft(ino) is not None else []
+        self._core.commit("drop", [*changes, events.InodeGone(ino), *self._drop_place(ino)])
         self._promised.discard(ino)
+
+    def _drop_place(self, ino: Ino) -> list[Change]:
+        """A removed directory goes that was only kept because a displaced file could have been published there."""
+        catalog = self._core.catalog
+        where = catalog.displaced(ino)
+        inode = None if where is None else catalog.find_inode(where.parent)
+        if where is None or inode is None or inode.nlink or next(catalog.keys(where.parent), None) is not None:
+            return []
+        others = any(other != ino and place.parent == where.parent for other, place in catalog.every_displaced())
+        return [] if others else [events.InodeGone(where.parent)]
 
     # -- publishing -------------------------------------------------------------------------------------------
 
@@ -291,10 +303,11 @@ class Files:
         if file is not None:
             file.flushed = False
             file.published = file.drafted
-        self._promised.discard(ino)
+        if file is not None or self.safe(ino) is None:
+            self._promised.discard(ino)
         if moved and self.on_moved is not None:
             self.on_moved(moved)
-        if file is None and self._core.catalog.displaced(ino) is not None:
+        if file is None and self._core.catalog.displaced(ino) is not None and self.safe(ino) is None:
             self._drop(ino)
 
     def _return(self, changes: list[Change], where: KeyName, ino: Ino, inode: Inode, writer: Writer) -> list[Changed]:
@@ -315,6 +328,7 @@ class Files:
         if core.state_for(inode.bucket, where.name) is not State.ENABLED:
             return []  # where one version is kept, that is the one that lives, or none
         key = core.key_for(changes, where.parent, where.name)
+        self._close(key, inode)
         core.part(changes, where, key, ino, inode, NOBODY)
         if live is None:
             inode.key, inode.seq = key, core.add_version(changes, key, where.name, ino, inode, writer)
@@ -324,6 +338,16 @@ class Files:
             core.close(changes, key, seq, inode.bucket)
             self._add_again(changes, key, where.name, live, old)
         return []
+
+    def _close(self, key: KeyId, inode: Inode) -> None:
+        """Let a displaced file be as hard to read as the last file of its owner's at a key was, which may have been
+        closed since; if that cannot be told, only its owner reads it.
+        """
+        versions = (version for _, version in self._core.catalog.versions(key))
+        last = next((version for version in islice(versions, LOOKED_BACK_MAX) if version.uid == inode.uid), None)
+        mode = inode.mode & stat.S_IRWXU if last is None else last.mode & 0o777
+        inode.mode = stat.S_IFMT(inode.mode) | mode
+        inode.gid, inode.acl = (inode.gid, b"") if last is None else (last.gid, last.acl)
 
     def _add_again(self, changes: list[Change], key: KeyId, name: bytes, ino: Ino, inode: Inode) -> None:
         """Let what lives at a key be its newest version once more."""
@@ -350,6 +374,9 @@ class Files:
     def publish_all(self, ino: Ino) -> None:
         """Publish also what no close has promised yet."""
         file = self._open.get(ino)
+        if file is None:
+            self._publish_left(ino)
+            return
         if file is not None and file.dirty and not self._is_unlinked(ino):
             self._store_draft(ino, file)
         self.publish(ino)
@@ -357,8 +384,24 @@ class Files:
     def publish_flushed(self, ino: Ino) -> None:
         """Publish, under the names it has now, what some close or fsync has promised: its RELEASE may come later."""
         file = self._open.get(ino)
-        if file is None or file.flushed:
+        if file is None:
+            self._publish_left(ino)
+        elif file.flushed:
             self.publish(ino)
+
+    def _publish_left(self, ino: Ino) -> None:
+        """Publish what a full disk kept a recovery, or the last close, from publishing. If it still does, it stays."""
+        if self._core.catalog.interim(ino) is not None:
+            try:
+                self._draft_interim(ino)
+            except NoSpace as error:
+                log.warning("what was written to inode %d is still to be published: %s", ino, error)
+        self.publish(ino)
+
+    def publish_left(self) -> None:
+        """The same of all files that nobody has open."""
+        for ino in [ino for ino in self._promised if ino not in self._open]:
+            self._publish_left(ino)
 
     def publish_removed(self, ino: Ino) -> None:
         """Before a file loses a name for good: publish what was promised, and what was written since, if the file has
@@ -383,10 +426,10 @@ class Files:
         catalog = self._core.catalog
         for ino in self._displaced_from(parent, name):
             if ino in self._promised:
-                self.publish(ino)
+                self.publish_flushed(ino)
         live = catalog.entry(parent, name)
         if live is not None and live in self._promised:
-            self.publish(live)
+            self.publish_flushed(live)
 
     def _displaced_from(self, parent: Ino, name: bytes) -> list[Ino]:
         return sorted(ino for ino, where in self._core.catalog.every_displaced() if where == (parent, name))
@@ -407,7 +450,7 @@ class Files:
         """Publish what was promised of a bucket's files, before it is removed: of displaced ones, if it is empty."""
         for ino in self.promised():
             if self._core.catalog.peek(ino).bucket == bucket:
-                self.publish(ino)
+                self.publish_flushed(ino)
 
     def promised(self) -> list[Ino]:
         """The files of which something was promised that is not published."""
@@ -420,8 +463,9 @@ class Files:
         return (file is not None and file.dirty) or catalog.draft(ino) is not None or catalog.interim(ino) is not None
 
     def empty_draft(self, ino: Ino) -> Draft:
-        """A draft of nothing, for an open file whose changes no draft has."""
-        file = self._open[ino]
+        """A draft of nothing, for a file whose changes no draft has."""
+        file = self._open.get(ino) or self._core.catalog.interim(ino)
+        assert file is not None, "it has changes"
         return Draft(EMPTY, file.mtime, file.ctime, file.writer)
 
     def truncate_path(self, ino: Ino, size: int, writer: Writer) -> None:
@@ -439,8 +483,9 @@ class Files:
         """Take one name away from a file's inode, which goes with its last one; if it is open, it works on without.
         displaced: what is written to it is still published there.
         """
-        where = self._core.catalog.key_name(key) if displaced and inode.is_file else None
-        self._core.detach(changes, key, ino, inode, is_open=ino in self._open, displaced=where)
+        left = ino not in self._open and self._core.catalog.interim(ino) is not None  # the disk is full
+        where = self._core.catalog.key_name(key) if (displaced or left) and inode.is_file else None
+        self._core.detach(changes, key, ino, inode, is_open=left or ino in self._open, displaced=where)
 
     def replace(
         self,
@@ -518,19 +563,22 @@ class Files:
                 with self._keeping(ino):
                     self._drop(ino)
             for ino in sorted(ino for ino, _ in catalog.interims()):
-                with self._keeping(ino):
+                with self._keeping(ino), contextlib.suppress(NoSpace):  # a draft has room, where this has none
                     self._draft_interim(ino)
             for ino in sorted(ino for ino, _ in catalog.drafts()):  # the same, however they came into memory
                 if ino not in self.kept:
                     with self._keeping(ino):
                         self.publish(ino)
                         published += 1
-            for ino in sorted(ino for ino, _ in catalog.every_displaced()):  # without a draft
-                if ino not in self.kept:
+            for ino in sorted(ino for ino, _ in catalog.every_displaced()):
+                if ino not in self.kept and self.safe(ino) is None:
                     self._drop(ino)
         except NoSpace as error:
             log.warning("files that were open are still to be published: %s", error)
-            self._promised.update(ino for ino, _ in catalog.drafts())
+        left = {ino for ino, _ in (*catalog.drafts(), *catalog.interims()) if ino not in self.kept}
+        if left:
+            log.warning("%d files that were open are published when there is room", len(left))
+        self._promised |= left
         return published
 
     def _draft_interim(self, ino: Ino) -> None:

@@ -80,7 +80,7 @@ class Interims:
             yield
         except Corrupt as error:
             log.error("what was written to inode %d, which is open, cannot be made safe: %s", ino, error)
-            self._unsafe.discard(ino)
+            self._settled(ino, self._files[ino].pace)  # until the next write
 
     def _commit(self, due: list[Ino]) -> None:
         changes: list[Change] = []

@@ -86,18 +86,18 @@ class Faulty(Engine):
             except (NoSpace, DiskFailed) as error:
                 refused = error
             finally:
-                self.store.files._store_draft = store_draft  # type: ignore[method-assign]
+                patch.undo()
 
-        store_draft = self.store.files._store_draft
-
-        def watched(*args: Any) -> None:
+        def watched(store: Callable[..., None], *args: Any) -> None:
             try:
-                store_draft(*args)
+                store(*args)
             except NoSpace:
                 self.reference.no_room = True
                 raise
 
-        self.store.files._store_draft = watched  # type: ignore[method-assign]
+        patch = pytest.MonkeyPatch()
+        for name in ("_store_draft", "_draft_interim"):
+            patch.setattr(self.store.files, name, partial(watched, getattr(self.store.files, name)))
 
         def follow(found: Any) -> Any:
             if refused is None:

@@ -536,7 +536,7 @@ class Reference:
         assert isinstance(file, File)
         promised = file.open is None or file.open.flushed
         if promised or file.published or (self.now - file.born) // 1000 >= YOUNG_US:
-            self.publish(file) if self.no_room else self.publish_all(file)
+            self.publish(file) if self.no_room and file.open is not None else self.publish_all(file)
         return file
 
     def _publish_at(self, directory: Directory, name: bytes) -> None:
@@ -553,7 +553,8 @@ class Reference:
         file.ctime = self.now
         if file.names:
             return
-        if displaced and file.open is not None:
+        left = file.open is None and file.interim is not None
+        if left or (displaced and file.open is not None):
             file.displaced = (directory, name)
             self.displaced = sorted([*self.displaced, file], key=lambda one: one.ino)
             return
@@ -564,8 +565,16 @@ class Reference:
     def _gone(self, file: File) -> None:
         """A displaced file that nobody has open any more."""
         self.displaced.remove(file)
+        assert file.displaced is not None
+        directory = file.displaced[0]
         file.displaced = None
+        if not directory.live and directory.parent is not None and not self._is_kept(directory):
+            directory.parent.removed = [one for one in directory.parent.removed if one is not directory]
         self.on_event()
+
+    def _is_kept(self, directory: Directory) -> bool:
+        """Whether a removed directory has history below, or may get some by what was displaced from there."""
+        return directory.has_keys or any(file.displaced and file.displaced[0] is directory for file in self.displaced)
 
     def rmdir(self, directory: Directory, name: bytes, writer: Writer) -> None:
         self._check_directory(directory)
@@ -584,14 +593,14 @@ class Reference:
         parent = directory.parent
         assert parent is not None
         del parent.entries[directory.sort_name]
-        more = directory.has_keys or bool(self.removed_at(parent, directory.sort_name))
+        more = self._is_kept(directory) or bool(self.removed_at(parent, directory.sort_name))
         self._delete(parent, directory.sort_name, directory, writer, more=more)
 
     def _drop(self, directory: Directory) -> None:
         """A directory without a name: kept if it has history."""
         directory.live = False
         directory.ctime = self.now
-        if directory.has_keys:
+        if self._is_kept(directory):
             assert directory.parent is not None
             directory.parent.removed.append(directory)
 
@@ -920,7 +929,7 @@ class Reference:
             file.open.flushed = False
             file.open.published = file.open.safe
         self.on_event()
-        if file.open is None and file.displaced is not None:
+        if file.open is None and file.displaced is not None and file.interim is None:
             self._gone(file)
 
     def _return(self, file: File, directory: Directory, name: bytes, writer: Writer) -> None:
@@ -939,6 +948,10 @@ class Reference:
         elif self.state_for(directory.bucket, name) is State.ENABLED:
             chain = directory.chains.get(name)
             before = chain[-1].writer if chain else writer
+            last = next((version for version in reversed(chain or []) if version.uid == file.uid), None)
+            mode = file.mode & stat.S_IRWXU if last is None else last.mode & 0o777
+            file.mode = stat.S_IFMT(file.mode) | mode
+            file.gid = file.gid if last is None else last.gid
             self._part(directory, name, file, NOBODY)
             self._put(directory, name, file, writer)
             if live is None:
@@ -991,12 +1004,24 @@ class Reference:
 
     def publish_flushed(self, file: File) -> None:
         """What a close has promised, before its name changes."""
-        if file.open is None or file.open.flushed:
+        if file.open is None:
+            self._publish_left(file)
+        elif file.open.flushed:
             self.publish(file)
+
+    def _publish_left(self, file: File) -> None:
+        """What a full disk kept from being published."""
+        if file.interim is not None and not self.no_room:
+            file.draft, file.interim = file.interim, None
+            self.on_event()
+        self.publish(file)
 
     def publish_all(self, file: File) -> None:
         """What is being changed, before something else becomes current."""
-        if file.open is not None and file.open.dirty and not file.open.unlinked:
+        if file.open is None:
+            self._publish_left(file)
+            return
+        if file.open.dirty and not file.open.unlinked:
             self._store_draft(file)
         self.publish(file)
 
@@ -1041,8 +1066,10 @@ class Reference:
             if now_current is not None:
                 self._open_again(now_current)
                 self._record_rights(directory, name, -1, file)
-            if now_current is None and file.draft is None and file.open is not None:
-                file.draft = Draft(b"", file.open.mtime, file.open.ctime, file.open.writer, 0)  # as if just created
+            if now_current is None and file.draft is None:
+                by = file.open or file.interim
+                assert by is not None
+                file.draft = Draft(b"", by.mtime, by.ctime, by.writer, 0)  # as if just created
         else:
             if now_current is not None:
                 self._check_revivable(directory)

@@ -180,6 +180,7 @@ class Durability:
             self._changed = trio.Event()
             self._urgent = trio.Event()
             try:
+                self._store.files.publish_left()
                 await self.checkpoint()
                 if self._store.is_short:
                     self.full.set()
