@@ -112,6 +112,11 @@ SENSELESS: dict[str, Callable[[Tree], list[Change]]] = {
     "an ACL that is none": lambda t: [events.InodeSet(t.file, t.with_(t.file, acl=b"acl"))],
     "a default ACL that is none": lambda t: [events.AttributeSet(t.directory, acl.DEFAULT, b"acl")],
     "a displaced file with a name": lambda t: [events.DisplacedSet(t.file, t.bucket, b"f")],
+    "displaced from the root": lambda t: [
+        events.EntryGone(t.bucket, b"f"),
+        events.InodeSet(t.file, t.with_(t.file, nlink=0)),
+        events.DisplacedSet(t.file, STORE_ROOT, b"f"),
+    ],
     "a displaced directory": lambda t: [events.DisplacedSet(t.directory, t.bucket, b"f")],
     "nothing that is displaced": lambda t: [events.DisplacedSet(Ino(999), t.bucket, b"f")],
     "an interim draft of nothing": lambda t: [

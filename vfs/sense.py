@@ -214,6 +214,8 @@ class _View:
             raise Unstorable(f"inode {change.ino} has a name, or is no file")
         if b"/" in change.name:
             raise Unstorable(f"the name {show(change.name)} has a slash")
+        if change.parent == STORE_ROOT:
+            raise Unstorable("only buckets stand at the root of a store")
         self._at_end.append((_View._need_directory, change.parent))
 
     def interim_set(self, change: events.InterimSet) -> None:
