@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import lmdb
 import pyfuse3
 import pytest
 import trio
@@ -33,7 +34,7 @@ from vfs.model import STORE_ROOT, Ino, KeyId, PurgePolicy
 from vfs.names import format_version_id
 from vfs.service import durability as durability_module
 from vfs.service.durability import INLINE_US_MAX, QUICK_WRITES, QUICK_WRITES_MAX, Durability, Pace
-from vfs.store import Pending, Store
+from vfs.store import Pending, Store, sync_files
 from vfs.synclog import FOLDER, Entry
 
 pytestmark = pytest.mark.usefixtures("small_sync_log")
@@ -314,6 +315,57 @@ async def test_a_checkpoint_syncs_again_before_the_catalog_commits(
     again = Store.open(tmp_path / "store", disk=after)
     assert again.tree.find(bucket, b"meanwhile") is not None
     again.abandon()
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_log_has_what_came_while_the_segments_were_synced(tmp_path: Path, seed: int) -> None:
+    """It begins where they had been synced to, not where they end by then."""
+    store, disk = logging_store(tmp_path)
+    bucket = store.find_bucket(b"bucket")
+    save(store, bucket, b"before", b"x")
+    pending = store.begin_sync()
+    sync_files(pending)
+    save(store, bucket, b"meanwhile", b"came in" * 100)
+    store.end_sync(pending)
+    assert not synced(store)
+    store.sync()
+    assert synced(store)
+    assert unsynced(disk), "the log alone has it"
+    after = disk.crash(random.Random(seed))
+    store.abandon()
+    again = Store.open(tmp_path / "store", disk=after)
+    handle = again.files.open(again.tree.lookup(bucket, b"meanwhile")[0], WRITER)
+    assert again.files.read(handle, 0, 1000) == b"came in" * 100
+    again.abandon()
+
+
+def test_a_catalog_is_not_brought_up_to_a_journal_that_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its commit fails, and of the journal from which it would be made again a record is damaged by then."""
+    disk = SimDisk()
+    store = open_store(tmp_path / "store", disk)
+    bucket = store.create_bucket(b"bucket", uid=0, gid=0)
+    store.checkpoint()
+    known = store.core.catalog.checkpoint
+    for number in range(5):
+        save(store, bucket, b"%d" % number, b"content")
+    segment = f"journal/{store.core.journal.end.segment:016x}"
+    disk.flip(segment, (known.journal.offset + store.core.journal.end.offset) // 2)
+
+    def full(catalog: Catalog) -> None:
+        raise lmdb.DiskError("simulated: no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Catalog, "_write_changed", full)
+        with pytest.raises(DiskFailed):
+            store.checkpoint()
+    assert store.core.failed
+    assert store.core.catalog.checkpoint == known
+    with pytest.raises(DiskFailed):
+        save(store, bucket, b"more", b"content")
+    store.close()
+    assert store.core.catalog.checkpoint == known, "nor at the end"
 
 
 @pytest.mark.parametrize("what", ["sync", "checkpoint"])
