@@ -22,7 +22,7 @@ from vfs.blocks import BLOCK_BYTES
 from vfs.catalog import TABLES, BlockRow, Catalog
 from vfs.check import Figures, Kind, Problem, check, mend_headers, rebuild, rebuilding
 from vfs.check.readthrough import ReadThrough
-from vfs.disk import RealFile
+from vfs.disk import RealFile, segments
 from vfs.errors import Corrupt, DiskFailed, LimitReached, NoSuchKey, NotAStore, StoreInUse
 from vfs.folder import Folder
 from vfs.journal import START
@@ -499,7 +499,7 @@ def test_a_missing_segment_in_the_middle_is_found(tmp_path: Path, monkeypatch: p
     fill(store)
     store.close()
     figures_of(tmp_path)
-    first, second, third, *_ = sorted(os.listdir(tmp_path / "journal"))
+    first, second, third, *_ = sorted(segments(os.listdir(tmp_path / "journal")))
     (tmp_path / "journal" / second).unlink()
     (problem,) = problems_of(tmp_path)
     assert problem.where.startswith(f"journal/{first}")
