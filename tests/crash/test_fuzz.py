@@ -287,10 +287,16 @@ def test_lengths_are_not_believed(sample: Sample, payload: bytes) -> None:
         shutil.rmtree(path / "catalog")
         (path / f"journal/{1:016x}").write_bytes(seal(payload, 1, 0))
         tracemalloc.start()
-        for attempt in (Store.open, lambda path: rebuild(path, lambda *_: None)):
-            with pytest.raises(Corrupt):
-                attempt(path)
         assert check(path, lambda _: None, lambda *_: None).problems
+        if payload.endswith(b"\xcc\xff\x01"):  # perhaps a later vfs wrote it
+            for attempt in (Store.open, lambda path: rebuild(path, lambda *_: None)):
+                with pytest.raises(Corrupt):
+                    attempt(path)
+        else:
+            Store.open(path).close()
+            rebuild(path, lambda *_: None)
+            assert len(list((path / "set-aside").iterdir())) == 1, "it is kept, and takes nothing with it"
+            assert check(path, lambda _: None, lambda *_: None).harmless
         assert tracemalloc.get_traced_memory()[1] < 64 << 20
     finally:
         tracemalloc.stop()
