@@ -128,6 +128,16 @@ SENSELESS: dict[str, Callable[[Tree], list[Change]]] = {
     "an interim draft that keeps what is not there": lambda t: [
         events.InterimSet(t.file, Interim(EMPTY, 5, 0, 0, WRITER, Seq(5)), 5, b"")
     ],
+    "a bucket with names in it": lambda t: [events.BucketGone(t.bucket)],
+    "a file of another bucket": lambda t: [events.InodeSet(t.file, t.with_(t.file, bucket=t.other))],
+    "a file of the store's root": lambda t: [events.InodeSet(t.file, t.with_(t.file, bucket=STORE_ROOT))],
+    "a new file of the store's root": lambda t: [events.InodeSet(Ino(t.next), t.with_(t.file, bucket=STORE_ROOT))],
+    "a directory with content": lambda t: [
+        events.InodeSet(t.directory, t.with_(t.directory, content=t.inode(t.file).content))
+    ],
+    "a root with content": lambda t: [
+        events.InodeSet(STORE_ROOT, t.with_(STORE_ROOT, content=t.inode(t.file).content))
+    ],
     "an entry in a file": lambda t: [events.EntrySet(t.file, b"f", t.file)],
     "an entry of another bucket": lambda t: [
         events.KeyMade(KeyId(t.next), t.other, b"f"),

@@ -112,6 +112,8 @@ class _View:
 
     def bucket_gone(self, change: events.BucketGone) -> None:
         self._need_bucket(change.ino)
+        if next(self._catalog.entries(change.ino), None) is not None:
+            raise Unstorable(f"bucket {change.ino} goes, and names live in it")
         self._buckets = {**self._buckets, change.ino: False}
         self._inodes[change.ino] = None
 
@@ -172,8 +174,12 @@ class _View:
             raise Unstorable(f"inode {ino} is of a type that there is not")
         if not ino or (old is not None and (old.mode & _FORMAT == _DIRECTORY) != (kind == _DIRECTORY)):
             raise Unstorable(f"inode {ino} is none, or becomes a directory, or ceases to be one")
-        if inode.bucket != STORE_ROOT:
-            self._need_bucket(inode.bucket)
+        if old is not None and old.bucket != inode.bucket:
+            raise Unstorable(f"inode {ino} comes into another bucket")
+        if ino != STORE_ROOT and (inode.nlink or (old is not None and old.nlink)):
+            self._need_bucket(inode.bucket)  # what is open and has no name may outlive its bucket
+        if kind == _DIRECTORY and inode.content.size:
+            raise Unstorable(f"directory {ino} has content")
         _check_content(inode.content)
         if inode.acl and (old is None or inode.acl != old.acl):
             self._check_acl(inode.acl)

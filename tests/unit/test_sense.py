@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -211,4 +212,18 @@ def test_the_number_of_a_directory_may_end_in_a_slash(store: Store) -> None:
         made.add(store.core.catalog.entry(bucket, b"%d/" % at) & 255)  # type: ignore[operator]
     store.objects.end_content(body)
     assert ord("/") in made
+    unchanged(store)
+
+
+def test_an_open_file_without_a_name_may_outlive_its_bucket(store: Store) -> None:
+    store.create_bucket(b"other", uid=0, gid=0)
+    bucket = store.create_bucket(b"gone", uid=0, gid=0, state=State.UNVERSIONED)
+    ino = write(store, bucket, b"f")
+    handle = store.files.open(ino, WRITER)
+    store.tree.unlink(bucket, b"f", WRITER)
+    store.delete_bucket(b"gone")
+    assert store.tree.set_attributes(ino, mode=0o600).mode == stat.S_IFREG | 0o600
+    store.files.write(handle, 0, b"more")
+    assert store.files.read(handle, 0, 4) == b"more"
+    store.files.release(handle)
     unchanged(store)
