@@ -228,6 +228,49 @@ def test_a_flush_makes_the_interim_draft_go(files: Files) -> None:
     assert files.versions(b"f") == 1
 
 
+def test_behind_a_flush_interim_drafts_begin_anew(files: Files) -> None:
+    handle = files.open(b"f")
+    files.write(b"f", b"x" * 1000)
+    files.tick()
+    files.store.files.flush(handle)
+    files.write(b"f", b"more")
+    files.tick()
+    files.kill()
+    assert files.read(b"f") == b"x" * 1000 + b"more"
+
+
+def test_what_found_no_room_is_due_again(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    files.open(b"f")
+    files.write(b"f", b"precious")
+
+    def full(*_: object) -> None:
+        raise NoSpace("full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.store.core, "commit", full)
+        with pytest.raises(NoSpace):
+            files.tick()
+    assert files.store.files.interims.are_due
+    files.tick()
+    files.kill()
+    assert files.read(b"f") == b"precious"
+
+
+def test_a_clock_that_is_put_back_keeps_nothing_waiting(files: Files) -> None:
+    files.open(b"database")
+    files.write(b"database", bytes(range(256)) * 512 * 40)
+    files.tick()
+    files.clock.now += 2 * MINUTE_NS
+    for page in range(30):
+        files.write(b"database", b"%04d" % page, page * BLOCK_BYTES)
+    files.tick(1)
+    assert files.store.files.interims.are_due, "it is more than a minute may write"
+    files.tick(-3600)
+    assert not files.store.files.interims.are_due
+    files.kill()
+    assert files.read(b"database")[29 * BLOCK_BYTES :][:4] == b"0029"
+
+
 @pytest.mark.parametrize("drafted", [False, True])
 @pytest.mark.parametrize("old", [False, True])
 def test_what_an_unlink_keeps(files: Files, old: bool, drafted: bool) -> None:
