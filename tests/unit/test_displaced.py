@@ -69,6 +69,10 @@ def text(store: Store, version: Version) -> bytes | None:
         store.files.close_version(copy)
 
 
+def full(_: object) -> None:
+    raise NoSpace("full")
+
+
 @pytest.mark.parametrize("first", ["write", "rmdir"])
 def test_a_directory_stays_known_while_something_open_was_displaced_from_it(
     store: Store, bucket: Ino, first: str
@@ -134,27 +138,29 @@ def test_what_is_written_after_a_file_was_given_to_another_group_is_that_groups(
     assert {(one.gid, one.acl) for one in (marker, later)} == {(2000, inode.acl)}
 
 
+@pytest.mark.parametrize("gone", [False, True])
 def test_what_no_draft_has_of_a_displaced_file_is_not_dropped_with_its_draft(
-    tmp_path: Path, store: Store, bucket: Ino, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, store: Store, bucket: Ino, monkeypatch: pytest.MonkeyPatch, gone: bool
 ) -> None:
     """The disk is so full that a recovery can publish what was closed, and not what was written since."""
     handle = store.files.open(write(store, bucket, b"f", b"one"), ANN)
     put(store, bucket, b"f", b"put")
+    if gone:
+        store.tree.unlink(bucket, b"f", ANN)
     store.files.write(handle, 3, b", closed")
     store.files.flush(handle)
     store.files.write(handle, 11, b", PRECIOUS")
     assert list(store.files.interims.make()) == []
     store.abandon()
 
-    def full(_: object) -> None:
-        raise NoSpace("full")
-
     with monkeypatch.context() as patch:
         patch.setattr(content.WorkingCopy, "seal", full)
         again = open_store(tmp_path)
-    assert text(again, history(again, bucket, b"f")[0]) == b"one, closed"
+    told = [text(again, version) for version in history(again, bucket, b"f")]
+    assert told[:2] == ([None, b"one, closed"] if gone else [b"one, closed", b"put"])
     again.files.publish_left()
-    assert text(again, history(again, bucket, b"f")[0]) == b"one, closed, PRECIOUS"
+    told = [text(again, version) for version in history(again, bucket, b"f")]
+    assert told[:2] == ([None, b"one, closed, PRECIOUS"] if gone else [b"one, closed, PRECIOUS", b"one, closed"])
     again.close()
 
 
@@ -197,9 +203,6 @@ def test_what_a_full_disk_left_unpublished_is_not_lost(
     assert list(store.files.interims.make()) == []
     store.abandon()
 
-    def full(_: object) -> None:
-        raise NoSpace("full")
-
     with monkeypatch.context() as patch:
         patch.setattr(content.WorkingCopy, "seal", full)
         again = open_store(tmp_path)
@@ -224,4 +227,21 @@ def test_what_a_full_disk_left_unpublished_is_not_lost(
     assert b"old, PRECIOUS" in told
     if then in ("unlink", "delete"):
         assert told[0] is None, "nothing reappears"
+    again.close()
+
+
+def test_what_a_full_disk_left_unpublished_is_kept_by_an_unlink_though_it_is_open_again(
+    store: Store, bucket: Ino, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ino = write(store, bucket, b"f", b"old")
+    store.files.write(store.files.open(ino, ANN), 3, b", PRECIOUS")
+    assert list(store.files.interims.make()) == []
+    store.abandon()
+    with monkeypatch.context() as patch:
+        patch.setattr(content.WorkingCopy, "seal", full)
+        again = open_store(tmp_path)
+    reader = again.files.open(ino, ANN)
+    again.tree.unlink(bucket, b"f", ANN)
+    again.files.release(reader)
+    assert [text(again, version) for version in history(again, bucket, b"f")] == [None, b"old, PRECIOUS", b"old"]
     again.close()

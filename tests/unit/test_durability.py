@@ -11,6 +11,7 @@ import stat
 import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import lmdb
@@ -22,7 +23,7 @@ import trio.testing
 from tests.simdisk import SimDisk, fail_at, no_fault
 from tests.unit.doors import caller, door_to, fields
 from tests.unit.test_catalog import WRITER, open_store, save
-from vfs import acl
+from vfs import acl, blocks, journal
 from vfs.blocks import End
 from vfs.catalog import Catalog
 from vfs.check import check
@@ -403,13 +404,29 @@ def test_a_sync_empties_the_log_of_what_was_there_when_it_began(tmp_path: Path) 
     save(store, bucket, b"before", b"before" * 1000)
     assert log_all(store)
     pending = store.begin_sync()
+    sync_files(pending)
     save(store, bucket, b"meanwhile", b"meanwhile" * 1000)
     assert log_all(store)
-    sync_files(pending)
     store.end_sync(pending)
     save(store, bucket, b"after", b"after" * 1000)
     assert log_all(store)
     all_survives(store, disk, [b"before", b"meanwhile", b"after"])
+
+
+@pytest.mark.parametrize("module", [blocks, journal])
+def test_what_begins_a_segment_is_synced_in_its_own_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: ModuleType
+) -> None:
+    """The log goes on behind the end of one."""
+    store, disk = logging_store(tmp_path)
+    bucket = store.find_bucket(b"bucket")
+    monkeypatch.setattr(module, "SEGMENT_BYTES_MAX", 1)
+    names = [b"0", b"1", b"2"]
+    for name in names:
+        save(store, bucket, name, name * 1000)
+        store.sync()
+        assert synced(store)
+    all_survives(store, disk, names)
 
 
 def test_after_a_change_that_was_written_and_not_applied_the_store_takes_nothing_more(

@@ -124,9 +124,20 @@ def test_changes_in_the_middle_and_cuts_survive_too(files: Files, again: int) ->
     assert files.read(b"data") == bytes(expected) + b"appended"
 
 
-def test_a_line_costs_a_line(files: Files) -> None:
+def test_what_is_changed_in_a_tail_survives_too(files: Files) -> None:
+    files.open(b"f")
+    files.write(b"f", b"x" * BLOCK_BYTES + b"a tail")
+    files.tick()
+    files.write(b"f", b"THE", BLOCK_BYTES)
+    files.tick()
+    files.kill()
+    assert files.read(b"f") == b"x" * BLOCK_BYTES + b"THEail"
+
+
+@pytest.mark.parametrize("size", [60 * KIB, 3 * BLOCK_BYTES + 60 * KIB])
+def test_a_line_costs_a_line(files: Files, size: int) -> None:
     files.open(b"log")
-    files.write(b"log", b"x" * 60 * KIB)
+    files.write(b"log", b"x" * size)
     files.tick()
     before = files.disk_bytes
     for _ in range(100):
