@@ -425,6 +425,12 @@ class Core:
         else:
             changes.append(events.InodeGone(ino))
 
+    def is_unlinked(self, ino: Ino) -> bool:
+        """Whether what is written to an open file goes with its last close: it has no name, and lost none to another
+        door.
+        """
+        return self.catalog.peek(ino).nlink == 0 and self.catalog.displaced(ino) is None
+
     def revive(self, changes: list[Change], directory: Ino, writer: Writer, *, implicit: bool = False) -> list[Changed]:
         """Make sure that a directory lives, with those above it. Returns the names that appear. Raises Exists.
 

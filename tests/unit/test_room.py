@@ -139,6 +139,16 @@ def test_a_draft_has_the_room_to_be_published_under_every_name(store: Store, buc
     assert store.core.journal.end.offset - written <= 51 * room.DRAFT_BYTES
 
 
+def test_an_upload_has_the_room_to_be_given_up(store: Store, bucket: Ino) -> None:
+    before = removal_bytes(store.core.catalog)
+    uploads = [store.uploads.create(bucket, b"key", NO_INFO) for _ in range(100)]
+    needed, written = removal_bytes(store.core.catalog) - before, store.core.journal.end.offset
+    for upload in uploads:
+        store.uploads.abort(bucket, b"key", upload)
+        store.core.commit("checkpoint", [])
+    assert store.core.journal.end.offset - written <= needed
+
+
 def until_full(action: Callable[[int], object]) -> int:
     """How often it succeeds before the disk is full."""
     for number in range(100_000):
