@@ -320,9 +320,9 @@ class Catalog:
                 fill_up(self._folder)
             self._env = _open_env(self._folder, read_only=read_only)
             self._db = _open_tables(self._env, create=not read_only and not self._env.stat()["entries"])
-        except lmdb.DiskError as error:
-            raise NoSpace(f"cannot make {path}: {error}") from error
         except lmdb.Error as error:
+            if not read_only and self._is_full(error):
+                raise NoSpace(f"no space left for {path}: {error}") from error
             raise Corrupt(str(path), expected="an LMDB catalog", found=str(error)) from error
         except FileNotFoundError as error:
             raise Corrupt(str(path), expected="an LMDB catalog", found="none") from error
@@ -428,8 +428,9 @@ class Catalog:
             self._txn.commit()
         except lmdb.Error as error:
             self._fall_back()
-            failed = NoSpace if self._is_full(error) else DiskFailed
-            raise failed(f"the catalog cannot be committed: {error}") from error
+            if self._is_full(error):
+                raise NoSpace(f"no space left for {self._folder.path}: the catalog cannot be committed") from error
+            raise DiskFailed(f"the catalog cannot be committed: {error}") from error
         self.checkpoint = checkpoint
         self.index_changed = False
         self._new_tables.clear()
