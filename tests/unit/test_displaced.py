@@ -138,6 +138,16 @@ def test_what_is_written_after_a_file_was_given_to_another_group_is_that_groups(
     assert {(one.gid, one.acl) for one in (marker, later)} == {(2000, inode.acl)}
 
 
+def test_s3_sees_what_was_promised_of_a_displaced_file(store: Store, bucket: Ino) -> None:
+    handle = store.files.open(write(store, bucket, b"f", b"one"), ANN)
+    put(store, bucket, b"f", b"put")
+    store.files.write(handle, 3, b", promised")
+    store.files.flush(handle)
+    assert text(store, store.objects.current(bucket, b"f").version) == b"one, promised"
+    store.files.release(handle)
+    assert [text(store, version) for version in history(store, bucket, b"f")] == [b"one, promised", b"put", b"one"]
+
+
 @pytest.mark.parametrize("gone", [False, True])
 def test_what_no_draft_has_of_a_displaced_file_is_not_dropped_with_its_draft(
     tmp_path: Path, store: Store, bucket: Ino, monkeypatch: pytest.MonkeyPatch, gone: bool

@@ -187,6 +187,20 @@ def test_what_was_published_by_another_is_not_published_again(store: Store, buck
     assert held(store, bucket, b"f") == [b"ab", b".."]
 
 
+def test_what_was_promised_is_a_version_before_what_is_restored_over_it(store: Store, bucket: Ino) -> None:
+    save(store, bucket, b"f", b"one")
+    key = store.history.past(bucket, b"f").keys[0]
+    oldest = store.history.current(key)
+    assert oldest is not None
+    handle = opened(store, bucket, b"f")
+    store.files.write(handle, 0, b"two")
+    store.files.flush(handle)
+    store.history.restore(oldest, bucket, b"f", ROOT)
+    assert held(store, bucket, b"f") == [b"one", b"two", b"one"]
+    store.files.release(handle)
+    assert held(store, bucket, b"f") == [b"one", b"two", b"one"]
+
+
 def test_truncate_by_path_is_one_version_at_once(store: Store, bucket: Ino) -> None:
     ino = save(store, bucket, b"f", b"one")
     store.files.truncate_path(ino, 2, ROOT)

@@ -334,6 +334,17 @@ def test_a_block_is_refused_before_the_pages_of_the_catalog_run_out(
     audit(store)
 
 
+def test_where_pages_are_short_nothing_is_added_though_the_journal_has_room(
+    store: Store, bucket: Ino, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(store, bucket, b"name", b"1")
+    monkeypatch.setattr(Catalog, "is_short", True)
+    monkeypatch.setattr(Catalog, "find_room", lambda _: False)
+    with pytest.raises(NoSpace):
+        store.tree.mkdir(bucket, b"d", 0o755, 0, WRITER)
+    store.tree.unlink(bucket, b"name", WRITER)
+
+
 def test_one_file_that_finds_no_room_at_the_end_takes_no_other_with_it(
     tmp_path: Path, store: Store, bucket: Ino, caplog: pytest.LogCaptureFixture
 ) -> None:
