@@ -62,7 +62,7 @@ LEAVES_PER_SLICE_MAX = 1024  # shared by `append` in one go, about 2 ms
 COPIED_BYTES_PER_SLICE_MAX = 1 << 20  # copied by `append` in one go
 DIRECTORY_MODE = stat.S_IFDIR | 0o755
 FILE_MODE = stat.S_IFREG | 0o644
-CONFIGURABLE = frozenset(("state", "owner", "lock", "lifecycle", "tags", "mfa_device", "mfa_delete", "acl"))
+CONFIGURABLE = frozenset(("state", "owner", "lock", "lifecycle", "tags", "mfa_device", "mfa_delete"))
 
 # `Objects.list` has taken the name of their type
 Changes = list[Change]
@@ -679,10 +679,6 @@ class Objects:
         """Give a version other tags. Raises NoSuchVersion."""
         self._set_info(item, lambda info: msgspec.structs.replace(info, tags=tags))
 
-    def set_acl(self, item: Object, acl: str) -> None:
-        """Give a version another canned ACL. Raises NoSuchVersion."""
-        self._set_info(item, lambda info: msgspec.structs.replace(info, acl=acl))
-
     def set_retention(self, item: Object, retention: Retention | None, *, bypass: bool = False) -> None:
         """Lock a version until a moment; None: no longer. Raises Locked, NoLock, NoSuchVersion."""
 
@@ -703,7 +699,7 @@ class Objects:
     # -- buckets ----------------------------------------------------------------------------------------------
 
     def configure(self, bucket: Ino, *, code: bool = False, **changes: object) -> None:
-        """Change settings of a bucket, in one event: owner, lock, lifecycle, tags, mfa_device, mfa_delete, acl; and the
+        """Change settings of a bucket, in one event: owner, lock, lifecycle, tags, mfa_device, mfa_delete; and the
         state, which goes from Unversioned to Suspended by way of Enabled. code: the caller has shown that of the device
         of MFA delete. Raises InvalidState: a state that does not follow, object lock in a bucket that is not Enabled,
         or taken away, a lifecycle beside MFA delete; InvalidRule; Locked: the code is needed.

@@ -471,11 +471,6 @@ class Store:
     def events_since_checkpoint(self) -> int:
         return self._core.journal.end.number - self._core.catalog.checkpoint.journal.number
 
-    @property
-    def needs_sync(self) -> bool:
-        """Whether anything happened that a power loss would take."""
-        return self._core.journal.end.number > self._core.journal.durable
-
     def tell_mountpoint(self, mountpoint: str) -> None:
         """Say in the lock file where the store is mounted: for who finds it in use."""
         tell_holder(self._lock_fd, mountpoint)

@@ -103,7 +103,7 @@ def test_every_command_is_listed_with_one_line(vfs: Run) -> None:
     for name, (module, short) in COMMANDS.items():
         assert f"{name} " in out
         assert short in out
-        assert getattr(import_module(f"vfs.cli.{module}"), name).name == name
+        assert getattr(import_module(f"vfs.cli.{module}"), name.replace("-", "_")).name == name
 
 
 def test_help_names_the_exit_codes(vfs: Run) -> None:

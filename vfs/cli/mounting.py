@@ -242,7 +242,9 @@ def door_of(order: Order) -> MoreDoor | None:
     """The S3 endpoint that is to be opened, too. Raises Failure."""
     if not order.s3:
         return None
-    from vfs.cli.serving import parse_address
+    from vfs.cli.serving import check_installed, parse_address
+
+    check_installed()
     from vfs.s3.daemon import door_at
 
     return door_at(parse_address(order.s3))
