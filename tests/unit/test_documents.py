@@ -26,7 +26,7 @@ from vfs.settings import Settings
 from vfs.store import FORMATS, Store
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "systemd/README.md", *(ROOT / "docs").rglob("*.md")]
+DOCUMENTS = [*ROOT.glob("*.md"), ROOT / "systemd/README.md", *(ROOT / "docs").rglob("*.md")]
 SEMANTICS, FORMAT, CONCURRENCY = ((ROOT / "docs" / f"{name}.md") for name in ("semantics", "format", "concurrency"))
 COMMANDS, CODE = ROOT / "docs/commands.md", ROOT / "docs/code.md"
 README = ROOT / "README.md"
