@@ -16,6 +16,7 @@ from xxhash import xxh3_64_intdigest
 
 from tests.typed import section
 from vfs import blocks, catalog, content, errors, events, journal, model, names, rules
+from vfs.cli import installing
 from vfs.cli.main import cli
 from vfs.disk import RealDisk
 from vfs.folder import Folder
@@ -31,6 +32,7 @@ SEMANTICS, FORMAT, CONCURRENCY = ((ROOT / "docs" / f"{name}.md") for name in ("s
 COMMANDS, CODE = ROOT / "docs/commands.md", ROOT / "docs/code.md"
 README = ROOT / "README.md"
 README_LINES_MAX = 130
+SERVICES = sorted((ROOT / "systemd").rglob("*.service"))
 MODULES = [path for path in sorted((ROOT / "vfs").rglob("*.py")) if path.stem not in ("__init__", "__main__")]
 UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 SECONDS = {"s": 1.0, "ms": 1e-3, "µs": 1e-6}
@@ -175,6 +177,18 @@ def test_every_decision_is_told() -> None:
     titles = [path.read_text().splitlines()[0] for path in sorted((ROOT / "docs/adr").glob("*.md"))]
     assert [f"# {number}{title}" for number, title, _ in told] == titles
     assert [link for *_, link in told] == [f"adr/{path.name}" for path in sorted((ROOT / "docs/adr").glob("*.md"))]
+
+
+# -- docs/backup.md ---------------------------------------------------------------------------------------------------
+
+
+def test_what_is_installed_is_uninstalled() -> None:
+    found = re.search(r"^    rm -rf (/.*)$", section(ROOT / "docs/backup.md", "Uninstall"), re.MULTILINE)
+    assert found
+    removed = found[1].split()
+    units = [place / f"{unit.stem}.service" for place in installing.UNITS.values() for unit in SERVICES]
+    for path in (installing.TARGET, installing.CONFIGURATION, *installing.LINKS.values(), *units):
+        assert any(path.match(pattern) for pattern in removed), path
 
 
 # -- docs/semantics.md ------------------------------------------------------------------------------------------------
