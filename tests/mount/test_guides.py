@@ -88,7 +88,7 @@ def test_uninstall(mine: Terminal) -> None:
 
 
 def test_a_dead_mount(mine: Terminal) -> None:
-    mine.type("kill -9 $(vfs status ~/vault | cut -f 4); sleep 1")
+    mine.type(r"""kill -9 $(vfs status --json ~/vault | grep -oP '"Pid": \K\d+'); sleep 1""")
     assert "Transport endpoint is not connected" in mine.type("ls ~/vault/docs", code=2)
     follow(mine, "A dead mount")
     assert mine.type("cat ~/vault/docs/note") == "two\n"
