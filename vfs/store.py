@@ -282,26 +282,10 @@ class Store:
 
     # -- durability -------------------------------------------------------------------------------------------
 
-    def sync(self) -> None:
-        """Make every event so far survive a power loss, with its blocks. Raises DiskFailed."""
-        logged = self.begin_logging()
-        try:
-            if logged is not None:
-                logged.entry.write()
-                self.end_logging(logged)
-                return
-        except NoSpace:  # from a file system that does not write in place
-            pass
-        except DiskFailed as error:
-            self.fail(error)
-            raise
-        self.place()
-        if self.wants_log:
-            with contextlib.suppress(NoSpace):
-                self.use_log(self.make_log())
-
     def place(self) -> None:
-        """The same in the segments' own place: blocks, then the journal. Raises DiskFailed."""
+        """Make every event so far survive a power loss, in the segments' own place: blocks, then the journal. Raises
+        DiskFailed.
+        """
         pending = self.begin_sync()
         try:
             sync_files(pending)
