@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from vfs import events, lifecycle, listing, locks, rules
+from vfs import events, lifecycle, listing, locks, purging, rules
 from vfs.blocks import BLOCK_BYTES
 from vfs.content import WorkingCopy, etag
 from vfs.core import Changed, Core, version_of
@@ -576,6 +576,8 @@ class Objects:
         of the device of MFA delete. *condition* is about that version. Raises Locked; InvalidName for text that is no
         version id.
         """
+        way = Way.CODE if code else Way.REQUEST
+        purging.check(self._catalog.bucket(bucket), way, is_root=False)  # before anything is published
         self.publish_promised(bucket, key)
         chain, name = self._chain(bucket, key)
         found = listing.find_version(self._catalog, chain, version_id)
@@ -587,7 +589,6 @@ class Objects:
         self._check(condition, item)
         if item is None:
             return Deleted(None, False, [])
-        way = Way.CODE if code else Way.REQUEST
         self._history.check_purge(item.key_id, item.seq, writer, way, bypass=bypass)
         return Deleted(version_id, item.is_marker, self._purge(item, chain, name, writer, way, bypass=bypass))
 

@@ -19,14 +19,15 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 
 import click
 
 from vfs.cli import output
 from vfs.cli.mounts import STATUS, Mount, is_dead, is_within, mount_of, mounted_on
-from vfs.cli.options import foreign_owner
+from vfs.cli.options import foreign_owner, split_options
 from vfs.cli.output import FAILED, WRONG, Failure
+from vfs.cli.usage import Command
 from vfs.errors import DiskFailed, InvalidName, NoSpace, StoreInUse, Unsafe, VfsError
 from vfs.folder import Folder
 from vfs.fuse import connection
@@ -41,6 +42,7 @@ LOG = "daemon.log"
 CLOSE_SECONDS_MAX = 60.0  # that an unmounted store is waited for to be closed
 POLL_SECONDS = 0.02
 DEAD_MOUNTS_MAX = 16  # one upon the other
+_PIPE: Any = {"encoding": "utf-8", "errors": "surrogateescape", "newline": "\n"}  # paths may hold anything
 
 Result = TypeVar("Result")
 
@@ -63,7 +65,7 @@ class Order(NamedTuple):
     foreign: bool = False
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("store")
 @click.argument("mountpoint")
 @click.option("--bucket", metavar="NAME", help="Mount only this bucket, as the root; it is made if it is not there.")
@@ -73,11 +75,16 @@ class Order(NamedTuple):
     "options",
     metavar="OPTION,...",
     multiple=True,
-    help="Mount options: allow_other, allow_root, ro, noexec, suid, dev, acl.",
+    help="Mount options: allow_other, allow_root, ro, noexec, suid, dev, acl, nosymfollow, sync, dirsync.",
 )
 @click.option("--s3", metavar="[ADDR:]PORT", default="", help="Serve the same buckets over S3 at an address.")
 @foreign_owner
-@click.option("--ready-fd", type=int, hidden=True, help="For `vfs mount` itself: where to tell that the mount answers.")
+@click.option(
+    "--ready-fd",
+    type=click.IntRange(0, 1 << 20),
+    hidden=True,
+    help="For `vfs mount` itself: where to tell that the mount answers.",
+)
 @click.option("--source", hidden=True, help="For mount.fuse.vfs: what the table of mounts is to call the STORE.")
 @click.pass_context
 def mount(
@@ -97,7 +104,7 @@ def mount(
     Returns when the mount answers; the daemon goes on in the background, and its log is daemon.log in STORE. A dead
     mount that a daemon left behind at MOUNTPOINT is cleared away first.
     """
-    wanted = tuple(option for text in options for option in text.split(",") if option)
+    wanted = tuple(option for text in options for option in split_options(text))
     places = Path(os.path.abspath(store)), Path(os.path.abspath(mountpoint))
     order = Order(*places, bucket, wanted, source or "", s3, foreign)
     door_of(order)
@@ -253,7 +260,7 @@ def door_of(order: Order) -> MoreDoor | None:
 def _serve_in_background(order: Order, ready_fd: int) -> int:
     """The daemon's side of `spawn`. Returns its exit code."""
     os.set_inheritable(ready_fd, False)
-    with os.fdopen(ready_fd, "w") as pipe:
+    with os.fdopen(ready_fd, "w", **_PIPE) as pipe:
 
         def tell(text: str) -> None:
             if not pipe.closed:
@@ -311,7 +318,7 @@ def spawn(order: Order) -> None:
     command += ["-o", ",".join(order.options)] if order.options else []
     command += [f"--s3={order.s3}"] if order.s3 else []
     command += ["--foreign-owner"] if order.foreign else []
-    with os.fdopen(reader) as pipe:
+    with os.fdopen(reader, **_PIPE) as pipe:
         try:
             child = subprocess.Popen(
                 [*command, "--", str(order.store), str(order.mountpoint)],
@@ -376,14 +383,14 @@ class PriorityFormatter(logging.Formatter):
 # -- unmounting -------------------------------------------------------------------------------------------------------
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("mountpoint")
 def umount(mountpoint: str) -> None:
     """Unmount what is mounted on MOUNTPOINT, and return when its daemon has closed the store."""
     there = _mounted(mountpoint)
     store = _store_of(there)
     error = _unmount(there.mountpoint)
-    if "busy" in error:
+    if error.rstrip(".").endswith("busy"):
         raise Failure(f"{mountpoint} is busy: somebody has files open there; `fuser -vm {mountpoint}` shows who")
     if error:
         raise Failure(f"{mountpoint} cannot be unmounted: {error}")
@@ -428,10 +435,9 @@ def _unmount(mountpoint: str, *, lazy: bool = False) -> str:
         command = ["umount", *(["-l"] if lazy else [])]
     else:
         command = ["fusermount3", "-uz" if lazy else "-u"]
-    done = subprocess.run(
-        [*command, "--", mountpoint], capture_output=True, text=True, check=False, env={**os.environ, "LC_ALL": "C"}
-    )
-    return "" if done.returncode == 0 else " ".join(done.stderr.split()) or f"{command[0]} failed"
+    environment = {**os.environ, "LC_ALL": "C"}
+    done = subprocess.run([*command, "--", mountpoint], capture_output=True, check=False, env=environment)
+    return "" if done.returncode == 0 else " ".join(os.fsdecode(done.stderr).split()) or f"{command[0]} failed"
 
 
 def when_closed(call: Callable[[], Result]) -> Result:

@@ -50,7 +50,7 @@ class Place(NamedTuple):
 
 def all_mounts() -> list[Mount]:
     """Every mount, those that hide others last."""
-    return parse_mountinfo(_MOUNTINFO.read_text("utf-8", "surrogateescape"))
+    return parse_mountinfo(os.fsdecode(_MOUNTINFO.read_bytes()))
 
 
 def vfs_mounts() -> list[Mount]:
@@ -61,7 +61,7 @@ def vfs_mounts() -> list[Mount]:
 def parse_mountinfo(text: str) -> list[Mount]:
     """The mounts that the text of mountinfo lists."""
     found = []
-    for line in text.splitlines():
+    for line in filter(None, text.split("\n")):  # names may have what splitlines() takes for the end of a line
         before, _, after = line.partition(" - ")
         fstype, source = after.split(" ")[:2]
         found.append(Mount(_unescaped(before.split(" ")[4]), fstype, _unescaped(source)))
@@ -80,9 +80,9 @@ def mounted_on(mountpoint: str) -> Mount | None:
 def mount_of(path: str) -> Mount:
     """The vfs mount that an absolute path without symlinks lies in. Raises Failure."""
     inside = [mount for mount in all_mounts() if is_within(path, mount.mountpoint)]
-    longest = max(len(mount.mountpoint) for mount in inside)
-    mount = next(mount for mount in reversed(inside) if len(mount.mountpoint) == longest)
-    if not mount.is_vfs:
+    longest = max((len(mount.mountpoint) for mount in inside), default=0)  # in a chroot not even / is one
+    mount = next((mount for mount in reversed(inside) if len(mount.mountpoint) == longest), None)
+    if mount is None or not mount.is_vfs:
         raise Failure(f"{path} is not on a vfs mount; `vfs status` lists those that there are", WRONG)
     return mount
 

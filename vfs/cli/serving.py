@@ -16,12 +16,13 @@ from vfs.cli import output
 from vfs.cli.installing import TARGET
 from vfs.cli.options import foreign_owner
 from vfs.cli.output import WRONG, Cell, Column, Failure
+from vfs.cli.usage import Command, Group
 
 if TYPE_CHECKING:
     from vfs.s3.daemon import Address
     from vfs.s3.keys import AccessKey
 
-_ADDRESS = re.compile(r"(?:(?P<host>[^:\[\]]*|\[[0-9A-Fa-f:.]+\]):)?(?P<port>\d{1,5})\Z")
+_ADDRESS = re.compile(r"(?:(?P<host>[^:\[\]]*|\[[0-9A-Fa-f:.]+\]):)?(?P<port>[0-9]{1,5})\Z")
 
 # Of the packages of the extra `s3` in pyproject.toml.
 _MODULES = ("awscrt", "h11", "python_multipart")
@@ -59,7 +60,7 @@ def parse_address(text: str) -> Address:
     return Address((found["host"] or "127.0.0.1").strip("[]"), int(found["port"]))
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("store")
 @click.option("--s3", metavar="[ADDR:]PORT", required=True, help="Where to listen; without ADDR on this machine only.")
 @foreign_owner
@@ -87,7 +88,7 @@ def serve(store: str, s3: str, foreign: bool) -> None:
         raise Failure(str(error), WRONG) from error
 
 
-@click.group()
+@click.group(cls=Group)
 def s3() -> None:
     """Access keys of the S3 endpoint, which `vfs serve` and `vfs mount --s3` open."""
 
@@ -126,6 +127,7 @@ def create(
     bucket with versioning stays in the history.
     """
     check_installed()
+    from vfs.names import check_bucket_name
     from vfs.s3 import keys
     from vfs.store import open_root
 
@@ -136,6 +138,8 @@ def create(
     rights = {right for right in keys.Right if wanted.get(right.value)}
     if not owner or len(owner) > 64 or not owner.isprintable():
         raise Failure("an owner's name has 1 to 64 characters that can be printed", WRONG)
+    for name in buckets:
+        check_bucket_name(os.fsencode(name))
     now = datetime.now(UTC).isoformat(timespec="seconds")
     made = keys.create(root, owner=owner, created=now, rights=rights, buckets=buckets or None)
     facts = _facts(made) | {"SecretAccessKey": made.secret}

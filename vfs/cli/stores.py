@@ -12,6 +12,7 @@ import click
 from vfs.cli import output
 from vfs.cli.mounts import STATUS, Mount, is_dead, mount_of, vfs_mounts
 from vfs.cli.output import Cell, Column
+from vfs.cli.usage import Command
 
 _COLUMNS = (
     Column("mount point"),
@@ -28,7 +29,7 @@ _COLUMNS = (
 )
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("path", required=False)
 @click.option("--json", "as_json", is_flag=True, help="A list of objects, with every figure that there is.")
 def status(path: str | None, as_json: bool) -> None:
