@@ -162,6 +162,7 @@ OF_A_PATH = {
 NEITHER = {
     "vfs/folder.py",
     "vfs/cli",
+    "vfs/daemons.py",
     "vfs/fuse",
     "vfs/s3/daemon.py",
     "vfs/s3/server.py",

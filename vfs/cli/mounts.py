@@ -50,7 +50,7 @@ class Place(NamedTuple):
 
 def all_mounts() -> list[Mount]:
     """Every mount, those that hide others last."""
-    return parse_mountinfo(_MOUNTINFO.read_text("utf-8", "surrogateescape"))
+    return parse_mountinfo(os.fsdecode(_MOUNTINFO.read_bytes()))
 
 
 def vfs_mounts() -> list[Mount]:
@@ -61,7 +61,7 @@ def vfs_mounts() -> list[Mount]:
 def parse_mountinfo(text: str) -> list[Mount]:
     """The mounts that the text of mountinfo lists."""
     found = []
-    for line in text.splitlines():
+    for line in filter(None, text.split("\n")):  # names may have what splitlines() takes for the end of a line
         before, _, after = line.partition(" - ")
         fstype, source = after.split(" ")[:2]
         found.append(Mount(_unescaped(before.split(" ")[4]), fstype, _unescaped(source)))

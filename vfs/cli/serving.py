@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vfs.cli import output
+from vfs.cli.conf import check_conf, conf_option
+from vfs.cli.logs import log_to_stderr
 from vfs.cli.options import foreign_owner
 from vfs.cli.output import WRONG, Cell, Column, Failure
 
@@ -43,7 +45,8 @@ def parse_address(text: str) -> Address:
 @click.argument("store")
 @click.option("--s3", metavar="[ADDR:]PORT", required=True, help="Where to listen; without ADDR on this machine only.")
 @foreign_owner
-def serve(store: str, s3: str, foreign: bool) -> None:
+@conf_option
+def serve(store: str, s3: str, foreign: bool, conf: str | None) -> None:
     """Serve STORE over S3 (and OSS, and OBS) in the foreground, without a mount. STORE is made if it is missing.
 
     Needs no FUSE. Ends at SIGTERM or SIGINT. `vfs s3 key create STORE` makes the keys that clients need; a store that
@@ -53,11 +56,14 @@ def serve(store: str, s3: str, foreign: bool) -> None:
     from vfs.errors import DiskFailed, NoSpace, VfsError
     from vfs.s3 import daemon
 
+    if conf is not None:
+        check_conf(conf, {"VFS_STORE": store, "VFS_S3": s3})
+    mounting.check_named(STORE=store)
     path = Path(os.path.abspath(store))
     address = parse_address(s3)
     mounting.free_from_killed(path)
     mounting.check_store(path)
-    mounting.log_to_stderr()
+    log_to_stderr()
     try:
         mounting.when_closed(lambda: daemon.serve(path, address, foreign=foreign, on_ready=lambda: None))
     except (NoSpace, DiskFailed):
