@@ -135,7 +135,7 @@ def test_a_disk_that_failed(
         os.close(fd)
         with pytest.raises(OSError, match="Input/output error"):
             (mount.root / f"new-{number}").touch()
-    assert "the store is read-only: a sync failed" in said(notify, mount, "; read-only: ")
+    assert "; read-only: a sync failed" in said(notify, mount, "; read-only: ")
     code, shown = status(mount.root)
     assert code == 1
     assert "mount it again when the disk is well" in shown

@@ -124,8 +124,9 @@ def serve(
         channel = _mount(operations, mountpoint, source, options)
         place = Place(mountpoint, connection.device_on(str(mountpoint)))
         clean = False
+        guard = None
         try:
-            _start_guard(place)
+            guard = _start_guard(place)
             handshake.shake_hands()
             polling.install(opened.settings.poll_us)
             trio.run(_main, tasks, place, health, on_ready)
@@ -136,6 +137,8 @@ def serve(
             if unmount and channel is not None:
                 mount.detach(str(mountpoint), channel)
             pyfuse3.close(unmount=unmount)
+            if guard is not None:
+                connection.end_guard(guard)
     finally:
         opened.close()
     log.info("the store is closed")
@@ -160,12 +163,13 @@ def _mount(operations: Operations, mountpoint: Path, source: str, options: Seque
     return channel
 
 
-def _start_guard(place: Place) -> None:
+def _start_guard(place: Place) -> subprocess.Popen[bytes] | None:
     try:
         if place.device is not None:
-            connection.start_guard(str(place.mountpoint), place.device)
+            return connection.start_guard(str(place.mountpoint), place.device)
     except OSError as error:
         log.warning("nothing will end the connection if this is killed and cannot end: %s", error)
+    return None
 
 
 def _want_read_ahead(device: str) -> None:

@@ -84,16 +84,16 @@ class Health:
                 self._refused()
             case Corrupt() | DiskFailed():
                 if not (isinstance(error, DiskFailed) and self._store.core.failed):
-                    self.damaged(f"damage harms {harmed}: {error}" if harmed else str(error))
+                    self.damaged(*((f"damage harms {harmed}", f": {error}") if harmed else (str(error),)))
             case _:
                 log.error("%s%s", f"{harmed}: " if harmed else "", error)
 
-    def damaged(self, what: str) -> None:
-        """Somebody met damage; that is told until the daemon is started again."""
+    def damaged(self, what: str, details: str = "") -> None:
+        """Somebody met damage; that is told until the daemon is started again. details: for the log alone."""
         if what in self._damages or len(self._damages) >= DAMAGES_MAX:
             return
         self._damages[what] = None
-        log.error("%s", what)
+        log.error("%s%s", what, details)
         if len(self._damages) == DAMAGES_MAX:
             log.error("there is so much damage that no more of it is named here; `vfs check` names all of it")
         more = f", and {len(self._damages) - 1} more in the log" if len(self._damages) > 1 else ""
@@ -108,7 +108,8 @@ class Health:
 
     def _failed(self, reason: str) -> None:
         """The store takes no more changes, and has logged that."""
-        self._begin(Trouble.READ_ONLY, f"{reason}; mount it again when the disk is well")
+        told = reason.removeprefix("the store is read-only: ")
+        self._begin(Trouble.READ_ONLY, f"{told}; mount it again when the disk is well")
 
     # -- a full disk ------------------------------------------------------------------------------------------
 
