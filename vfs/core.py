@@ -76,7 +76,10 @@ class Core:
         if self.failed:
             raise DiskFailed(self.failed)
         event = Event(self.clock() // 1000, operation, changes)
-        payload = self._payload(event)
+        payload = events.record(event)
+        if len(payload) > PAYLOAD_BYTES_MAX:
+            raise TooLarge(f"a change of {len(payload)} bytes; the journal takes {PAYLOAD_BYTES_MAX}")
+        sense.check(self.catalog, event)
         try:
             self.room.take(event, len(payload))
             self.journal.append(payload)
@@ -88,15 +91,6 @@ class Core:
         except BaseException as error:  # a bug: the journal has what the catalog has not
             self.fail(f"a change was written that cannot be applied ({error!r}); run vfs check")
             raise
-
-    def _payload(self, event: Event) -> bytes:
-        """An event as it is written down: whoever opens the store can apply it. Raises TooLarge, Unstorable."""
-        payload = events.pack(event)
-        if len(payload) > PAYLOAD_BYTES_MAX:
-            raise TooLarge(f"a change of {len(payload)} bytes; the journal takes {PAYLOAD_BYTES_MAX}")
-        events.check_readable(event, payload)
-        sense.check(self.catalog, event)
-        return payload
 
     def roll_journal(self) -> None:
         """Begin a new segment of the journal. Raises NoSpace or DiskFailed, unchanged."""
@@ -435,6 +429,12 @@ class Core:
             changes += [events.InodeSet(ino, inode), events.OrphanSet(ino)]
         else:
             changes.append(events.InodeGone(ino))
+
+    def is_unlinked(self, ino: Ino) -> bool:
+        """Whether what is written to an open file goes with its last close: it has no name, and lost none to another
+        door.
+        """
+        return self.catalog.peek(ino).nlink == 0 and self.catalog.displaced(ino) is None
 
     def revive(self, changes: list[Change], directory: Ino, writer: Writer, *, implicit: bool = False) -> list[Changed]:
         """Make sure that a directory lives, with those above it. Returns the names that appear. Raises Exists.

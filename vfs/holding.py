@@ -57,5 +57,5 @@ class Holder(NamedTuple):
 
 def read_holder(fd: int) -> Holder:
     """What a lock file says."""
-    pid, _, mountpoint = os.fsdecode(os.pread(fd, HOLDER_BYTES_MAX, 0)).rstrip("\n").partition("\n")
+    pid, _, mountpoint = os.fsdecode(os.pread(fd, HOLDER_BYTES_MAX, 0)).removesuffix("\n").partition("\n")
     return Holder(int(pid) if _PID.fullmatch(pid) else 0, mountpoint)

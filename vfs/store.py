@@ -11,7 +11,7 @@ import os
 import stat
 import time
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -86,7 +86,7 @@ class Store:
             self._open.callback(self._log.close)
             self._syncs = 0  # in the segments' own place, that somebody waited for
             self._placed: Ends | None = None  # everything before is durable: in its own place, or in the log
-            from_snapshot = self._restore_catalog()
+            self._is_restored = self._restore_catalog()
             catalog = Catalog(root.folder(CATALOG, make=True))
             self._open.callback(catalog.close)
             journal = Journal(disk)
@@ -103,7 +103,7 @@ class Store:
             self.objects = Objects(self._core, self.files, self.history)
             self.uploads = Uploads(self._core, self.objects)
             self._adopt()
-            self.recovered = self._recover(from_snapshot=from_snapshot)
+            self.recovered = self._recover()
         except DAMAGE as error:
             self._open.close()
             found = f"{error!r}; `vfs rebuild {path}` makes the catalog again"
@@ -148,8 +148,8 @@ class Store:
     def _restore_catalog(self) -> bool:
         """Begin with the last snapshot if there is no catalog. Raises Corrupt if that is damaged.
 
-        True: the catalog in place is a snapshot's, whose blocks are not where they are now. So it is marked, until a
-        recovery has been committed: that may take more than one start.
+        True: the catalog in place is a snapshot's, which has the blocks where they were then. So it is marked, until it
+        has been committed as of now: that may take more than one start.
         """
         with self.root.folder(CATALOG, make=True) as folder:
             if folder.find(FILE) is not None:
@@ -167,7 +167,7 @@ class Store:
             folder.rename(CATALOG_NEW, FILE)
         return True
 
-    def _recover(self, *, from_snapshot: bool) -> int:
+    def _recover(self) -> int:
         """Bring the catalog up to the journal, drop what is torn, publish drafts. Returns events replayed."""
         core = self._core
         checkpoint = core.catalog.checkpoint
@@ -178,15 +178,8 @@ class Store:
                 expected=f"record {checkpoint.journal.number}, which the catalog knows",
                 found=f"{what}; `vfs rebuild` makes the catalog again from what is there",
             )
-        blocks_start = blocks_end = checkpoint.blocks
-        if from_snapshot:  # which has the blocks where they were then
-            blocks_start = blocks_end = End(0, 0)
-            core.catalog.forget_blocks()
-        for found in core.blocks.scan(blocks_start):
-            core.catalog.set_block_place(found.block, found.place, node=found.node)
-            blocks_end = found.end
-        if from_snapshot:
-            core.catalog.recount()
+        blocks_start = self._known_blocks()
+        blocks_end = max(self._find_blocks(), default=blocks_start)
         replayed = self._replay()
         core.journal.check_tail()
         dropped_blocks = core.blocks.settle(blocks_start, blocks_end)
@@ -199,12 +192,25 @@ class Store:
         published = self.files.recover()
         if replayed or published:
             log.info("recovered %d events; %d files were open and were published", replayed, published)
-        if self._checkpoint_if_room() and from_snapshot:
-            with self.root.folder(CATALOG) as folder:
-                folder.remove(RESTORED, missing_ok=True)
+        self._checkpoint_if_room()
         return replayed
 
-    def _checkpoint_if_room(self) -> bool:
+    def _known_blocks(self) -> End:
+        """Up to where the catalog of the last checkpoint leads to the blocks."""
+        return End(0, 0) if self._is_restored else self._core.catalog.checkpoint.blocks
+
+    def _find_blocks(self) -> Iterator[End]:
+        """Let the catalog of the last checkpoint lead to all blocks that there are. Gives the end of each."""
+        catalog = self._core.catalog
+        if self._is_restored:
+            catalog.forget_blocks()
+        for found in self._core.blocks.scan(self._known_blocks()):
+            catalog.set_block_place(found.block, found.place, node=found.node)
+            yield found.end
+        if self._is_restored:
+            catalog.recount()
+
+    def _checkpoint_if_room(self) -> None:
         """A checkpoint that a full disk may refuse: what it would have committed is in the journal, and is replayed
         when the store is opened again. Raises DiskFailed.
         """
@@ -212,8 +218,6 @@ class Store:
             self.checkpoint()
         except NoSpace as error:
             log.warning("%s; nothing is lost, the journal has it", error)
-            return False
-        return True
 
     def _tidy(self) -> None:
         """Remove what a crash left behind of a snapshot in the making, or of what one stands for."""
@@ -401,6 +405,10 @@ class Store:
             core.fail(str(error))
             self._apply_again()
             raise
+        if self._is_restored:
+            self._is_restored = False
+            with contextlib.suppress(OSError), self.root.folder(CATALOG) as folder:  # else the next start looks again
+                folder.remove(RESTORED, missing_ok=True)
         core.room.renew()
         if end.number != self._marked and end.number > 1:
             with contextlib.suppress(NoSpace):
@@ -413,7 +421,7 @@ class Store:
         commit a part of it at a time: the pages that a commit replaces serve the one after the next. Raises *full* if
         not even that can be done, with everything applied again; DiskFailed.
         """
-        portion = PORTION
+        portion = 0 if self._is_restored else PORTION  # of an index that is made anew, no part is committed
         while portion:
             known = self._core.catalog.checkpoint
             try:
@@ -433,10 +441,9 @@ class Store:
         core = self._core
         known = core.catalog.checkpoint
         try:
-            for count, found in enumerate(core.blocks.scan(known.blocks), 1):
-                core.catalog.set_block_place(found.block, found.place, node=found.node)
+            for count, end in enumerate(self._find_blocks(), 1):
                 if portion and count % portion == 0:
-                    core.catalog.commit(known.journal, found.end)
+                    core.catalog.commit(known.journal, end)
             number = known.journal.number
             records = Replay(core.catalog, self.disk)
             for count, record in enumerate(core.journal.records(known.journal), 1):
@@ -470,11 +477,6 @@ class Store:
     @property
     def events_since_checkpoint(self) -> int:
         return self._core.journal.end.number - self._core.catalog.checkpoint.journal.number
-
-    @property
-    def needs_sync(self) -> bool:
-        """Whether anything happened that a power loss would take."""
-        return self._core.journal.end.number > self._core.journal.durable
 
     def tell_mountpoint(self, mountpoint: str) -> None:
         """Say in the lock file where the store is mounted: for who finds it in use."""

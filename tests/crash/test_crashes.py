@@ -288,3 +288,25 @@ def test_a_flipped_block_harms_its_version_only(tmp_path: Path) -> None:
         store.close()
         if not again:
             shutil.rmtree(workload.folder / "catalog")
+
+
+def test_history_ends_before_content_that_was_lost_and_written_again(tmp_path: Path) -> None:
+    """A block is damaged, and somebody writes the same; the power takes that, but not the record that tells of it."""
+    workload = Workload(tmp_path / "store", seed=6)
+    workload._put(b"f", b"content")
+    workload._put(b"intact", b"behind it")
+    workload.store.close()
+    path = "blocks/00000001"
+    workload.disk.flip(path, workload.disk.contents(path).index(b"content"))
+    shutil.rmtree(workload.folder / "catalog")
+    workload.store = reopened(workload, workload.disk, workload.folder)
+    before = workload.disk.contents(path)
+    workload._put(b"g", b"content")
+    workload.store.abandon()
+    disk = workload.disk.kill()
+    disk.replace(path, before)
+    store = reopened(workload, disk, workload.folder)
+    key = store.core.catalog.key(workload.bucket, b"g")
+    assert key is not None
+    assert [held_by(store, version) for _, version in store.core.catalog.versions(key)] == [b""]
+    store.abandon()

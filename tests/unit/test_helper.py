@@ -64,7 +64,14 @@ def test_options_may_come_first_and_several_times() -> None:
         "noatime",
         "nodiratime",
         "lazytime",
+        "strictatime",
         "async",
+        "symfollow",
+        "seclabel",
+        "iversion",
+        "nomand",
+        "helper=x",
+        "uhelper=udisks2",
         "default_permissions",
     ],
 )
@@ -80,17 +87,33 @@ def test_what_is_for_others_is_dropped(option: str) -> None:
         ("noexec,nosuid,nodev,exec", ("nosuid", "nodev", "exec")),
         ("suid,nosuid", ("nosuid",)),
         ("ro,ro", ("ro",)),
+        ("sync,async", ()),
+        ("async,sync", ("sync",)),
+        ("nosymfollow,symfollow", ()),
+        ("symfollow,nosymfollow", ("nosymfollow",)),
     ],
 )
 def test_the_last_of_two_that_contradict_each_other_counts(text: str, left: tuple[str, ...]) -> None:
     assert options(text) == left
 
 
+def test_what_vfs_does_is_handed_over() -> None:
+    assert options("sync,dirsync,nosymfollow,acl") == ("sync", "dirsync", "nosymfollow", "acl")
+
+
+def test_a_comma_in_quotes_belongs_to_the_option() -> None:
+    label = 'context="system_u:object_r:tmp_t:s0:c127,c456"'
+    assert options(f"ro,{label},noexec,rootcontext=x") == ("ro", label, "noexec", "rootcontext=x")
+    assert options('ro,context="x') == ("ro", 'context="x')
+    with pytest.raises(Failure, match="unknown mount option 'context='"):
+        options("context=")
+
+
 def test_the_last_bucket_counts() -> None:
     assert parse([*HERE, "-o", "bucket=one,bucket=two"]).bucket == "two"
 
 
-@pytest.mark.parametrize("option", ["strange", "sync", "uid=0", "bucket", "allow-other"])
+@pytest.mark.parametrize("option", ["strange", "uid=0", "bucket", "allow-other", "loop", "nonempty", "auto_unmount"])
 def test_what_is_unknown_is_named_with_what_is_known(option: str) -> None:
     with pytest.raises(Failure, match=f"unknown mount option '{option}'; known: .*allow_other.*bucket=NAME") as caught:
         options(f"rw,{option}")

@@ -106,6 +106,9 @@ def test_what_is_refused_publishes_nothing(store: Store, bucket: Ino) -> None:
     for way in Way:
         with pytest.raises(VfsError):
             store.history.purge(item.key_id, item.seq, USER, way=way)
+    for version_id in (item.version_id, "null"):
+        with pytest.raises(Locked):
+            store.objects.purge(bucket, b"k", version_id, S3)
     assert store.core.journal.end.number == events
     store.files.release(handle)
 

@@ -11,10 +11,12 @@ from types import SimpleNamespace
 import msgspec
 import pytest
 
-from vfs import events
+from tests.unit.test_tree import LIST
+from vfs import acl, events
 from vfs.check import check
 from vfs.expiring import WRITER as LIFECYCLE
 from vfs.model import NO_INFO, NOBODY, NOBODY_UID, Ino, KeyId, Kind, Rights, Seq, State, Writer
+from vfs.rights import rights_of
 from vfs.s3.call import Call
 from vfs.store import Store
 
@@ -263,6 +265,30 @@ def test_what_comes_back_to_its_name_has_its_history(store: Store, bucket: Ino) 
     store.tree.rename(bucket, b"t", bucket, b"s", BEN)
     chmod(store, bucket, 0o604)
     assert set(modes(store, bucket)) == {0o604}
+
+
+@pytest.mark.parametrize("by", [ANN, ROOT])
+def test_a_symlink_says_nothing_about_a_file_and_a_file_all_about_a_symlink(
+    store: Store, bucket: Ino, by: Writer
+) -> None:
+    write(store, bucket, b"s", 0o600)
+    store.tree.symlink(bucket, b"n", b"target", 1000, ANN)
+    store.tree.rename(bucket, b"n", bucket, b"s", by)
+    assert modes(store, bucket) == [0o777, 0o600]
+    moved(store, bucket, by)
+    assert modes(store, bucket) == [0o644, 0o644, 0o600]
+
+
+def test_what_is_closed_keeps_its_list(store: Store, bucket: Ino) -> None:
+    """Without it the bits of the group, which bound the list, would be the group's."""
+    ino = write(store, bucket, b"s", 0o600)
+    store.tree.set_acl(ino, acl.ACCESS, acl.encode(LIST), keep_setgid=True)
+    closed = rights_of(store.tree.inode(ino))
+    assert closed.acl
+    moved(store, bucket, BEN)
+    assert rights(store, bucket, b"s")[-1] == closed
+    purge(store, bucket, 0)
+    assert rights_of(store.tree.lookup(bucket, b"s")[1]) == closed
 
 
 def test_a_file_decides_about_its_own_versions(store: Store, bucket: Ino) -> None:

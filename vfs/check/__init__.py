@@ -10,10 +10,12 @@ Neither knows of doors; where they run, no daemon does.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import sqlite3
 import struct
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,8 +33,8 @@ from vfs.check.names import check_names
 from vfs.check.probing import how_unreadable
 from vfs.check.rebuilding import Rebuilt, hold, rebuild
 from vfs.check.rows import compare
-from vfs.disk import Disk, RealFile, copy_with_holes
-from vfs.errors import Corrupt, DiskFailed, LimitReached, Unsafe
+from vfs.disk import DAMAGED, Disk, RealFile, copy_with_holes
+from vfs.errors import Corrupt, DiskFailed, LimitReached, NoSpace, Unsafe
 from vfs.folder import Folder
 from vfs.journal import Journal
 from vfs.pages import missing_bytes
@@ -54,19 +56,17 @@ def check(
 ) -> Figures:
     """Read a store to its last byte and report every fault that is found. Changes nothing. foreign: see Store.open.
 
-    The scratch files lie in $TMPDIR or /var/tmp and may grow as large as the catalog. Raises NotAStore, StoreInUse.
+    The scratch files lie in $TMPDIR or /var/tmp and may grow as large as the catalog. Raises NotAStore, StoreInUse, and
+    NoSpace if they have no room there.
     """
     findings = Findings(report, progress)
     probe = disk is None  # a simulated disk does not damage a catalog
-    with (
-        hold(path, foreign=foreign, writing=False) as held,
-        tempfile.TemporaryDirectory(prefix="vfs-check-", dir=_scratch_directory()) as scratch,
-    ):
+    with hold(path, foreign=foreign, writing=False) as held, _scratch_directory() as scratch:
         disk = disk or ReadOnlyDisk(held.root)
         log = synclog.read(disk)
         _report_log(findings, log)
         disk = Redone(disk, log)
-        catalog = _open_catalog(findings, held.root, Path(scratch), probe=probe)
+        catalog = _open_catalog(findings, held.root, scratch, probe=probe)
         try:
             try:
                 fold, sound = Fold(_made(scratch, "catalog"), disk, progress), True
@@ -75,7 +75,7 @@ def check(
                 findings.add(Kind.SNAPSHOT, error.where, message)
                 fold, sound = Fold(_made(scratch, "blocks"), disk, progress, alone=True), False
             try:
-                figures = _check(findings, catalog, fold, disk, Path(scratch) / "references", sound=sound)
+                figures = _check(findings, catalog, fold, disk, scratch / "references", sound=sound)
                 for where, byte, pages in fold.disk.unreadable():
                     message = (
                         f"the disk cannot read {pages} pages, the first at byte {byte}; what that harms is told besides"
@@ -100,13 +100,35 @@ def _report_log(findings: Findings, log: synclog.Contents) -> None:
         findings.add(Kind.SYNCLOG, synclog.FOLDER, f"{place}; nothing that is needed is there", harmless=True)
 
 
-def _scratch_directory() -> str | None:
-    """Not /tmp, which may be memory."""
-    return os.environ.get("TMPDIR") or ("/var/tmp" if os.access("/var/tmp", os.W_OK) else None)
+@contextlib.contextmanager
+def _scratch_directory() -> Iterator[Path]:
+    """A new directory, for nobody else; not in /tmp, which may be memory. Raises NoSpace, by name, if there is none, or
+    no room in it. Nothing else is written to while it is there.
+    """
+    wanted = os.environ.get("TMPDIR") or ("/var/tmp" if os.access("/var/tmp", os.W_OK) else tempfile.gettempdir())
+    advice = "a check takes about as much as the catalog; TMPDIR=DIRECTORY names another place"
+    try:
+        made = tempfile.TemporaryDirectory(prefix="vfs-check-", dir=wanted)
+    except OSError as error:
+        raise NoSpace(f"no scratch files can be made in {wanted}: {error.strerror}; {advice}") from error
+    with made as name:
+        try:
+            yield Path(name)
+        except (NoSpace, OSError, sqlite3.OperationalError) as error:
+            if _is_full(error):
+                raise NoSpace(f"no space left for scratch files in {wanted}; {advice}") from error
+            raise
 
 
-def _made(scratch: str, name: str) -> Folder:
-    return Folder.at(Path(scratch) / name, make=True)
+def _is_full(error: Exception) -> bool:
+    """Whether what a check wrote found no room; it writes to its scratch files only."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return not isinstance(error, LimitReached)
+
+
+def _made(scratch: Path, name: str) -> Folder:
+    return Folder.at(scratch / name, make=True)
 
 
 def _open_catalog(findings: Findings, root: Folder, scratch: Path, *, probe: bool) -> Catalog | None:
@@ -125,9 +147,11 @@ def _open_catalog(findings: Findings, root: Folder, scratch: Path, *, probe: boo
             findings.add(Kind.CATALOG, "catalog", f"cannot be read: {reason}; {mend}")
             return None
         return Catalog(whole, read_only=True)
-    except (LimitReached, Unsafe):
+    except (NoSpace, Unsafe):
         raise
     except Exception as error:  # Corrupt, or rows that cannot be decoded
+        if isinstance(error, OSError) and error.errno not in DAMAGED:
+            raise  # no room for a copy, or the like
         findings.add(Kind.CATALOG, "catalog", f"cannot be opened: {error}; {mend}")
         return None
 

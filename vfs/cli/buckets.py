@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -13,6 +14,7 @@ import click
 from vfs.cli import output
 from vfs.cli.mounts import Mount, locate, mount_of, vfs_mounts
 from vfs.cli.output import WRONG, Cell, Column, Failure
+from vfs.cli.usage import Command, Group
 from vfs.errors import InvalidName
 from vfs.names import check_bucket_name
 
@@ -30,10 +32,20 @@ _COLUMNS = (
     Column("size", right=True),
     Column("created"),
 )
+_FACTS: dict[str, type] = {
+    "Versioning": str,
+    "Compression": str,
+    "Versions": int,
+    "Bytes": int,
+    "Created": str,
+    "Purge": str,
+    "MfaDelete": bool,
+    "Unversioned": list,
+}
 _COLOURS = {"Enabled": "green", "Suspended": "yellow", "Unversioned": "red"}
 
 
-@click.group()
+@click.group(cls=Group)
 def bucket() -> None:
     """List, make and remove buckets. A bucket is a directory at the root of a mount."""
 
@@ -41,19 +53,34 @@ def bucket() -> None:
 @bucket.command("list", short_help="List the buckets of a mount, or of all.")
 @click.argument("mountpoint", required=False)
 @click.option("--json", "as_json", is_flag=True, help="A list of objects.")
-def list_buckets(mountpoint: str | None, as_json: bool) -> None:
+@click.pass_context
+def list_buckets(context: click.Context, mountpoint: str | None, as_json: bool) -> None:
     """List the buckets of the mount that MOUNTPOINT lies in, or of all mounts: path, versioning, compression, number
     of versions, sum of their sizes, time of creation.
+
+    What is closed to you is passed over, and named on stderr. So is what cannot be read for another reason, but then
+    the exit code is 1.
     """
-    mounts = vfs_mounts() if mountpoint is None else [mount_of(os.path.realpath(mountpoint))]
-    found = (facts for mount in mounts for facts in _buckets(mount))
+    failures: list[Failure] = []
+    if mountpoint is None:
+        found = _of_all_mounts(failures)
+    else:
+        found = _buckets(mount_of(os.path.realpath(mountpoint)), failures)
     if as_json:
         output.write_json_list(found)
     else:
         output.write_table(_COLUMNS, map(_row, found))
+    if failures:
+        context.exit(output.FAILED)
 
 
-def _buckets(mount: Mount) -> Iterator[dict[str, Any]]:
+def _of_all_mounts(failures: list[Failure]) -> Iterator[dict[str, Any]]:
+    for mount in vfs_mounts():
+        with _passing_over(failures):
+            yield from _buckets(mount, failures)
+
+
+def _buckets(mount: Mount, failures: list[Failure]) -> Iterator[dict[str, Any]]:
     own = _read(mount.mountpoint)
     if own is not None:  # mounted with --bucket
         yield own
@@ -61,28 +88,53 @@ def _buckets(mount: Mount) -> Iterator[dict[str, Any]]:
     try:
         names = sorted(os.listdir(mount.mountpoint))
     except OSError as error:
-        raise Failure(f"{mount.mountpoint}: {error.strerror}") from error
+        raise _unreadable(mount.mountpoint, error) from error
     for name in names:
-        facts = _read(os.path.join(mount.mountpoint, name))
-        if facts is not None:
-            yield facts
+        with _passing_over(failures):
+            facts = _read(os.path.join(mount.mountpoint, name))
+            if facts is not None:
+                yield facts
+
+
+@contextlib.contextmanager
+def _passing_over(failures: list[Failure]) -> Iterator[None]:
+    """Tell of what cannot be read, and go on; add it to *failures*, unless it is closed to the caller."""
+    try:
+        yield
+    except Failure as failure:
+        output.write_error(failure.message)
+        if not isinstance(failure.__cause__, PermissionError):
+            failures.append(failure)
 
 
 def _read(path: str) -> dict[str, Any] | None:
-    """What a bucket's directory tells of it, None if *path* is no bucket."""
+    """What a bucket's directory tells of it, None if *path* is no bucket. Raises Failure."""
     try:
         raw = os.getxattr(path, BUCKET)
     except OSError as error:
         if error.errno in (errno.ENODATA, errno.EOPNOTSUPP):
             return None
-        raise Failure(f"{path}: {error.strerror}") from error
-    return {"Path": path, **json.loads(raw)}
+        raise _unreadable(path, error) from error
+    try:
+        facts = {"Path": path, **json.loads(raw)}
+        output.human_time(facts["Created"])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        facts = {}
+    if not all(isinstance(facts.get(name), kind) for name, kind in _FACTS.items()):
+        raise Failure(f"{path}: another version of vfs serves this mount; mount the store again")
+    return facts
+
+
+def _unreadable(path: str, error: OSError) -> Failure:
+    if error.errno == errno.ENOTCONN:
+        return Failure(f"{path}: the daemon of this mount has died; mount the store again (vfs mount)")
+    return Failure(f"{path}: {error.strerror}")
 
 
 def _row(facts: dict[str, Any]) -> list[Cell]:
     return [
         Cell(facts["Path"], "blue"),
-        Cell(facts["Versioning"], _COLOURS[facts["Versioning"]]),
+        Cell(facts["Versioning"], _COLOURS.get(facts["Versioning"])),
         Cell(facts["Compression"]),
         Cell(str(facts["Versions"])),
         Cell(output.human_size(facts["Bytes"])),
@@ -201,7 +253,7 @@ def purge(path: str, policy: str | None) -> None:
     output.write(facts["Purge"])
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("path", metavar="BUCKETPATH")
 @click.argument("state", type=click.Choice(("enabled", "suspended"), case_sensitive=False), required=False)
 def versioning(path: str, state: str | None) -> None:
@@ -224,12 +276,13 @@ def versioning(path: str, state: str | None) -> None:
     output.write(facts["Versioning"])
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("path", metavar="BUCKETPATH")
 @click.argument("rule", type=click.Choice(("on", "governance", "compliance"), case_sensitive=False), required=False)
 @click.option("--days", type=click.IntRange(1, 36_500), help="How long each new version is locked.")
 @click.option("--years", type=click.IntRange(1, 100), help="The same, in years.")
-def lock(path: str, rule: str | None, days: int | None, years: int | None) -> None:
+@click.option("--yes", is_flag=True, help="Do not ask before what nobody can take back: compliance.")
+def lock(path: str, rule: str | None, days: int | None, years: int | None, yes: bool) -> None:
     """Show whether versions in the bucket at BUCKETPATH can be locked, or let them be, for ever:
     [on|governance|compliance]. With a mode and a time, each new version is locked for that long, also from
     who wrote it; in mode compliance nobody can take that back.
@@ -238,7 +291,12 @@ def lock(path: str, rule: str | None, days: int | None, years: int | None) -> No
     if (rule in (None, "on")) != (days is None and years is None) or (days and years):
         raise Failure("governance and compliance take --days or --years, and nothing else does", WRONG)
     if rule is not None:
-        value = rule if rule == "on" else f"{rule} {days or years} {'days' if days else 'years'}"
+        time = f"{days or years} {'days' if days else 'years'}"
+        value = rule if rule == "on" else f"{rule} {time}"
+        if rule == "compliance" and not yes:
+            output.confirm(
+                f"From now on, what is written to {path} stays for {time}; not even root can remove it sooner."
+            )
         try:
             os.setxattr(facts["Path"], LOCK, value.encode())
         except OSError as error:

@@ -17,8 +17,10 @@ import click
 from vfs.cli import output
 from vfs.cli.mounting import when_closed
 from vfs.cli.options import foreign_owner
-from vfs.cli.output import Cell
+from vfs.cli.output import WRONG, Cell, Failure
 from vfs.cli.space import collect
+from vfs.cli.usage import Command
+from vfs.errors import NoSpace
 
 if TYPE_CHECKING:
     import rich.progress
@@ -31,7 +33,7 @@ PURGES_SHOWN_MAX = 20  # versions
 _REFRESH_S = 0.1
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("store")
 @click.option("--repair", "wanted", is_flag=True, help="Make again what can be derived: catalog, counts, headers.")
 @foreign_owner
@@ -39,7 +41,8 @@ _REFRESH_S = 0.1
 @click.pass_context
 def check(context: click.Context, store: str, wanted: bool, foreign: bool, as_json: bool) -> None:
     """Read STORE, which must not be mounted, to its last byte: the journal, every block, every row of the catalog.
-    Reports what is damaged, with every version that this harms. Exit code 1: there are problems.
+    Reports what is damaged, with every version that this harms. Exit code 1: there are problems; 2: the store could not
+    be checked. Scratch files are made in $TMPDIR, or /var/tmp.
 
     Changes nothing without --repair. With it, the catalog is made again from the journal, and the headers of blocks
     from their contents, if they are wrong. That gives up nothing: what is damaged and cannot be derived stays as it is,
@@ -110,8 +113,12 @@ def _check(store: str, foreign: bool, as_json: bool) -> Seen:
             bar.clear()
             _write_problem(problem)
 
-    with Bar() as bar:
-        seen.figures = when_closed(lambda: check_store(Path(store), report, bar.show, foreign=foreign))
+    try:
+        with Bar() as bar:
+            seen.figures = when_closed(lambda: check_store(Path(store), report, bar.show, foreign=foreign))
+    except (NoSpace, OSError) as error:
+        what = output.reason(error) if isinstance(error, OSError) else str(error)
+        raise Failure(f"{store} was not checked to its end: {what}", WRONG) from error
     return seen
 
 
@@ -229,7 +236,7 @@ def _summary(store: str, figures: Figures) -> str:
     return f"{store} is clean: {read}{torn}"
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("store")
 @click.option("--cut", is_flag=True, help="Move damage in the journal, with all behind it, or in the sync log aside.")
 @foreign_owner

@@ -13,19 +13,29 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vfs.cli import output
-from vfs.cli.options import FOREIGN_OWNER
+from vfs.cli.options import FOREIGN_OWNER, split_options
 from vfs.cli.output import Failure
+from vfs.cli.usage import check_is_here
 
 NAME = "mount.fuse.vfs"
 USAGE, SYSTEM, MOUNT_FAILED = 1, 2, 32  # mount(8), EXIT STATUS
 BUCKET = "bucket="
 
-# What mount(8), systemd and fstab say to each other, and what asks for nothing but what vfs does anyway.
+# What mount(8), systemd and fstab say to each other; what asks for nothing but what vfs does anyway; and what means
+# nothing here: access times, which vfs never writes, and what Linux has no more.
 _NOT_FOR_US = re.compile(
-    r"defaults|(no)?auto|(no)?users?|user=.*|(no)?owner|(no)?group|nofail|_netdev|comment=.*|[xX]-.*|"
-    r"async|silent|loud|(no)?(atime|diratime|relatime|lazytime)|nostrictatime|default_permissions"
+    r"defaults|(no)?auto|(no)?users?|user=.*|(no)?owner|(no)?group|nofail|_netdev|comment=.*|[xX]-.*|u?helper=.*|"
+    r"async|symfollow|silent|loud|default_permissions|seclabel|"
+    r"(no)?(atime|diratime|relatime|strictatime|lazytime|iversion|mand)"
 )
-_CONTRARY = {"ro": "rw", "exec": "noexec", "suid": "nosuid", "dev": "nodev"}
+_CONTRARY = {
+    "ro": "rw",
+    "exec": "noexec",
+    "suid": "nosuid",
+    "dev": "nodev",
+    "sync": "async",
+    "symfollow": "nosymfollow",
+}
 _CONTRARIES = _CONTRARY | {other: option for option, other in _CONTRARY.items()}
 
 
@@ -43,7 +53,10 @@ class Request(NamedTuple):
 
 def main() -> None:
     """Entry point: mount what the arguments of this process say, and exit."""
-    sys.exit(run(sys.argv[1:]))
+    output.open_streams()
+    code = run(sys.argv[1:])
+    output.close_streams()
+    sys.exit(code)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -76,29 +89,29 @@ def parse(arguments: Sequence[str]) -> Request:
         raise Failure(f"this mounts what is of type fuse.vfs, not {given['-t']}", USAGE)
     if "-N" in given:
         raise Failure("vfs is not mounted into another namespace; enter it first: nsenter --mount", USAGE)
-    words = [word for flag, text in flags if flag == "-o" for word in text.split(",") if word]
+    words = [word for flag, text in flags if flag == "-o" for word in split_options(text)]
     if "remount" in words:
         raise Failure(f"{target} cannot be remounted; unmount it, and mount it with other options", USAGE)
     bucket = next((word.removeprefix(BUCKET) for word in reversed(words) if word.startswith(BUCKET)), None)
     foreign = FOREIGN_OWNER in words
-    options = [
-        word for word in words if not (word.startswith(BUCKET) or word == FOREIGN_OWNER or _NOT_FOR_US.fullmatch(word))
-    ]
+    options = [word for word in words if not (word.startswith(BUCKET) or word == FOREIGN_OWNER)]
     known = _known(options, sloppy="-s" in given)
     return Request(source, target, bucket, known, "-f" in given, "-v" in given, foreign)
 
 
 def _known(options: Sequence[str], *, sloppy: bool) -> tuple[str, ...]:
     """The options; of two that contradict each other, the last. sloppy: unknown ones are passed over."""
-    from vfs.fuse.daemon import OPTIONS
+    from vfs.fuse.daemon import LABEL, OPTIONS, is_option
 
     kept: dict[str, None] = {}
     for option in options:
-        if option in OPTIONS:
-            kept.pop(_CONTRARIES.get(option, ""), None)
+        kept.pop(_CONTRARIES.get(option, ""), None)
+        if _NOT_FOR_US.fullmatch(option):
+            continue
+        if is_option(option):
             kept[option] = None
         elif not sloppy:
-            known = ", ".join(sorted((*OPTIONS, f"{BUCKET}NAME", FOREIGN_OWNER)))
+            known = ", ".join(sorted((*OPTIONS, LABEL, f"{BUCKET}NAME", FOREIGN_OWNER)))
             raise Failure(f"unknown mount option {option!r}; known: {known}, and those of fstab itself", USAGE)
     return tuple(kept)
 
@@ -108,6 +121,7 @@ def _mount(request: Request) -> None:
 
     store, mountpoint = Path(os.path.abspath(request.source)), Path(os.path.abspath(request.target))
     try:
+        check_is_here(request.source)
         mounting.free_from_killed(store)
         mounting.check_places(store, mountpoint, request.bucket)
         order = mounting.Order(store, mountpoint, request.bucket, request.options, request.source)

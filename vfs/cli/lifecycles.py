@@ -15,6 +15,7 @@ from vfs.cli import output
 from vfs.cli.buckets import existing
 from vfs.cli.options import foreign_owner
 from vfs.cli.output import WRONG, Cell, Column, Failure
+from vfs.cli.usage import Group
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
@@ -25,6 +26,7 @@ LIFECYCLE = "user.vfs.lifecycle"
 EXPIRING = "user.vfs.expiring"
 POLL_S = 0.1
 ATTRIBUTE_BYTES_MAX = 64 << 10  # the kernel's
+FILE_BYTES_MAX = 1 << 20  # of rules that are loaded
 
 _SINGULAR = {"Rules": "Rule", "Tags": "Tag"}  # JSON's word for a list: XML's for each of its elements
 
@@ -33,7 +35,7 @@ _ACTIONS = (Column("action"), Column("key"), Column("id"), Column("size", right=
 _LOG = (Column("when"), *_ACTIONS)
 
 
-@click.group()
+@click.group(cls=Group)
 def lifecycle() -> None:
     """What becomes of old versions: rules of a bucket, those of S3. A bucket that has none keeps everything. The daemon
     looks once an hour; nothing goes that is locked, and what went is told by `vfs lifecycle log`.
@@ -111,7 +113,7 @@ def load(path: str, file: Any) -> None:
 
     place = existing(path)["Path"]
     try:
-        rules = rules_of(_element("LifecycleConfiguration", json.load(file)))
+        rules = rules_of(_element("LifecycleConfiguration", json.loads(file.read(FILE_BYTES_MAX))))
     except (ValueError, RecursionError) as error:
         raise Failure(f"{file.name} is no JSON: {error}", WRONG) from error
     except S3Error as error:
@@ -214,6 +216,8 @@ def _write(path: str, place: str, rules: list[LifecycleRule] | tuple[LifecycleRu
     _or_wrong(lambda: check(rules))
     try:
         os.setxattr(place, LIFECYCLE, msgspec.json.encode(rules))
+    except UnicodeEncodeError:
+        raise Failure("the name of a rule, and of a tag, is UTF-8", WRONG) from None
     except OSError as error:
         _refused(path, error)
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 
 import click
 
 from vfs import __version__
-from vfs.cli import output
+from vfs.cli import output, usage
 from vfs.cli.output import FAILED, WRONG, Failure
 from vfs.errors import InvalidName, NotAStore, StoreInUse, VfsError
 
@@ -34,12 +34,14 @@ COMMANDS = {
     "gc": ("space", "Give the space of what was purged back."),
     "check": ("checking", "Read a store to its last byte and report damage."),
     "rebuild": ("checking", "Make the catalog of a store again."),
+    "install-service": ("installing", "Install vfs and its systemd units for this machine."),
 }
 
 _WRONG = (InvalidName, NotAStore, StoreInUse)  # the caller named the wrong thing
+_WRONG_PATH = (errno.ENAMETOOLONG, errno.ELOOP)
 
 
-class LazyGroup(click.Group):
+class LazyGroup(usage.Group):
     """A group whose commands are imported when they are run or asked for help: `vfs --help` needs none of them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -51,7 +53,7 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module, _ = COMMANDS[cmd_name]
-        command = getattr(importlib.import_module(f"vfs.cli.{module}"), cmd_name)
+        command = getattr(importlib.import_module(f"vfs.cli.{module}"), cmd_name.replace("-", "_"))
         assert isinstance(command, click.Command)
         return command
 
@@ -67,9 +69,9 @@ def cli() -> None:
     """Versioned buckets, mounted as a directory that forgets nothing.
 
     \b
-    vfs mount ~/vfs-store ~/vfs   mounts a store, and makes it if it is not there
-    vfs log FILE                  shows the versions of a file
-    vfs restore FILE              brings back the one before
+    vfs mount STORE ~/vault   mounts a store, and makes it if it is not there
+    vfs log FILE              shows the versions of a file
+    vfs restore FILE          brings back the one before
 
     \b
     Exit codes:
@@ -81,7 +83,10 @@ def cli() -> None:
 
 def main() -> None:
     """Entry point: run the command line of this process, and exit."""
-    sys.exit(run(sys.argv[1:]))
+    output.open_streams()
+    code = run(sys.argv[1:])
+    output.close_streams()
+    sys.exit(code)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -93,8 +98,7 @@ def run(arguments: Sequence[str]) -> int:
         error.show()
         return WRONG
     except click.UsageError as error:
-        where = error.ctx.command_path if error.ctx else "vfs"
-        output.write_error(f"{error.format_message().rstrip('.')}; see `{where} --help`")
+        output.write_error(usage.explain(error))
         return WRONG
     except Failure as error:
         output.write_error(error.message)
@@ -103,11 +107,10 @@ def run(arguments: Sequence[str]) -> int:
         output.write_error(str(error))
         return WRONG if isinstance(error, _WRONG) else FAILED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit fails, too
         return FAILED
     except OSError as error:
         output.write_error(output.reason(error))
-        return FAILED
+        return WRONG if error.errno in _WRONG_PATH else FAILED
     except MemoryError:
         output.write_error("out of memory; raise the limit of this process (ulimit -v)")
         return FAILED

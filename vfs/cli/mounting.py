@@ -20,16 +20,17 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 
 import click
 
 from vfs.cli import output
-from vfs.cli.conf import check_conf, conf_option
+from vfs.cli.conf import conf_option
 from vfs.cli.logs import LOG, log_to_file, log_to_stderr
 from vfs.cli.mounts import STATUS, Mount, is_dead, is_within, mount_of, mounted_on
-from vfs.cli.options import foreign_owner
+from vfs.cli.options import foreign_owner, split_options
 from vfs.cli.output import FAILED, WRONG, Failure
+from vfs.cli.usage import Command
 from vfs.cli.users import named, own_namespace, users_of
 from vfs.errors import DiskFailed, InvalidName, NoSpace, StoreInUse, Unsafe, VfsError
 from vfs.folder import Folder
@@ -45,6 +46,7 @@ CLOSE_SECONDS_MAX = 60.0  # that an unmounted store is waited for to be closed
 POLL_SECONDS = 0.02
 COPY_SECONDS = 1.0  # that closing takes before somebody is looked for who keeps a daemon from it
 DEAD_MOUNTS_MAX = 16  # one upon the other
+_PIPE: Any = {"encoding": "utf-8", "errors": "surrogateescape", "newline": "\n"}  # paths may hold anything
 
 Result = TypeVar("Result")
 
@@ -65,7 +67,7 @@ class Order(NamedTuple):
     foreign: bool = False
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("store")
 @click.argument("mountpoint")
 @click.option("--bucket", metavar="NAME", help="Mount only this bucket, as the root; it is made if it is not there.")
@@ -75,12 +77,17 @@ class Order(NamedTuple):
     "options",
     metavar="OPTION,...",
     multiple=True,
-    help="Mount options: allow_other, allow_root, ro, noexec, suid, dev, acl.",
+    help="Mount options: allow_other, allow_root, ro, noexec, suid, dev, acl, nosymfollow, sync, dirsync.",
 )
 @click.option("--s3", metavar="[ADDR:]PORT", default="", help="Serve the same buckets over S3 at an address.")
 @foreign_owner
-@click.option("--ready-fd", type=int, hidden=True, help="For `vfs mount` itself: where to tell that the mount answers.")
-@conf_option
+@conf_option("VFS_STORE", "VFS_MOUNTPOINT")
+@click.option(
+    "--ready-fd",
+    type=click.IntRange(0, 1 << 20),
+    hidden=True,
+    help="For `vfs mount` itself: where to tell that the mount answers.",
+)
 @click.option("--source", hidden=True, help="For mount.fuse.vfs: what the table of mounts is to call the STORE.")
 @click.pass_context
 def mount(
@@ -93,7 +100,6 @@ def mount(
     s3: str,
     foreign: bool,
     ready_fd: int | None,
-    conf: str | None,
     source: str | None,
 ) -> None:
     """Mount STORE on MOUNTPOINT, an empty directory. STORE is made if it is missing or empty.
@@ -101,10 +107,7 @@ def mount(
     Returns when the mount answers; the daemon goes on in the background, and its log is daemon.log in STORE. A dead
     mount that a daemon left behind at MOUNTPOINT is cleared away first.
     """
-    if conf is not None:
-        check_conf(conf, {"VFS_STORE": store, "VFS_MOUNTPOINT": mountpoint})
-    check_named(STORE=store, MOUNTPOINT=mountpoint)
-    wanted = tuple(option for text in options for option in text.split(",") if option)
+    wanted = tuple(option for text in options for option in split_options(text))
     places = Path(os.path.abspath(store)), Path(os.path.abspath(mountpoint))
     order = Order(*places, bucket, wanted, source or "", s3, foreign)
     door_of(order)
@@ -156,13 +159,6 @@ def check_places(store: Path, mountpoint: Path, bucket: str | None) -> None:
     real_store, real_mountpoint = os.path.realpath(store), os.path.realpath(mountpoint)
     if is_within(real_store, real_mountpoint) or is_within(real_mountpoint, real_store):
         raise Failure(f"{store} and {mountpoint}: a store and its mount point cannot lie in one another", WRONG)
-
-
-def check_named(**places: str) -> None:
-    """See that no path is empty, as an unset variable of a script is: it would be the current directory."""
-    for name, place in places.items():
-        if not place:
-            raise Failure(f"{name} is empty; name a directory", WRONG)
 
 
 def check_store(store: Path) -> None:
@@ -256,7 +252,9 @@ def door_of(order: Order) -> MoreDoor | None:
     """The S3 endpoint that is to be opened, too. Raises Failure."""
     if not order.s3:
         return None
-    from vfs.cli.serving import parse_address
+    from vfs.cli.serving import check_installed, parse_address
+
+    check_installed()
     from vfs.s3.daemon import door_at
 
     return door_at(parse_address(order.s3))
@@ -265,7 +263,7 @@ def door_of(order: Order) -> MoreDoor | None:
 def _serve_in_background(order: Order, ready_fd: int) -> int:
     """The daemon's side of `spawn`. Returns its exit code."""
     os.set_inheritable(ready_fd, False)
-    with os.fdopen(ready_fd, "w") as pipe:
+    with os.fdopen(ready_fd, "w", **_PIPE) as pipe:
 
         def tell(text: str) -> None:
             if not pipe.closed:
@@ -323,7 +321,7 @@ def spawn(order: Order) -> None:
     command += ["-o", ",".join(order.options)] if order.options else []
     command += [f"--s3={order.s3}"] if order.s3 else []
     command += ["--foreign-owner"] if order.foreign else []
-    with os.fdopen(reader) as pipe:
+    with os.fdopen(reader, **_PIPE) as pipe:
         try:
             child = subprocess.Popen(
                 [*command, "--", str(order.store), str(order.mountpoint)],
@@ -351,16 +349,15 @@ def _report_failure(store: Path, code: int, answer: str) -> NoReturn:
 # -- unmounting -------------------------------------------------------------------------------------------------------
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("mountpoint")
 def umount(mountpoint: str) -> None:
     """Unmount what is mounted on MOUNTPOINT, and return when its daemon has closed the store."""
-    check_named(MOUNTPOINT=mountpoint)
     there = _mounted(mountpoint)
     store = _store_of(there)
     device = connection.device_on(there.mountpoint)
     error = _unmount(there.mountpoint)
-    if "busy" in error:
+    if error.rstrip(".").endswith("busy"):
         raise Failure(f"{mountpoint} is busy: {_who_is_in(device, mountpoint)}; try again when that is done")
     if error:
         raise Failure(f"{mountpoint} cannot be unmounted: {error}")
@@ -454,10 +451,9 @@ def _unmount(mountpoint: str, *, lazy: bool = False) -> str:
         command = ["umount", *(["-l"] if lazy else [])]
     else:
         command = ["fusermount3", "-uz" if lazy else "-u"]
-    done = subprocess.run(
-        [*command, "--", mountpoint], capture_output=True, text=True, check=False, env={**os.environ, "LC_ALL": "C"}
-    )
-    return "" if done.returncode == 0 else " ".join(done.stderr.split()) or f"{command[0]} failed"
+    environment = {**os.environ, "LC_ALL": "C"}
+    done = subprocess.run([*command, "--", mountpoint], capture_output=True, check=False, env=environment)
+    return "" if done.returncode == 0 else " ".join(os.fsdecode(done.stderr).split()) or f"{command[0]} failed"
 
 
 def when_closed(call: Callable[[], Result]) -> Result:

@@ -80,9 +80,9 @@ def mounted_on(mountpoint: str) -> Mount | None:
 def mount_of(path: str) -> Mount:
     """The vfs mount that an absolute path without symlinks lies in. Raises Failure."""
     inside = [mount for mount in all_mounts() if is_within(path, mount.mountpoint)]
-    longest = max(len(mount.mountpoint) for mount in inside)
-    mount = next(mount for mount in reversed(inside) if len(mount.mountpoint) == longest)
-    if not mount.is_vfs:
+    longest = max((len(mount.mountpoint) for mount in inside), default=0)  # in a chroot not even / is one
+    mount = next((mount for mount in reversed(inside) if len(mount.mountpoint) == longest), None)
+    if mount is None or not mount.is_vfs:
         raise Failure(f"{path} is not on a vfs mount; `vfs status` lists those that there are", WRONG)
     return mount
 

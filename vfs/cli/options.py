@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import click
 
+_OPTION = re.compile(r'(?:[^,"]|"[^"]*"?)+')
 FOREIGN_OWNER = "foreign_owner"  # in fstab
 
 foreign_owner = click.option(
@@ -12,3 +15,8 @@ foreign_owner = click.option(
     is_flag=True,
     help="Open STORE although others than you own it: they can crash vfs, and change what is in there.",
 )
+
+
+def split_options(text: str) -> list[str]:
+    """Mount options, which commas separate; a comma in double quotes belongs to an option, as in mount(8)."""
+    return _OPTION.findall(text)

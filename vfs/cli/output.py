@@ -6,9 +6,12 @@ tabs, without header and colours. Errors are one line on stderr.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import pwd
+import re
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -48,6 +51,26 @@ class Column(NamedTuple):
     fits: bool = False
 
 
+def open_streams() -> None:
+    """See that there are standard streams, whoever started this: a file that is opened must not become one of them, and
+    what is written to a closed one must fail. What they cannot encode is escaped.
+    """
+    for name, mode, flags in (("stdin", "r", os.O_RDONLY), ("stdout", "w", os.O_RDONLY), ("stderr", "w", os.O_WRONLY)):
+        if getattr(sys, name) is None:  # then its descriptor is the next that is free
+            setattr(sys, name, os.fdopen(os.open(os.devnull, flags), mode))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def close_streams() -> None:
+    """Drop what could not be written: Python would try again when it ends, complain, and change the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def on_terminal() -> bool:
     """Whether a person reads the output."""
     return sys.stdout.isatty()
@@ -58,13 +81,23 @@ def errors_on_terminal() -> bool:
     return sys.stderr.isatty()
 
 
+def _echo(text: str, *, new_line: bool = True, color: bool | None = None) -> None:
+    """Write and flush. Raises Failure, BrokenPipeError."""
+    try:
+        click.echo(text, nl=new_line, color=color)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise Failure(f"cannot write the output: {error.strerror}") from error
+
+
 def _styled(text: str, colour: str | None, *, wanted: bool) -> str:
     return click.style(text, fg=colour) if text and colour and wanted and not os.environ.get("NO_COLOR") else text
 
 
 def write(text: str) -> None:
     """A line of output."""
-    click.echo(printable(text))
+    _echo(printable(text))
 
 
 def write_note(text: str) -> None:
@@ -75,13 +108,22 @@ def write_note(text: str) -> None:
 def write_coloured(cells: Iterable[Cell]) -> None:
     """A line of output in several colours."""
     wanted = on_terminal()
-    click.echo("".join(_styled(printable(cell.text), cell.colour, wanted=wanted) for cell in cells), color=True)
+    _echo("".join(_styled(printable(cell.text), cell.colour, wanted=wanted) for cell in cells), color=True)
 
 
 def write_error(message: str, *, program: str = "vfs") -> None:
     """A line on stderr."""
     prefix = _styled(f"{program}:", "red", wanted=errors_on_terminal())
-    click.echo(f"{prefix} {printable(message.replace(chr(10), ' '))}", err=True, color=True)
+    with contextlib.suppress(OSError):  # nobody can be told
+        click.echo(f"{prefix} {printable(message.replace(chr(10), ' '))}", err=True, color=True)
+
+
+def confirm(warning: str) -> None:
+    """Ask on the terminal whether to go on. Raises Failure if the answer is no, or nobody is there to be asked."""
+    if not (sys.stdin.isatty() and errors_on_terminal()):
+        raise Failure(f"{warning} To go on without being asked, say --yes", WRONG)
+    if not click.confirm(printable(f"{warning} Go on?"), err=True):
+        raise Failure("nothing was changed")
 
 
 def reason(error: OSError) -> str:
@@ -95,16 +137,29 @@ def reason(error: OSError) -> str:
 
 def write_json(value: object) -> None:
     """A JSON value, for programs; indented for people on a terminal."""
-    click.echo(json.dumps(value, indent=2 if on_terminal() else None))
+    _echo(_json(value, indent=2 if on_terminal() else None))
 
 
 def write_json_list(values: Iterable[object]) -> None:
     """A JSON list, written as its items come."""
     separator = "["
     for value in values:
-        click.echo(f"{separator}{json.dumps(value)}", nl=False)
+        _echo(f"{separator}{_json(value)}", new_line=False)
         separator = ",\n " if on_terminal() else ", "
-    click.echo("[]" if separator == "[" else "]")
+    _echo("[]" if separator == "[" else "]")
+
+
+def _json(value: object, indent: int | None = None) -> str:
+    """JSON with the characters of names as they are, where they can be shown and encoded."""
+
+    def escaped(char: re.Match[str]) -> str:
+        if char[0].isprintable():
+            with contextlib.suppress(UnicodeEncodeError):
+                char[0].encode(sys.stdout.encoding)
+                return char[0]
+        return json.dumps(char[0])[1:-1]
+
+    return re.sub(r"[^\x00-\x7e]", escaped, json.dumps(value, indent=indent, ensure_ascii=False))
 
 
 def write_table(columns: Sequence[Column], rows: Iterable[Sequence[Cell]]) -> None:
@@ -114,7 +169,7 @@ def write_table(columns: Sequence[Column], rows: Iterable[Sequence[Cell]]) -> No
         _write_aligned(columns, cells)
     else:
         for row in cells:
-            click.echo("\t".join(cell.text for cell in row))
+            _echo("\t".join(cell.text for cell in row))
 
 
 def _write_aligned(columns: Sequence[Column], rows: Iterator[list[Cell]]) -> None:
@@ -131,7 +186,7 @@ def _write_aligned(columns: Sequence[Column], rows: Iterator[list[Cell]]) -> Non
             padding = " " * (width - len(cell.text))
             text = _styled(cell.text, cell.colour, wanted=True)
             line += (padding + text if column.right else text + padding) + "  "
-        click.echo(line.rstrip(), color=True)
+        _echo(line.rstrip(), color=True)
 
 
 def _narrow(columns: Sequence[Column], widths: list[int]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 from datetime import UTC, datetime
@@ -10,17 +11,23 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+import vfs
 from vfs.cli import output
-from vfs.cli.conf import check_conf, conf_option
+from vfs.cli.conf import conf_option
+from vfs.cli.installing import TARGET
 from vfs.cli.logs import log_to_stderr
 from vfs.cli.options import foreign_owner
 from vfs.cli.output import WRONG, Cell, Column, Failure
+from vfs.cli.usage import Command, Group
 
 if TYPE_CHECKING:
     from vfs.s3.daemon import Address
     from vfs.s3.keys import AccessKey
 
-_ADDRESS = re.compile(r"(?:(?P<host>[^:\[\]]*|\[[0-9A-Fa-f:.]+\]):)?(?P<port>\d{1,5})\Z")
+_ADDRESS = re.compile(r"(?:(?P<host>[^:\[\]]*|\[[0-9A-Fa-f:.]+\]):)?(?P<port>[0-9]{1,5})\Z")
+
+# Of the packages of the extra `s3` in pyproject.toml.
+_MODULES = ("awscrt", "h11", "python_multipart")
 
 _COLUMNS = (
     Column("access key"),
@@ -29,6 +36,20 @@ _COLUMNS = (
     Column("buckets"),
     Column("created"),
 )
+
+
+def check_installed() -> None:
+    """See that what only the S3 door needs is installed. Raises Failure."""
+    if all(map(importlib.util.find_spec, _MODULES)):
+        return
+    package = Path(vfs.__file__).parent
+    if (package.parent / "scripts/setup").exists():
+        how = f"{package.parent}/scripts/setup --s3"
+    elif package.is_relative_to(TARGET):
+        how = "`vfs install-service`, from a vfs that has it"
+    else:
+        how = "pip install 'vfs[s3]'"
+    raise Failure(f"the S3 door is not installed; what installs it: {how}", WRONG)
 
 
 def parse_address(text: str) -> Address:
@@ -41,24 +62,22 @@ def parse_address(text: str) -> Address:
     return Address((found["host"] or "127.0.0.1").strip("[]"), int(found["port"]))
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("store")
 @click.option("--s3", metavar="[ADDR:]PORT", required=True, help="Where to listen; without ADDR on this machine only.")
 @foreign_owner
-@conf_option
-def serve(store: str, s3: str, foreign: bool, conf: str | None) -> None:
+@conf_option("VFS_STORE", "VFS_S3")
+def serve(store: str, s3: str, foreign: bool) -> None:
     """Serve STORE over S3 (and OSS, and OBS) in the foreground, without a mount. STORE is made if it is missing.
 
     Needs no FUSE. Ends at SIGTERM or SIGINT. `vfs s3 key create STORE` makes the keys that clients need; a store that
     is mounted is served by `vfs mount --s3`.
     """
+    check_installed()
     from vfs.cli import mounting
     from vfs.errors import DiskFailed, NoSpace, VfsError
     from vfs.s3 import daemon
 
-    if conf is not None:
-        check_conf(conf, {"VFS_STORE": store, "VFS_S3": s3})
-    mounting.check_named(STORE=store)
     path = Path(os.path.abspath(store))
     address = parse_address(s3)
     mounting.free_from_killed(path)
@@ -72,7 +91,7 @@ def serve(store: str, s3: str, foreign: bool, conf: str | None) -> None:
         raise Failure(str(error), WRONG) from error
 
 
-@click.group()
+@click.group(cls=Group)
 def s3() -> None:
     """Access keys of the S3 endpoint, which `vfs serve` and `vfs mount --s3` open."""
 
@@ -110,6 +129,8 @@ def create(
     Unless it says more, a key reads and writes, and removes nothing for good: what it overwrites or deletes in a
     bucket with versioning stays in the history.
     """
+    check_installed()
+    from vfs.names import check_bucket_name
     from vfs.s3 import keys
     from vfs.store import open_root
 
@@ -120,6 +141,8 @@ def create(
     rights = {right for right in keys.Right if wanted.get(right.value)}
     if not owner or len(owner) > 64 or not owner.isprintable():
         raise Failure("an owner's name has 1 to 64 characters that can be printed", WRONG)
+    for name in buckets:
+        check_bucket_name(os.fsencode(name))
     now = datetime.now(UTC).isoformat(timespec="seconds")
     made = keys.create(root, owner=owner, created=now, rights=rights, buckets=buckets or None)
     facts = _facts(made) | {"SecretAccessKey": made.secret}

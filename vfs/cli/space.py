@@ -15,6 +15,7 @@ from vfs.cli.mounting import when_closed
 from vfs.cli.mounts import mount_of, mounted_on
 from vfs.cli.options import foreign_owner
 from vfs.cli.output import Failure
+from vfs.cli.usage import Command
 from vfs.errors import StoreInUse
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ GC = "user.vfs.gc"  # of the root of a mount
 POLL_S = 0.1
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("path")
 @foreign_owner
 @click.option("--json", "as_json", is_flag=True, help="An object: FreedBytes, JournalBytes.")

@@ -16,6 +16,7 @@ from vfs import daemons
 from vfs.cli import output
 from vfs.cli.mounts import STATUS, Mount, mount_of, vfs_mounts
 from vfs.cli.output import FAILED, Cell, Column
+from vfs.cli.usage import Command
 
 MOUNTED, SERVED, DEAD, HUNG, PRIVATE, UNKNOWN = "mounted", "served", "dead", "no answer", "private", "unknown"
 ANSWER_S_MAX = 5.0  # that a mount may take, and all of them together
@@ -77,7 +78,7 @@ class Status(msgspec.Struct):
         return self.Mountpoint or " ".join(self.S3)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("path", required=False)
 @click.option("--json", "as_json", is_flag=True, help="A list of objects, with every figure that there is.")
 @click.pass_context

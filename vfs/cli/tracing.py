@@ -12,10 +12,12 @@ import click
 
 from vfs.cli import output
 from vfs.cli.mounts import mount_of
-from vfs.cli.output import Cell, Column
+from vfs.cli.output import WRONG, Cell, Column, Failure
+from vfs.cli.usage import Command
 
 TRACE = "user.vfs.trace"  # of any directory of a mount
 SECONDS_DEFAULT = 10.0
+SECONDS_MAX = 31_536_000  # a year
 
 _COLUMNS = (
     Column("request"),
@@ -28,14 +30,16 @@ _COLUMNS = (
 )
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("path")
-@click.option("--seconds", type=click.FloatRange(min=0), default=SECONDS_DEFAULT, help="For how long; Ctrl-C ends it.")
+@click.option("--seconds", type=float, default=SECONDS_DEFAULT, help="For how long; Ctrl-C ends it.")
 @click.option("--json", "as_json", is_flag=True, help="An object: by request, Count, MeanUs, P50Us, P99Us, MaxUs.")
 def trace(path: str, seconds: float, as_json: bool) -> None:
     """Count and time the requests of the kernel to the mount that PATH lies in, by kind, in µs. What a request waits
     for (a disk, for instance) counts. Without it nothing is counted, and it costs nothing.
     """
+    if not 0 <= seconds <= SECONDS_MAX:  # false for nan, too, which no range of click's is
+        raise Failure(f"--seconds is 0 to {SECONDS_MAX}", WRONG)
     mountpoint = mount_of(os.path.realpath(path)).mountpoint
     os.setxattr(mountpoint, TRACE, b"on")
     try:

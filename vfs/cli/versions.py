@@ -15,6 +15,7 @@ import click
 from vfs.cli import output
 from vfs.cli.mounts import Place, locate
 from vfs.cli.output import WRONG, Cell, Column, Failure
+from vfs.cli.usage import Command
 from vfs.errors import InvalidName
 from vfs.names import parse_version_id
 
@@ -35,7 +36,7 @@ _COLUMNS = (
 )
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("path")
 @click.option("--json", "as_json", is_flag=True, help="A list of objects with the names of S3's ListObjectVersions.")
 def log(path: str, as_json: bool) -> None:
@@ -87,7 +88,7 @@ def _no_history(path: str, place: Place, error: OSError) -> Failure:
     return Failure(f"{path} has no history; `ls {os.path.join(place.above, '.versions')}` lists the names that have")
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("path")
 @click.argument("version_id", required=False)
 @click.option("--to", "destination", metavar="DEST", help="Restore to this path (or into this directory) instead.")
@@ -181,7 +182,7 @@ def _explain(place: Place, version: dict[str, Any], target: Place, name: str, er
             raise Failure(f"{name}: {error.strerror}")
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("path")
 @click.argument("version_ids", metavar="VERSION_ID...", nargs=-1, required=True)
 @click.pass_context

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import stat
 
@@ -112,7 +113,8 @@ class Attributes:
 
     def _tell_of_directory(self, ino: Ino, word: bytes, caller: Caller) -> bytes:
         if word == b"status":
-            return msgspec.json.encode(self._facts | self._store.figures())
+            # not msgspec's: paths may have bytes that are no UTF-8
+            return json.dumps(self._facts | self._store.figures(), separators=(",", ":")).encode()
         if word == b"gc":
             return msgspec.json.encode(self._facts["Collection"])
         if self._store.is_bucket(ino):

@@ -37,11 +37,11 @@ def device_on(mountpoint: str) -> str | None:
             facts = Path(f"/proc/self/fdinfo/{fd}").read_text().split()
         finally:
             os.close(fd)
-        mounts = Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape").splitlines()
+        mounts = Path("/proc/self/mountinfo").read_bytes().split(b"\n")
     except OSError:
         return None
-    number = facts[facts.index("mnt_id:") + 1]
-    return next((line.split(" ", 3)[2] for line in mounts if line.startswith(f"{number} ")), None)
+    number = facts[facts.index("mnt_id:") + 1].encode()
+    return next((line.split(b" ", 3)[2].decode() for line in mounts if line.startswith(number + b" ")), None)
 
 
 def abort(device: str) -> bool:

@@ -6,6 +6,7 @@ import contextlib
 import gc
 import logging
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import pyfuse3
 import trio
 
@@ -45,13 +47,20 @@ OPTIONS = {
     "suid": "set-user-id bits work (default: nosuid)",
     "dev": "device nodes work (default: nodev)",
     "acl": "POSIX ACLs (root only)",
+    "nosymfollow": "symbolic links in it are not followed (root only)",
+    "sync": "every write, close and change of a name waits for the disk",
+    "dirsync": "every close and change of a name waits for the disk",
     "noatime": "accepted: access times are never written",
     "rw": "accepted: the default",
     "nosuid": "accepted: the default",
     "nodev": "accepted: the default",
     "exec": "accepted: the default",
 }
-_IMPLIED = frozenset(("rw", "exec", "nosuid", "nodev", "acl"))  # libfuse's own defaults, and what it knows nothing of
+LABEL = "context=LABEL"  # also fscontext=, defcontext=, rootcontext=: of SELinux, see mount(8)
+_LABEL = re.compile(r"(fs|def|root)?context=.")
+_OWN = frozenset(("acl", "nosymfollow"))  # that libfuse does not know: `mount` sees to them
+_IMPLIED = _OWN | {"rw", "exec", "nosuid", "nodev"}  # libfuse's own defaults
+_SELINUX = Path("/sys/fs/selinux")  # is there where SELinux is on
 
 
 class MountFailed(VfsError):
@@ -70,17 +79,35 @@ class Place(NamedTuple):
         return connection.device_on(str(self.mountpoint)) == self.device
 
 
+def is_option(word: str) -> bool:
+    """Whether vfs has a mount option."""
+    return word in OPTIONS or bool(_LABEL.match(word))
+
+
+def _without_labels(options: Sequence[str]) -> list[str]:
+    """The options; where SELinux is off without its labels, as mount(8) has it."""
+    return [option for option in options if _SELINUX.is_dir() or not _LABEL.match(option)]
+
+
 def check_options(options: Sequence[str]) -> None:
     """Raise MountFailed for a mount option that vfs does not have."""
     for option in options:
-        if option not in OPTIONS:
-            raise MountFailed(f"unknown mount option {option!r}; known: {', '.join(sorted(OPTIONS))}")
+        if not is_option(option):
+            raise MountFailed(f"unknown mount option {option!r}; known: {', '.join(sorted((*OPTIONS, LABEL)))}")
+
+
+class _Bytes(str):
+    """A text that pyfuse3 hands over to libfuse as the bytes that it stands for: it encodes what it is given as ASCII,
+    and a path can be anything.
+    """
+
+    def encode(self, encoding: str = "", errors: str = "") -> bytes:
+        return os.fsencode(str(self))
 
 
 def _fuse_options(source: str, options: Sequence[str]) -> set[str]:
-    escaped = source.replace("\\", "\\\\").replace(",", "\\,")
-    wanted = {"default_permissions", f"fsname={escaped}", "subtype=vfs"}
-    return wanted | (set(options) - _IMPLIED)
+    wanted = {"default_permissions", "subtype=vfs", f"fsname={source}"} | (set(options) - _IMPLIED)
+    return {_Bytes(re.sub(r"[\\,]", r"\\\g<0>", option)) for option in wanted}  # libfuse's way to have a comma in one
 
 
 def serve(
@@ -102,6 +129,8 @@ def serve(
     check_options(options)
     want_open_files()
     opened = Store.open(store, foreign=foreign)
+    if not {"sync", "dirsync"}.isdisjoint(options):
+        opened.settings = msgspec.structs.replace(opened.settings, durability="close")
     try:
         root = STORE_ROOT if bucket is None else _bucket(opened, bucket)
         facts: dict[str, object] = {
@@ -121,7 +150,7 @@ def serve(
         tasks += [partial(lifecycles.run, operations.settle)]
         tasks += [] if door is None else [door(opened, operations.settle, health, facts)]
         opened.tell_mountpoint(os.path.realpath(mountpoint))
-        channel = _mount(operations, mountpoint, source, options)
+        channel = _mount(operations, mountpoint, source, _without_labels(options))
         place = Place(mountpoint, connection.device_on(str(mountpoint)))
         clean = False
         guard = None
@@ -146,10 +175,10 @@ def serve(
 
 def _mount(operations: Operations, mountpoint: Path, source: str, options: Sequence[str]) -> int | None:
     """Mount, and begin a session of pyfuse3. Returns the connection if libfuse does not see to unmounting it."""
-    channel = None
+    channel, own = None, sorted(_OWN.intersection(options))
     try:
-        if "acl" in options:
-            operations.enable_acl = True
+        if own:
+            operations.enable_acl = "acl" in own
             channel = mount.attach(str(mountpoint), source, options)
         where = str(mountpoint) if channel is None else f"/dev/fd/{channel}"
         pyfuse3.init(operations, where, _fuse_options(source, options))
@@ -157,8 +186,8 @@ def _mount(operations: Operations, mountpoint: Path, source: str, options: Seque
         if channel is not None:
             mount.detach(str(mountpoint), channel)
         hint = "is it allowed here (root, or fusermount3 and /dev/fuse; allow_other needs user_allow_other)?"
-        if "acl" in options and os.geteuid() != 0:
-            hint = "only root can mount with acl"
+        if own and os.geteuid() != 0:
+            hint = f"only root can mount with {' and '.join(own)}"
         raise MountFailed(f"cannot mount on {mountpoint}: {hint}") from error
     return channel
 
@@ -239,9 +268,9 @@ def _unmount(place: Place) -> None:
         log.warning("something else is mounted on %s by now, or nothing; that is left alone", place.mountpoint)
         return
     mountpoint = str(place.mountpoint)
-    done = subprocess.run(["fusermount3", "-u", mountpoint], capture_output=True, text=True, check=False)
+    done = subprocess.run(["fusermount3", "-u", mountpoint], capture_output=True, check=False)
     if done.returncode:
-        log.warning("%s; detaching it", done.stderr.strip())
+        log.warning("%s; detaching it", os.fsdecode(done.stderr).strip())
         with contextlib.suppress(OSError):
             pyfuse3.syncfs(mountpoint)
 

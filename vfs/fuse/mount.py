@@ -1,7 +1,8 @@
-"""mount(2) itself, for mounts with ACLs: libfuse cannot pass the flag that they need.
+"""mount(2) itself, for mounts with a flag that libfuse cannot pass: so only root can make them.
 
-Where a directory has a default ACL no umask applies (acl(5)), so the kernel must hand over modes as programs gave them.
-It does with MS_POSIXACL, which neither libfuse nor fusermount3 knows. So only root can mount with ACLs.
+- MS_POSIXACL, for ACLs: where a directory has a default ACL no umask applies (acl(5)), so the kernel must hand over
+  modes as programs gave them.
+- MS_NOSYMFOLLOW: it follows no symbolic link of the mount.
 """
 
 from __future__ import annotations
@@ -16,16 +17,23 @@ from collections.abc import Collection
 
 _MS_POSIXACL = 1 << 16
 _MNT_DETACH = 2
-_FLAGS = {"ro": 1, "nosuid": 2, "nodev": 4, "noexec": 8, "noatime": 1024, "suid": 0, "dev": 0}  # MS_*, mount(2)
+_FLAGS = {  # MS_*, mount(2)
+    "ro": 1,
+    "nosuid": 2,
+    "nodev": 4,
+    "noexec": 8,
+    "sync": 16,
+    "dirsync": 128,
+    "nosymfollow": 256,
+    "noatime": 1024,
+    "acl": _MS_POSIXACL,
+}
 _DEFAULTS = (("suid", "nosuid"), ("dev", "nodev"))
 
 
 def attach(mountpoint: str, source: str, options: Collection[str]) -> int:
-    """Mount with ACLs. Returns the descriptor of the connection, for `/dev/fd/N` as libfuse's mount point.
-
-    Raises OSError.
-    """
-    flags = _MS_POSIXACL
+    """Mount. Returns the descriptor of the connection, for `/dev/fd/N` as libfuse's mount point. Raises OSError."""
+    flags = 0
     for name in options:
         flags |= _FLAGS.get(name, 0)
     for unless, name in _DEFAULTS:
@@ -35,8 +43,11 @@ def attach(mountpoint: str, source: str, options: Collection[str]) -> int:
     data = f"fd={fd},rootmode={kind:o},user_id={os.getuid()},group_id={os.getgid()},default_permissions"
     if "allow_other" in options or "allow_root" in options:  # libfuse refuses the others with allow_root
         data += ",allow_other"
+    data += "".join(f",{option}" for option in options if "context=" in option)
     try:
-        _call("mount", os.fsencode(source), os.fsencode(mountpoint), b"fuse.vfs", ctypes.c_ulong(flags), data.encode())
+        _call(
+            "mount", os.fsencode(source), os.fsencode(mountpoint), b"fuse.vfs", ctypes.c_ulong(flags), os.fsencode(data)
+        )
     except OSError:
         os.close(fd)
         raise

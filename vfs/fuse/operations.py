@@ -207,7 +207,10 @@ class OpenLog:
         self._next: LogPosition | None = LOG_START
 
     def read(self, offset: int, size: int) -> bytes:
-        """Bytes at *offset*; what lies before is forgotten, and made again if somebody seeks back."""
+        """Bytes at *offset*; what lies before is forgotten, and made again if somebody seeks back. Raises
+        AccessDenied.
+        """
+        self._past.check_still_open(number(Node.LOG, self._key), self._caller)
         if offset < self._offset:
             self._restart()
         while self._next is not None and self._offset + len(self._data) < offset + size:

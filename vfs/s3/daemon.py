@@ -84,8 +84,9 @@ def _open(address: Address, settings: Settings) -> tuple[list[socket.socket], ss
             raise ListenFailed(f"the certificate {settings.s3_certificate} cannot be used: {error}") from error
     try:
         sockets = server.listen(address.host, address.port)
-    except OSError as error:
-        raise ListenFailed(f"cannot listen on {address.host}:{address.port}: {error.strerror or error}") from error
+    except (OSError, UnicodeError) as error:  # of a host's name that DNS cannot say
+        reason = getattr(error, "strerror", None) or error
+        raise ListenFailed(f"cannot listen on {address.host}:{address.port}: {reason}") from error
     if tls is None and not address.is_loopback:
         log.warning("S3 without TLS on %s: what is sent there can be read on its way", address.host)
     return sockets, tls

@@ -54,6 +54,7 @@ def notify(*lines: str) -> None:
         address = "\0" + address[1:]
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
         try:
-            channel.sendto("\n".join(lines).encode(), address)
+            text = "\n".join(line.replace("\n", "\\n") for line in lines)  # a path may hold anything
+            channel.sendto(text.encode("utf-8", "backslashreplace"), address)
         except OSError as error:
             log.warning("cannot tell systemd: %s", error)

@@ -1,0 +1,454 @@
+"""What the command line makes of what nobody should type, and of streams that are closed or full: one line and an exit
+code, never a traceback.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from vfs.cli import buckets, helper, lifecycles, mounting, mounts, output
+from vfs.cli.main import cli, run
+from vfs.cli.mounts import Mount
+from vfs.cli.output import Cell, Column, Failure
+from vfs.cli.usage import nearest
+from vfs.store import Store
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def vfs(capsys: pytest.CaptureFixture[str]) -> Run:
+    def runner(*arguments: object) -> tuple[int, str, str]:
+        code = run([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return runner
+
+
+def in_a_process(*arguments: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run([sys.executable, "-m", "vfs", *arguments], timeout=60, check=False, **options)
+
+
+def all_commands() -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """Every command that is no group, by its words."""
+    pending: list[tuple[tuple[str, ...], click.Command]] = [((), cli)]
+    while pending:
+        words, command = pending.pop()
+        if isinstance(command, click.Group):
+            for word in command.list_commands(click.Context(command)):
+                below = command.get_command(click.Context(command), word)
+                assert below is not None
+                pending.append(((*words, word), below))
+        else:
+            yield words, command
+
+
+# -- names that are nearly right --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("word", "known", "found"),
+    [
+        ("lst", ["list", "show"], "list"),
+        ("--jsn", ["--json", "--help"], "--json"),
+        ("-json", ["--json", "--help"], "--json"),
+        ("--json", ["--version", "--help"], None),
+        ("remove", ["restore", "umount"], None),
+        ("--read", ["--read-only", "--rights"], "--read-only"),
+        ("--re", ["--read-only", "--reach"], None),
+        ("", ["list"], None),
+        ("x", [], None),
+    ],
+)
+def test_the_nearest_is_named_or_nothing(word: str, known: list[str], found: str | None) -> None:
+    assert nearest(word, known) == (f", the nearest is {found!r}" if found else "")
+
+
+# -- arguments that cannot be right -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty directory to be in, from where nothing is mounted."""
+
+    def spawn(order: object) -> None:
+        pytest.fail(f"would have mounted {order}")
+
+    monkeypatch.setattr(mounting, "spawn", spawn)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+ODD = {
+    "empty": "",
+    "a dash": "-",
+    "the root": "/",
+    "here": ".",
+    "above": "../..",
+    "a device": "/dev/null",
+    "an endless device": "/dev/zero",
+    "a file of proc": "/proc/self/mem",
+    "no UTF-8": "\udcff",
+    "newlines": "a\nb\r\n",
+    "what moves the cursor": "\x1b[2J\u202e\u2028\x85",
+    "long": "a" * 5000,
+    "deep": "a/" * 3000,
+    "a URL": "s3://bucket/key",
+    "negative": "-1",
+    "huge": "9" * 400,
+    "not a number": "nan",
+    "infinite": "inf",
+    "an address": "a..b:9000",
+    "digits of another script": "\u0663",
+    "quotes": "\"'`$(x)\\",
+}
+
+
+@pytest.mark.parametrize("odd", ODD.values(), ids=ODD)
+@pytest.mark.parametrize(
+    ("words", "command"), [pytest.param(*found, id=" ".join(found[0])) for found in all_commands()]
+)
+@pytest.mark.usefixtures("nowhere")
+def test_no_argument_and_no_option_ends_in_a_traceback(
+    vfs: Run, words: tuple[str, ...], command: click.Command, odd: str
+) -> None:
+    arguments = [odd for one in command.params if isinstance(one, click.Argument) and one.required]
+    required = [
+        part for one in command.params if isinstance(one, click.Option) and one.required for part in (one.opts[0], odd)
+    ]
+    options = [one for one in command.params if isinstance(one, click.Option) and not (one.is_flag or one.hidden)]
+    named = [one.opts[0] for one in options]
+    lines = [[*required, "--", *arguments], *([*required, name, odd, "--", *arguments] for name in named)]
+    for line in lines:
+        code, _, err = vfs(*words, *line)
+        assert code in (0, 1, 2), line
+        assert err.count("\n") == (1 if code else 0), err
+        assert "\x1b" not in err
+        if odd == "" and arguments:
+            assert code == 2, line
+
+
+def test_nothing_is_not_taken_for_here(vfs: Run, nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a variable that is not set."""
+    Store.open(nowhere / "store").close()
+    monkeypatch.chdir(nowhere / "store")
+    for line in (["check", ""], ["gc", ""], ["mount", "", nowhere], ["mount", nowhere / "new", ""], ["umount", ""]):
+        code, out, err = vfs(*line)
+        assert (code, out) == (2, "")
+        assert "it is empty; see `vfs " in err
+
+
+@pytest.mark.usefixtures("nowhere")
+@pytest.mark.parametrize("url", ["s3://bucket", "oss://b/k", "https://example.com/", "FILE:///home"])
+def test_remote_buckets_are_not_there_yet(vfs: Run, capsys: pytest.CaptureFixture[str], url: str) -> None:
+    for line in (["mount", url, "/mnt"], ["mount", "/x", url], ["check", url], ["log", url], ["bucket", "create", url]):
+        code, _, err = vfs(*line)
+        assert code == 2
+        assert f"{url} is a URL, and there are no remote buckets yet" in err
+    assert helper.run([url, "/mnt"]) == helper.MOUNT_FAILED
+    assert "there are no remote buckets yet" in capsys.readouterr().err
+
+
+def test_a_path_that_looks_like_a_url_is_a_path(vfs: Run, nowhere: Path) -> None:
+    (nowhere / "s3:").mkdir()
+    Store.open(nowhere / "s3:" / "store").close()
+    assert vfs("check", "s3://store")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (["trace", "--seconds", "nan", "/"], "--seconds is 0 to"),
+        (["trace", "--seconds", "1e300", "/"], "--seconds is 0 to"),
+        (["s3", "key", "create", "--bucket", "\udcff", "store"], "is no bucket name"),
+        (["gc", "a" * 5000], "File name too long"),
+    ],
+)
+def test_values_that_no_system_call_takes(vfs: Run, nowhere: Path, line: list[str], words: str) -> None:
+    Store.open(nowhere / "store").close()
+    code, _, err = vfs(*line)
+    assert code == 2
+    assert words in err
+
+
+def test_a_host_that_dns_cannot_say(tmp_path: Path) -> None:
+    done = in_a_process("serve", str(tmp_path / "store"), "--s3", "a..b:9000", capture_output=True)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr.startswith(b"vfs: cannot listen on a..b:9000: ")
+    assert done.stderr.count(b"\n") == 1
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
+    """A bucket at any path; what is set there."""
+    found = {"user.vfs.lifecycle": b"[]", "user.vfs.lock": b"off"}
+    facts = {"Path": "/docs", "Versioning": "Enabled"}
+    monkeypatch.setattr(lifecycles, "existing", lambda path: facts)
+    monkeypatch.setattr(buckets, "existing", lambda path: facts)
+    monkeypatch.setattr(os, "getxattr", lambda path, name: found[name])
+    monkeypatch.setattr(os, "setxattr", lambda path, name, value: found.update({name: value}))
+    return found
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "null",
+        '"Rules"',
+        "{}",
+        '{"Rules": 1}',
+        '{"Rules": [[[]]]}',
+        '{"Rules": []}',
+        '{"Rules": [{"ID": "\\udcff", "Status": "Enabled", "Prefix": "", "Expiration": {"Days": 1}}]}',
+        '{"Rules": [{"ID": "x", "Status": "Enabled", "Prefix": "\\udcff", "Expiration": {"Days": 1}}]}',
+        '{"Rules": [{"Status": "Enabled", "Prefix": "", "Expiration": {"Days": %s}}]}' % ("9" * 400),
+        '{"Rules": [{"Status": "Enabled", "Prefix": "", "Expiration": {"Days": %s}}]}' % ("9" * 5000),
+        '{"Rules": [{"Status": "Enabled", "Prefix": "", "Expiration": {"Days": NaN}}]}',
+        "[" * 100_000,
+        '{"Rules": ' * 20_000,
+        "\x00",
+        " " * (2 << 20),
+    ],
+)
+def test_rules_that_are_none_are_not_loaded(vfs: Run, bucket: dict[str, bytes], tmp_path: Path, text: str) -> None:
+    (tmp_path / "rules").write_text(text)
+    code, out, err = vfs("lifecycle", "load", "/docs", tmp_path / "rules")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert bucket["user.vfs.lifecycle"] == b"[]"
+
+
+@pytest.mark.usefixtures("bucket")
+@pytest.mark.parametrize("option", ["--noncurrent-days", "--keep", "--expire-days", "--abort-days"])
+@pytest.mark.parametrize("value", ["-1", "9" * 400, "nan", "", "1.5", "\udcff"])
+def test_numbers_of_a_rule(vfs: Run, option: str, value: str) -> None:
+    code, _, err = vfs("lifecycle", "set", "/docs", option, value)
+    assert (code, err.count("\n")) == (2, 1)
+
+
+@pytest.mark.usefixtures("bucket")
+def test_the_name_of_a_rule_is_text(vfs: Run) -> None:
+    code, _, err = vfs("lifecycle", "set", "/docs", "\udcff", "--expire-days", "1")
+    assert code == 2
+    assert "is UTF-8" in err
+    assert vfs("lifecycle", "set", "/docs", "r", "--prefix", "\udcff", "--expire-days", "1")[0] == 0
+
+
+# -- what nobody can take back ----------------------------------------------------------------------------------------
+
+COMPLIANCE = ["lock", "/docs", "compliance", "--days", "30"]
+
+
+def test_compliance_is_not_begun_unasked(vfs: Run, bucket: dict[str, bytes]) -> None:
+    code, out, err = vfs(*COMPLIANCE)
+    assert (code, out) == (2, "")
+    assert "stays for 30 days; not even root can remove it sooner" in err
+    assert "--yes" in err
+    assert bucket["user.vfs.lock"] == b"off"
+    assert vfs(*COMPLIANCE, "--yes")[0] == 0
+    assert bucket["user.vfs.lock"] == b"compliance 30 days"
+
+
+def test_what_can_be_taken_back_is_not_asked_for(vfs: Run, bucket: dict[str, bytes]) -> None:
+    assert vfs("lock", "/docs", "governance", "--years", "1")[0] == 0
+    assert bucket["user.vfs.lock"] == b"governance 1 years"
+
+
+@pytest.mark.parametrize(("answer", "code"), [("y\n", 0), ("n\n", 1), ("\n", 1), ("", 130)])
+def test_on_a_terminal_somebody_is_asked(
+    vfs: Run, bucket: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, answer: str, code: int
+) -> None:
+    def ask(*_: object) -> str:
+        if not answer:
+            raise EOFError
+        return answer.rstrip()
+
+    monkeypatch.setattr("click.termui.visible_prompt_func", ask)
+    monkeypatch.setattr(sys, "stdin", type("Terminal", (), {"isatty": lambda self: True})())
+    monkeypatch.setattr(output, "errors_on_terminal", lambda: True)
+    assert vfs(*COMPLIANCE)[0] == code
+    assert bucket["user.vfs.lock"] == (b"off" if code else b"compliance 30 days")
+
+
+# -- streams ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    Store.open(tmp_path / "store").close()
+    return tmp_path / "store"
+
+
+def shell(line: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = ["bash", "-c", line, sys.executable, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_output_that_cannot_be_written_is_an_error(store: Path) -> None:
+    for where in (">/dev/full", ">&-"):
+        for command in ("check", "check --json", "s3 key create"):
+            done = shell(f'"$0" -m vfs {command} "$1" {where}', store)
+            assert done.returncode == 1, (command, where)
+            assert done.stderr.startswith("vfs: cannot write the output: ")
+            assert done.stderr.count("\n") == 1, done.stderr
+
+
+def test_errors_that_cannot_be_told_leave_the_exit_code(store: Path) -> None:
+    for where in ("2>/dev/full", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"):
+        assert shell(f'"$0" -m vfs check "$1/missing" {where}', store).returncode == 2, where
+
+
+@pytest.mark.parametrize("command", ["check", "check --json", "--help"])
+def test_a_reader_that_went_away(store: Path, command: str) -> None:
+    done = shell(f'"$0" -m vfs {command} "$1" | true; echo ${{PIPESTATUS[0]}}', store)
+    assert done.stderr == ""
+
+
+def test_names_are_shown_as_they_are_where_that_can_be(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "müller 写真 \U0001f600 \udcff \x1b\x9b\u2028\u202e\x7f"
+    output.write_json({"Store": name})
+    told = capsys.readouterr().out
+    assert json.loads(told) == {"Store": name}
+    assert "müller 写真 \U0001f600 \\udcff" in told
+    assert told.strip().isprintable()
+    output.write_json_list([name])
+    assert json.loads(capsys.readouterr().out) == [name]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_any_encoding_of_the_output(tmp_path: Path, encoding: str) -> None:
+    store = tmp_path / "müller 写真 \U0001f600"
+    Store.open(store).close()
+    env = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = in_a_process("check", str(store), capture_output=True, env=env)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert "is clean" in done.stdout.decode("utf-8" if encoding == "ascii" else encoding)  # by click
+    code = f"from vfs.cli import output; output.write_json({str(store)!r})"
+    told = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, timeout=60, check=True).stdout
+    assert json.loads(told.decode(encoding)) == str(store)
+
+
+@pytest.mark.parametrize("columns", ["", "0", "1", "-5", "x", "9" * 30])
+def test_any_width(store: Path, columns: str) -> None:
+    for line in (["--help"], ["check", str(store)], ["mount", "--help"]):
+        done = in_a_process(*line, capture_output=True, env={**os.environ, "COLUMNS": columns, "TERM": "dumb"})
+        assert (done.returncode, done.stderr) == (0, b"")
+
+
+# -- what answers below a mount point ---------------------------------------------------------------------------------
+
+FACTS = {
+    "Name": "docs",
+    "Versioning": "Enabled",
+    "Created": "2026-11-20T15:16:17Z",
+    "Versions": 3,
+    "Bytes": 1200,
+    "Compression": "off",
+    "Purge": "command",
+    "MfaDelete": False,
+    "Unversioned": [],
+}
+
+
+@pytest.fixture
+def three_mounts(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
+    """Mounts, and what is answered for their buckets: mine/docs, hers/docs, last/docs. An error is raised."""
+    answers: dict[str, object] = {f"/{who}/docs": FACTS for who in ("mine", "hers", "last")}
+
+    def answer(path: str, name: str) -> bytes:
+        found = answers.get(path, OSError(61, "No data available"))
+        if isinstance(found, Exception):
+            raise found
+        return found if isinstance(found, bytes) else json.dumps(found).encode()
+
+    mounted = [
+        Mount("/", "ext4", "/dev/vda"),
+        *(Mount(f"/{who}", "fuse.vfs", "/s") for who in ("mine", "hers", "last")),
+    ]
+    monkeypatch.setattr(mounts, "all_mounts", lambda: mounted)
+    monkeypatch.setattr(os, "getxattr", answer)
+    monkeypatch.setattr(os, "listdir", lambda path: ["docs"])
+    return answers
+
+
+def listed(out: str) -> list[str]:
+    return [line.split("\t")[0] for line in out.splitlines()]
+
+
+def test_what_is_closed_to_somebody_is_passed_over(vfs: Run, three_mounts: dict[str, object]) -> None:
+    three_mounts["/hers"] = PermissionError(13, "Permission denied")
+    code, out, err = vfs("bucket", "list")
+    assert (code, listed(out), err) == (0, ["/mine/docs", "/last/docs"], "vfs: /hers: Permission denied\n")
+    code, out, err = vfs("bucket", "list", "--json")
+    assert (code, [one["Path"] for one in json.loads(out)]) == (0, ["/mine/docs", "/last/docs"])
+    code, out, err = vfs("bucket", "list", "/hers")
+    assert (code, out, err) == (1, "", "vfs: /hers: Permission denied\n")
+    three_mounts["/hers"] = OSError(61, "No data available")
+    three_mounts["/hers/docs"] = PermissionError(13, "Permission denied")  # a bucket in a mount of a team
+    code, out, err = vfs("bucket", "list")
+    assert (code, listed(out), err) == (0, ["/mine/docs", "/last/docs"], "vfs: /hers/docs: Permission denied\n")
+
+
+def test_what_cannot_be_read_is_told_behind_what_can(vfs: Run, three_mounts: dict[str, object]) -> None:
+    three_mounts["/hers"] = OSError(107, "Transport endpoint is not connected")
+    code, out, err = vfs("bucket", "list")
+    assert (code, listed(out)) == (1, ["/mine/docs", "/last/docs"])
+    assert err == "vfs: /hers: the daemon of this mount has died; mount the store again (vfs mount)\n"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"\xff",
+        b"[]",
+        b"1",
+        b"{}",
+        b"[" * 100_000,
+        FACTS | {"Bytes": "x"},
+        FACTS | {"Created": "now"},
+        {"Name": "docs"},
+    ],
+)
+def test_an_answer_that_is_none_of_this_vfs(vfs: Run, three_mounts: dict[str, object], answer: object) -> None:
+    three_mounts["/hers/docs"] = answer
+    code, out, err = vfs("bucket", "list")
+    assert (code, listed(out)) == (1, ["/mine/docs", "/last/docs"])
+    assert err == "vfs: /hers/docs: another version of vfs serves this mount; mount the store again\n"
+
+
+# -- mountinfo --------------------------------------------------------------------------------------------------------
+
+
+def test_names_in_mountinfo_that_look_like_ends_of_lines() -> None:
+    name = "a\\040b\\011c\\012d\\134e\\043f\r\x0b\x0c\x1c\x85\u2028\udcffü"
+    text = f"22 1 254:0 / / rw - ext4 /dev/vda rw\n30 22 0:30 / /mnt/{name} rw - fuse.vfs /s/{name} rw\n"
+    plain = "a b\tc\nd\\e#f\r\x0b\x0c\x1c\x85\u2028\udcffü"
+    assert mounts.parse_mountinfo(text) == [
+        Mount("/", "ext4", "/dev/vda"),
+        Mount(f"/mnt/{plain}", "fuse.vfs", f"/s/{plain}"),
+    ]
+
+
+def test_where_nothing_is_mounted_not_even_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a chroot."""
+    assert mounts.parse_mountinfo("") == []
+    monkeypatch.setattr(mounts, "all_mounts", list)
+    with pytest.raises(Failure, match="is not on a vfs mount"):
+        mounts.mount_of("/home")
+
+
+def test_a_cell_of_any_text(capsys: pytest.CaptureFixture[str]) -> None:
+    output.write_table((Column("n"),), [[Cell("\udcff\n\t\x1b")]])
+    assert capsys.readouterr().out == "\\xff\\n\\t\\x1b\n"
