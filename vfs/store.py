@@ -18,7 +18,7 @@ from typing import NamedTuple, Self
 
 import msgspec
 
-from vfs import events, layout, locks, replay, rules, settings, snapshot, synclog
+from vfs import acl, events, layout, locks, replay, rules, settings, snapshot, synclog
 from vfs.blocks import FOLDER as BLOCKS
 from vfs.blocks import Blocks, End
 from vfs.catalog import DAMAGE, FILE, Catalog
@@ -46,7 +46,7 @@ from vfs.objects import Objects
 from vfs.replay import Aside, Replay
 from vfs.settings import Settings
 from vfs.synclog import Entry, Piece, SyncLog
-from vfs.tree import Tree
+from vfs.tree import Tree, handed_down
 from vfs.uploads import Uploads
 
 log = logging.getLogger("vfs.store")
@@ -57,7 +57,7 @@ SYNCS_BEFORE_LOG = 8  # who does not ask for more pays for no sync log
 BUCKETS_MAX = 10_000
 FORMATS = (2, 3, 4, 5, 6)  # that this vfs reads; it writes the last
 DESCRIPTION = "store.toml"
-BEFORE_A_STORE = frozenset((LOCK, "daemon.log", "config.toml", "s3-keys", DESCRIPTION + ".new"))
+BEFORE_A_STORE = frozenset((LOCK, "daemon.log", "daemon.log.1", "config.toml", "s3-keys", DESCRIPTION + ".new"))
 DESCRIPTION_BYTES_MAX = 64 << 10
 CATALOG = "catalog"
 RESTORED = "data.restored"  # an empty file beside a catalog that was a snapshot, while it is recovered
@@ -286,26 +286,10 @@ class Store:
 
     # -- durability -------------------------------------------------------------------------------------------
 
-    def sync(self) -> None:
-        """Make every event so far survive a power loss, with its blocks. Raises DiskFailed."""
-        logged = self.begin_logging()
-        try:
-            if logged is not None:
-                logged.entry.write()
-                self.end_logging(logged)
-                return
-        except NoSpace:  # from a file system that does not write in place
-            pass
-        except DiskFailed as error:
-            self.fail(error)
-            raise
-        self.place()
-        if self.wants_log:
-            with contextlib.suppress(NoSpace):
-                self.use_log(self.make_log())
-
     def place(self) -> None:
-        """The same in the segments' own place: blocks, then the journal. Raises DiskFailed."""
+        """Make every event so far survive a power loss, in the segments' own place: blocks, then the journal. Raises
+        DiskFailed.
+        """
         pending = self.begin_sync()
         try:
             sync_files(pending)
@@ -505,6 +489,7 @@ class Store:
         uid: int,
         gid: int,
         mode: int = 0o755,
+        umask: int | None = None,
         state: State | None = None,
         unversioned: list[bytes] | None = None,
         owner: str = "",
@@ -512,6 +497,7 @@ class Store:
         lock: ObjectLock | None = None,
     ) -> Ino:
         """Make a bucket, in the store's default state unless told; the others from `unversioned` on are as in Bucket.
+        The store's root hands down its group if it is setgid and, if *umask* is given, its default ACL (see Tree).
         Raises InvalidName, BucketExists, TooManyBuckets, InvalidState (a lock needs Enabled), NoSpace.
         """
         check_bucket_name(name)
@@ -536,16 +522,18 @@ class Store:
         )
         now = core.clock()
         ino = Ino(core.new_id())
-        inode = Inode(stat.S_IFDIR | stat.S_IMODE(mode), 2, uid, gid, 0, now, now, now, now, ino, KeyId(0))
-        core.commit(
-            "create bucket",
-            [
-                events.BucketSet(ino, bucket),
-                events.InodeSet(ino, inode),
-                events.EntrySet(STORE_ROOT, directory_key(name), ino),
-                events.DirectoryTouched(STORE_ROOT, now, 1),
-            ],
-        )
+        root = core.catalog.inode(STORE_ROOT)
+        mode, gid = handed_down(root, stat.S_IFDIR | stat.S_IMODE(mode), gid)
+        inode = Inode(mode, 2, uid, gid, 0, now, now, now, now, ino, KeyId(0))
+        default = None if umask is None else self.tree.inherit(STORE_ROOT, root, inode, umask)
+        changes: list[events.Change] = [events.BucketSet(ino, bucket)]
+        if default is not None:
+            changes.append(events.AttributeSet(ino, acl.DEFAULT, default))
+            inode.attributes = True
+        changes.append(events.InodeSet(ino, inode))
+        changes.append(events.EntrySet(STORE_ROOT, directory_key(name), ino))
+        changes.append(events.DirectoryTouched(STORE_ROOT, now, 1))
+        core.commit("create bucket", changes)
         return ino
 
     def find_bucket(self, name: bytes) -> Ino:

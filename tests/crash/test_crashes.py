@@ -6,11 +6,13 @@ import contextlib
 import itertools
 import random
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.simdisk import SimDisk
+from tests.syncing import sync
 from vfs import synclog
 from vfs.check import check
 from vfs.content import WorkingCopy
@@ -74,7 +76,7 @@ class Workload:
                 else:
                     self.histories[name] += (None,)
             case "sync":
-                self.store.checkpoint() if self.chance.random() < 0.2 else self.store.sync()
+                self.store.checkpoint() if self.chance.random() < 0.2 else sync(self.store)
                 self.synced = self.number
             case _:
                 name = b"name-%d" % self.chance.randrange(12)
@@ -137,7 +139,7 @@ def records_of(disk: SimDisk) -> list[Record]:
 def long_journal(tmp_path: Path) -> Workload:
     """A workload whose journal is longer than TAIL_BYTES, none of it in the catalog on disk."""
     workload = Workload(tmp_path / "store", seed=1)
-    workload.store.checkpoint = workload.store.sync  # type: ignore[method-assign]
+    workload.store.checkpoint = partial(sync, workload.store)  # type: ignore[method-assign]
     while workload.store.core.journal.end.offset < TAIL_BYTES + 8000:
         workload.step()
     workload.store.abandon()

@@ -148,12 +148,14 @@ def test_a_copy_that_does_not_work_takes_the_place_of_nothing(clone: Path) -> No
 TOLD = rf"""
     echo "others: $(find {TARGET} /etc/systemd/system/vfs* \( ! -uid 0 -o ! -type l -perm /022 \) -print)"
     echo "links out: $(find {TARGET} -type l -exec readlink -f {{}} + | grep -v '^{TARGET}\|^/usr/bin/python' || true)"
-    echo "named: $(grep -rlF "$1" {TARGET} /etc/systemd/system/vfs* || true)"
+    echo "named: $(grep -rlF -e "$1" -e {REPO} {TARGET} /etc/systemd/system/vfs* || true)"
     readlink /usr/local/bin/vfs /sbin/mount.fuse.vfs
     echo 'raise SystemExit("not of root")' >/mnt/sitecustomize.py
     cd /mnt; export PYTHONPATH=/mnt; /usr/local/bin/vfs --version; /sbin/mount.fuse.vfs || true
     ls /etc/systemd/system | grep vfs
     test -s {TARGET}/systemd/example.conf
+    test -d {SITE}/awscrt  # the S3 door, which is installed here, too
+    test ! -e {SITE}/pytest  # and nothing that only developing needs
     setpriv --reuid=12345 --clear-groups /usr/local/bin/vfs --version
     """
 

@@ -21,6 +21,7 @@ import trio
 import trio.testing
 
 from tests.simdisk import SimDisk, fail_at, no_fault
+from tests.syncing import sync
 from tests.unit.doors import caller, door_to, fields
 from tests.unit.test_catalog import WRITER, open_store, save
 from vfs import acl, blocks, journal
@@ -81,7 +82,7 @@ def logging_store(tmp_path: Path) -> tuple[Store, SimDisk]:
     disk = SimDisk()
     store = Store.open(tmp_path / "store", disk=disk)
     save(store, store.create_bucket(b"bucket", uid=0, gid=0), b"first", b"of a segment")
-    store.sync()
+    sync(store)
     assert len(disk.list(FOLDER)) == 2
     return store, disk
 
@@ -330,7 +331,7 @@ def test_the_log_has_what_came_while_the_segments_were_synced(tmp_path: Path, se
     save(store, bucket, b"meanwhile", b"came in" * 100)
     store.end_sync(pending)
     assert not synced(store)
-    store.sync()
+    sync(store)
     assert synced(store)
     assert unsynced(disk), "the log alone has it"
     after = disk.crash(random.Random(seed))

@@ -12,6 +12,7 @@ import pytest
 
 from tests.model.comparison import audit
 from tests.simdisk import SimDisk
+from tests.syncing import sync
 from tests.unit.conftest import Clock
 from tests.unit.test_catalog import open_store, save
 from tests.unit.test_history import held
@@ -418,7 +419,7 @@ def test_a_store_that_failed_takes_no_change_of_any_kind(store: Store, bucket: I
         lambda: store.tree.mkdir(bucket, b"d", 0o755, 0, ROOT),
         lambda: store.tree.set_attributes(ino, mode=0o600),
         lambda: store.create_bucket(b"other", uid=0, gid=0),
-        lambda: store.sync(),
+        lambda: sync(store),
         lambda: store.place(),
         lambda: store.begin_sync(),
         lambda: store.begin_logging(),

@@ -16,6 +16,7 @@ import pytest
 
 from tests.model.comparison import audit, tables
 from tests.simdisk import SimDisk
+from tests.syncing import sync
 from tests.unit.test_catalog import WRITER, open_store, purge_all, save
 from vfs import blocks, catalog, check, content, gc, journal, snapshot
 from vfs.catalog import Catalog
@@ -245,7 +246,7 @@ def stepping(store: Store) -> Iterator[gc.Step]:
             result = step.call() if isinstance(step, gc.Work) else None
             if step is gc.Need.CHECKPOINT:
                 store.checkpoint()
-                store.sync()
+                sync(store)
             yield step
     except StopIteration:
         return
@@ -852,7 +853,7 @@ def test_a_snapshot_may_end_where_a_segment_of_the_journal_does(store: Store, mo
         if step is gc.Need.CHECKPOINT:
             save(store, bucket_of(store), b"name", b"behind the new segment")
             store.checkpoint()
-            store.sync()
+            sync(store)
     path = store.path
     store.close()
     open_store(path).close()

@@ -53,7 +53,7 @@ def install_service() -> None:
     files = dict(_files(package))
     python = Path(sys._base_executable).resolve()  # type: ignore[attr-defined]
     _check_source([*files.values(), *_walk(units)])
-    _check_root_alone([python, Path(sysconfig.get_path("stdlib")).resolve()])
+    _check_root_alone([python, Path(sysconfig.get_path("stdlib")).resolve()], "; services run by the system's python3")
     _check_target()
     _copy(files, units, python)
     for name, link in LINKS.items():
@@ -138,9 +138,9 @@ def _check_source(paths: Iterable[Path]) -> None:
         raise Failure(f"others than root and you can write to {strange}, or it is a link; nothing is installed")
 
 
-def _check_root_alone(paths: Iterable[Path]) -> None:
+def _check_root_alone(paths: Iterable[Path], advice: str = "") -> None:
     if (strange := _strange(paths, {0}, {0})) is not None:
-        raise Failure(f"others than root can write to {strange}, or it is a link; nothing is installed")
+        raise Failure(f"others than root can write to {strange}, or it is a link; nothing is installed{advice}")
 
 
 def _check_target() -> None:
@@ -161,7 +161,7 @@ def _strange(paths: Iterable[Path], uids: set[int], gids: set[int]) -> Path | No
         others = stat.S_IWOTH | (0 if info.st_gid in gids else stat.S_IWGRP)
         if stat.S_ISDIR(info.st_mode) and info.st_mode & stat.S_ISVTX:
             others = 0  # as /tmp: what is in there is its owner's to replace
-        if stat.S_ISLNK(info.st_mode) or info.st_uid not in uids or info.st_mode & others:
+        if info.st_uid not in uids or info.st_mode & others:  # a link has all bits of the mode
             return path
     return None
 
