@@ -38,14 +38,17 @@ def forget(store: Path) -> None:
         _place(store).unlink()
 
 
-def ask_all() -> list[bytes]:
-    """What each daemon that this user may ask says; root asks those of everybody."""
+def ask_all() -> list[tuple[Path, bytes]]:
+    """The socket of each daemon that this user may ask, and what it says: nothing if it does not in time. Root asks
+    everybody's.
+    """
     uid = os.geteuid()
     every = _directories() if uid == 0 else [_directory(uid)]
-    found = []
+    found: list[tuple[Path, bytes]] = []
     for directory in every:
         if _is_own(directory, uid):
-            found += [answer for place in sorted(directory.glob("*.sock")) if (answer := _ask(place))]
+            asked = [(place, _ask(place)) for place in sorted(directory.glob("*.sock"))]
+            found += [(place, answer) for place, answer in asked if answer is not None]
     return found
 
 
@@ -75,12 +78,15 @@ def _is_own(directory: Path, uid: int) -> bool:
 
 
 def _ask(place: Path) -> bytes | None:
-    """What the daemon at a socket says; None if there is none any more, or it is somebody else's."""
+    """What the daemon at a socket says; None if there is none any more."""
     answer = b""
-    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as channel:
+    with socket.socket(socket.AF_UNIX) as channel:
         channel.settimeout(ASK_S_MAX)
-        channel.connect(str(place))
-        while len(answer) < ANSWER_BYTES_MAX and (part := channel.recv(1 << 16)):
-            answer += part
-        return answer
-    return None
+        try:
+            channel.connect(str(place))
+        except OSError:
+            return None
+        with contextlib.suppress(OSError):
+            while len(answer) < ANSWER_BYTES_MAX and (part := channel.recv(1 << 16)):
+                answer += part
+    return answer

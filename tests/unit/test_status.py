@@ -153,13 +153,25 @@ def test_a_daemon_is_asked_and_a_dead_one_is_not_there(place: Path, tmp_path: Pa
     assert channel is not None
     assert place.stat().st_mode & 0o777 == 0o700
     answering(channel, b"well")
-    assert daemons.ask_all() == [b"well"]
+    assert [answer for _, answer in daemons.ask_all()] == [b"well"]
     channel.close()
     assert daemons.ask_all() == [], "its socket is still there"
     again = daemons.listen(tmp_path / "store")
     assert again is not None, "the next daemon takes its place"
     assert len(list(place.iterdir())) == 1
     again.close()
+
+
+def test_a_daemon_that_does_not_answer_is_shown(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(stores, "vfs_mounts", list)
+    monkeypatch.setattr(daemons, "ASK_S_MAX", 0.1)
+    channel = daemons.listen(tmp_path / "store")
+    assert channel is not None
+    assert run(["status"]) == 1
+    assert capsys.readouterr().out.split("\t")[:3] == [channel.getsockname(), "", "no answer"]
+    channel.close()
 
 
 def test_where_others_can_put_something_nothing_is_asked(place: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -117,8 +118,7 @@ Told = tuple[dict[str, Any], Status]  # as the daemon says it, and what is under
 
 
 def _every() -> list[Told]:
-    served = [_understood({"State": SERVED}, answer) for answer in daemons.ask_all()]
-    return _mounts(vfs_mounts()) + served
+    return _mounts(vfs_mounts()) + [_served(place, answer) for place, answer in daemons.ask_all()]
 
 
 def _at(path: str) -> list[Told]:
@@ -159,6 +159,13 @@ def _mounted(mount: Mount, answer: bytes | OSError | None) -> Told:
             known["State"] = PRIVATE
         case _:
             known["State"] = (answer.strerror or UNKNOWN).lower()
+    return known, Status(**known)
+
+
+def _served(place: Path, answer: bytes) -> Told:
+    if answer:
+        return _understood({"State": SERVED}, answer)
+    known: dict[str, Any] = {"State": HUNG, "S3": [str(place)]}
     return known, Status(**known)
 
 
