@@ -290,7 +290,7 @@ COMPLIANCE = ["lock", "/docs", "compliance", "--days", "30"]
 def test_compliance_is_not_begun_unasked(vfs: Run, bucket: dict[str, bytes]) -> None:
     code, out, err = vfs(*COMPLIANCE)
     assert (code, out) == (2, "")
-    assert "stays for 30 days; not even root can remove it sooner" in err
+    assert "stays for 30 days; not even root removes it sooner" in err
     assert "--yes" in err
     assert bucket["user.vfs.lock"] == b"off"
     assert vfs(*COMPLIANCE, "--yes")[0] == 0
