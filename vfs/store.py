@@ -720,7 +720,7 @@ def _describe(root: Folder, number: int) -> None:
 def _description(root: Folder) -> dict[str, object]:
     try:
         return tomllib.loads(root.read(DESCRIPTION, DESCRIPTION_BYTES_MAX).decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError, OSError) as error:
+    except (ValueError, RecursionError, OSError) as error:  # TOML's and UTF-8's errors are ValueErrors
         raise NotAStore(f"{root.path / DESCRIPTION}: {error}") from error
 
 
@@ -732,6 +732,8 @@ def _format(root: Folder) -> int:
 def check_description(root: Folder) -> None:
     """See that this vfs can read the store. Raises NotAStore."""
     description = _description(root)
-    if description.get("format") not in FORMATS or description.get("engine") != "lmdb-0.9":
+    number, engine = description.get("format"), description.get("engine")
+    if number not in FORMATS or engine != "lmdb-0.9":
+        found = f"format {number} with {engine}" if isinstance(number, int) and isinstance(engine, str) else "no format"
         known = f"formats {FORMATS[0]} to {FORMATS[-1]}"
-        raise NotAStore(f"{root.path} has format {description}, and this vfs reads {known} with lmdb-0.9")
+        raise NotAStore(f"{root.path} has {found}, and this vfs reads {known} with lmdb-0.9")

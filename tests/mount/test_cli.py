@@ -534,7 +534,9 @@ def test_lock(mount: Path, docs: Path) -> None:
     assert "take --days or --years" in fails(2, "lock", docs, "governance")
     assert ok("lock", docs, "on") == "on\n"
     assert ok("lock", docs, "Governance", "--days", 3) == "governance 3 days\n"
-    assert ok("lock", docs, "compliance", "--years", 2) == "compliance 2 years\n"
+    assert "not even root removes it sooner" in fails(2, "lock", docs, "compliance", "--years", 2)
+    assert ok("lock", docs) == "governance 3 days\n"
+    assert ok("lock", docs, "compliance", "--years", 2, "--yes") == "compliance 2 years\n"
     assert "is no bucket" in fails(2, "lock", mount)
 
 
