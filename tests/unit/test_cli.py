@@ -383,7 +383,7 @@ def test_a_sync_log_that_cannot_be_read_is_told_with_what_to_do(
     opened.checkpoint()
     for name in (b"first", b"second"):
         opened.create_bucket(name, uid=0, gid=0)
-        opened.sync()
+        sync(opened)
     opened.abandon()
     spoil_catalog(path)
     read = RealFile.read

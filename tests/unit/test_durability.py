@@ -425,7 +425,7 @@ def test_what_begins_a_segment_is_synced_in_its_own_place(
     names = [b"0", b"1", b"2"]
     for name in names:
         save(store, bucket, name, name * 1000)
-        store.sync()
+        sync(store)
         assert synced(store)
     all_survives(store, disk, names)
 

@@ -195,8 +195,8 @@ def _advice(store: str, seen: Seen, *, repaired: bool) -> Iterator[str]:
         yield "ddrescue does), and check the copy: nothing is repaired here."
     if kinds[Kind.BLOCK] and seen.lost:
         yield "The versions named above cannot be read to their end; everything else can. To mend them, write the"
-        yield "segments of a copy of the store over those named above (dd conv=notrunc; not in their place: an older copy"
-        yield "ends sooner). Or, if their content is still somewhere else:"
+        yield "segments of a copy of the store over those named above (dd conv=notrunc; not in their place: an older"
+        yield "copy ends sooner). Or, if their content is still somewhere else:"
         yield f"  vfs rebuild {quoted}   then mount the store, and copy that content into any bucket"
         yield "To give up versions for good, and nothing else, mount the store:"
         for path, problems in groupby(seen.lost, key=lambda problem: problem.path):
