@@ -18,6 +18,7 @@ import click
 import lmdb
 import pytest
 
+from tests.syncing import sync
 from vfs import __version__
 from vfs.cli import checking, logs, mounting, mounts, output, space, stores, versions
 from vfs.cli.main import COMMANDS, cli, run
