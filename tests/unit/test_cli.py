@@ -18,6 +18,7 @@ import click
 import lmdb
 import pytest
 
+from tests.syncing import sync
 from vfs import __version__
 from vfs.cli import checking, mounting, mounts, output, space, stores, versions
 from vfs.cli.main import COMMANDS, cli, run
@@ -383,7 +384,7 @@ def test_a_sync_log_that_cannot_be_read_is_told_with_what_to_do(
     opened.checkpoint()
     for name in (b"first", b"second"):
         opened.create_bucket(name, uid=0, gid=0)
-        opened.sync()
+        sync(opened)
     opened.abandon()
     spoil_catalog(path)
     read = RealFile.read
