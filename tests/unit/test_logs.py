@@ -22,6 +22,7 @@ logs.LOG_BYTES_MAX = 10_000
 logs.log_to_file(Folder.at(Path(sys.argv[1])))
 for number in range(1000):
     logging.getLogger("vfs").info("line %d", number)
+    logging.getLogger("vfs").warning("again and again")
 os.write(2, b"and what writes to stderr by itself\\n")
 """
 
@@ -32,6 +33,7 @@ def test_the_file_is_bounded_and_loses_nothing_recent(tmp_path: Path) -> None:
     now, before = (tmp_path / "daemon.log").read_text(), (tmp_path / "daemon.log.1").read_text()
     assert len(now) < 10_200
     assert 10_000 <= len(before) < 10_200
+    assert (before + now).count("again and again") <= 1
     told = [int(line.rpartition(" ")[2]) for line in (before + now).splitlines() if "line" in line]
     assert told == list(range(told[0], 1000))
     assert now.endswith("and what writes to stderr by itself\n")
