@@ -166,7 +166,7 @@ class Both:
     def _put(self, worker: Worker, key: Key) -> None:
         token = f"first-{key.bucket}-{key.kind}-{key.number}"
         data = {Form.SAVED: saved(token, 100), Form.APPENDED: first_line(token), Form.PAGED: paged(token, 2)}[key.form]
-        op = worker.begin("put", key, token=token, digest=digest(data))
+        op = worker.begin("put", key, op=token, token=token, digest=digest(data))
         answer = self._s3.put_object(Bucket=key.bucket, Key=key.name, Body=data)
         worker.end(op, id=answer.get("VersionId"))
 
@@ -185,6 +185,7 @@ class Both:
             for process in crew:
                 process.start()
             self._wait(crew, self._chance.uniform(*self._plan.life_s) if kill else LAST_LIFE_S)
+            early = [process.name for process in crew if not process.is_alive()]
             killed = time.monotonic_ns() if kill else None
             if kill:
                 self._mount.kill(clear=False)
@@ -201,6 +202,9 @@ class Both:
         finally:
             for process in crew:
                 process.kill()
+        if early:
+            self._read_logs(life)
+            raise Lost(f"{early} took the daemon for dead; the last lines of {self._logs} say why")
         if kill:
             self._start()
         self._read_logs(life)

@@ -45,11 +45,11 @@ class Writer(Worker):
     def save(self) -> None:
         key = self._mine("s", "s", "cas")
         token = next(self._tokens)
-        self._save(key, token, self.new(key, token))
+        self._save(key, token, self.new(key, token), op=token)
 
-    def _save(self, key: Key, token: str, data: bytes, look: Callable[[], None] | None = None) -> None:
+    def _save(self, key: Key, token: str, data: bytes, *, op: str = "", look: Callable[[], None] | None = None) -> None:
         """In place. look: what to do when it is promised and still open."""
-        op = self.begin("save", key, token=token, digest=digest(data), size=len(data))
+        op = self.begin("save", key, op=op, token=token, digest=digest(data), size=len(data))
         descriptor = self.call(lambda: os.open(self.path(key), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644))
         try:
             size = max(HEAD_BYTES_MAX, len(data) // self.chance.choice((1, 1, 2, 3)) + 1)
@@ -94,13 +94,13 @@ class Writer(Worker):
                 raise Lost(f"{key}: closed as {token}, S3 shows {answer['Body'][:100]!r}")
             if self.chance.random() < 0.5:
                 current = self.new(key, other)
-                op = self.begin("put", key, token=other, digest=digest(current), after=f"{token}:{len(data)}")
+                op = self.begin("put", key, op=other, token=other, digest=digest(current), after=f"{token}:{len(data)}")
                 found = self.ask("put_object", Bucket=key.bucket, Key=key.name, Body=current, IfMatch=answer["ETag"])
                 self.end(op, id=found["VersionId"])
                 if self.read(self.path(key)) != current:
                     raise Lost(f"{key}: the mount does not show what was put, {other}")
 
-        self._save(key, token, data, look)
+        self._save(key, token, data, op=token, look=look)
         if self.chance.random() < 0.3:
             self._truncate(key, token if current is data else other, current)
 
@@ -115,11 +115,11 @@ class Writer(Worker):
     def replace(self) -> None:
         key = self.chance.choice(keys_of("l", "p", "exp"))
         token = next(self._tokens)
-        self._replace(key, token, self.new(key, token))
+        self._replace(key, token, self.new(key, token), op=token)
 
-    def _replace(self, key: Key, token: str, data: bytes) -> None:
+    def _replace(self, key: Key, token: str, data: bytes, *, op: str = "") -> None:
         """By a temporary file that is renamed over it."""
-        op = self.begin("replace", key, token=token, digest=digest(data), size=len(data))
+        op = self.begin("replace", key, op=op, token=token, digest=digest(data), size=len(data))
         temporary = self.path(key).parent / f"tmp.{op}"
         descriptor = self.call(lambda: os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644))
         try:
@@ -222,7 +222,7 @@ class Appender(Worker):
             close(descriptor)
             token = next(self._tokens)
             data = first_line(token)
-            put = self.begin("put", key, token=token, digest=digest(data))
+            put = self.begin("put", key, op=token, token=token, digest=digest(data))
             self.end(put, id=self.ask("put_object", Bucket=key.bucket, Key=key.name, Body=data)["VersionId"])
             return False
         self.parse(key, before, "an open file")
@@ -327,7 +327,7 @@ class Client(Worker):
         token = next(self._tokens)
         data = self.new(key, token, replaces)
         after = {"after": replaces} if how else {}
-        op = self.begin("put", key, token=token, digest=digest(data), **after)
+        op = self.begin("put", key, op=token, token=token, digest=digest(data), **after)
         try:
             answer = self.ask("put_object", Bucket=key.bucket, Key=key.name, Body=data, **how)
         except ClientError as error:
@@ -388,7 +388,7 @@ class Client(Worker):
         key = self.chance.choice([key for key in keys_of("s", "l") if key.is_kept])
         token = next(self._tokens)
         data = self.new(key, token) if self.chance.random() < 0.95 else saved(token, PART_BYTES + 70_000)
-        op = self.begin("upload", key, token=token, digest=digest(data))
+        op = self.begin("upload", key, op=token, token=token, digest=digest(data))
         at = {"Bucket": key.bucket, "Key": key.name}
         upload = self.ask("create_multipart_upload", **at)["UploadId"]
         etags = []

@@ -130,10 +130,12 @@ class Worker:
     def run(self, halt: Event) -> None:
         """Work until the daemon dies or everybody is told to halt. Raises Mixture, Lost."""
         steps = [getattr(self, name) for name, often in self.steps for _ in range(often)]
-        with contextlib.suppress(Died):
+        try:
             while not halt.is_set():
                 self.chance.choice(steps)()
             self.rest()
+        except Died as died:
+            self.note("", died=str(died))
 
     def rest(self) -> None:
         """Close what is open."""
@@ -145,7 +147,9 @@ class Worker:
         os.write(self._log, line.encode() + b"\n")
 
     def begin(self, do: str, key: Key, *, op: str = "", **facts: Any) -> str:
-        """About to do something with a key. digest, token: of the content that it is given."""
+        """About to do something with a key. digest, token: of the content that it is given. op: that token, if the
+        content is new.
+        """
         op = op or next(self._tokens)
         self.note(op, do=do, bucket=key.bucket, name=key.name, **facts)
         return op
@@ -234,7 +238,7 @@ class Worker:
         try:
             data = self.ask("get_object", Bucket=key.bucket, Key=key.name, VersionId=version_id)["Body"]
         except ClientError as error:
-            expect(error, "NoSuchVersion")
+            expect(error, "NoSuchVersion", *(["MethodNotAllowed"] if version_id == "null" else []))
             return None
         return version_id, self.parse(key, data, f"S3, {version_id}")
 
@@ -248,7 +252,7 @@ class Worker:
 
 
 def serve(worker: Worker, halt: Event) -> None:
-    """The life of a worker's process. A fault is in its log, as text."""
+    """The life of a worker's process. What ends it is in its log: that the daemon died; or a fault, as text."""
     try:
         worker.run(halt)
     except BaseException:

@@ -34,6 +34,7 @@ class Op:
     promised: bytes, or records, that a close or fsync has promised. wrote: when how many records had been written.
     """
 
+    name: str
     do: str
     key: Key
     life: int
@@ -58,6 +59,11 @@ class Op:
     @property
     def is_done(self) -> bool:
         return self.outcome == "done"
+
+    @property
+    def is_new(self) -> bool:
+        """Whether nobody has had that content before."""
+        return self.name == self.token
 
     @property
     def may_be_done(self) -> bool:
@@ -111,11 +117,13 @@ class Judge:
                 self.figures["in flight"] += 1
 
     def _read(self, entry: dict[str, Any], life: int) -> None:
+        if "died" in entry:
+            return
         name, at = entry["op"], entry["at"]
         if "do" in entry:
             known = {word: entry[word] for word in ("digest", "token", "size", "after", "id", "again") if word in entry}
             began = self.ops[known["again"]].begin if "again" in known else at
-            self.ops[name] = Op(entry["do"], Key(entry["bucket"], entry["name"]), life, began, began, **known)
+            self.ops[name] = Op(name, entry["do"], Key(entry["bucket"], entry["name"]), life, began, began, **known)
             return
         op = self.ops[name]
         match entry:
@@ -297,9 +305,9 @@ class Judge:
         if missing.total() > unknown:
             self._fault(f"{key}: closed and not there: {[op for op in lasting if op.digest in missing]}")
         possible = Counter(op.digest for op in given if not (op.is_done and op.id))
-        for digest, count in found.items():
-            if possible[digest] and count > possible[digest]:
-                self._fault(f"{key}: {count} versions of what was given {possible[digest]} times: {digest}")
+        for digest in {op.digest for op in given if op.is_new}:
+            if found[digest] > possible[digest]:
+                self._fault(f"{key}: {found[digest]} versions of {[op for op in given if op.digest == digest]}")
 
     def _judge_conditions(self, key: Key, ops: list[Op], chain: list[Listed]) -> None:
         """What was put or deleted on a condition follows what its writer saw. A delete may leave a version in between,
@@ -336,23 +344,23 @@ class Judge:
         for content in contents:
             found |= Counter(content.records)
         last_life = max(op.life for op in self.ops.values())
-        for name, op in ((name, op) for name, op in self.ops.items() if op.do == "append" and op.key == key):
-            if found[name] < op.promised:
-                self._fault(f"{key}: {op.promised} records were promised, {found[name]} are there: {name} {op}")
+        for op in (op for op in self.ops.values() if op.do == "append" and op.key == key):
+            if found[op.name] < op.promised:
+                self._fault(f"{key}: {op.promised} records were promised, {found[op.name]} are there: {op}")
             if kill is None or op.life != last_life or op.outcome:
                 continue
             old = max((count for at, count in op.wrote if at < kill - self._lost_s_max * 1e9), default=0)
-            lost = [at for at, count in op.wrote if count > found[name]]
+            lost = [at for at, count in op.wrote if count > found[op.name]]
             self.lost_s = max(self.lost_s, *[(kill - at) / 1e9 for at in lost[:1]], 0.0)
-            if found[name] < old:
-                self._fault(f"{key}: {(kill - lost[0]) / 1e9:.2f} s are lost of what {name} wrote")
+            if found[op.name] < old:
+                self._fault(f"{key}: {(kill - lost[0]) / 1e9:.2f} s are lost of what {op.name} wrote")
 
     def _judge_paged(self, key: Key, contents: list[Content]) -> None:
-        for name, op in ((name, op) for name, op in self.ops.items() if op.do == "change" and op.key == key):
+        for op in (op for op in self.ops.values() if op.do == "change" and op.key == key):
             if op.is_done and not any(one.digest == op.digest for one in contents):
-                self._fault(f"{key}: closed, and not there: {name} {op}")
-            if op.pages and not any(_has_pages(name, op.pages, one.pages) for one in contents):
-                self._fault(f"{key}: pages were promised, and are not there: {name} {op}")
+                self._fault(f"{key}: closed, and not there: {op}")
+            if op.pages and not any(_has_pages(op.name, op.pages, one.pages) for one in contents):
+                self._fault(f"{key}: pages were promised, and are not there: {op}")
 
     # -- order ------------------------------------------------------------------------------------------------
 
@@ -363,13 +371,14 @@ class Judge:
         given: dict[str, list[Op]] = defaultdict(list)
         for op in ops:
             if op.digest and op.do != "purge" and op.may_be_done:
-                given[op.digest].append(op)
+                given[op.digest].append(op)  # what others had, too: then it is not told which version is whose
         removals = _removals(ops)
         latest, turn = None, 0
         for one in chain:
             op = named.get(one.id)
             if op is None and one.content and times[one.content.digest] == 1 == len(given[one.content.digest]):
                 [op] = given[one.content.digest]
+                op = op if op.is_new or op.do == "change" else None
             if op is None:
                 continue
             if op.until < turn:
