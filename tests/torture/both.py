@@ -29,6 +29,8 @@ from tests.torture.doors import KEYS, NULL, POLICIES, Doors, Key, Worker, serve
 from tests.torture.judge import Chains, Judge, Listed, newest_last
 from tests.torture.run import EXPECTED, Say
 from tests.torture.steps import Lost, digest
+from vfs import audit
+from vfs.folder import Folder
 
 PORTS = (20_000, 32_000)  # below those that clients get
 DAY_S = 2.0  # of lifecycles
@@ -250,7 +252,7 @@ class Both:
             found = [self._version(key, one, everything=everything) for one in listed]
             chains[key] = list(newest_last(one for one in found if one is not None))
             self._compare_doors(key, listed, chains[key])
-        self._judge.read_lifecycle_log(self._mount.store / "lifecycle.log")
+        self._judge.read_lifecycle_log(audit.read(Folder.at(self._mount.store)))
         self._judge.judge(chains, killed)
 
     def _listed(self) -> dict[Key, list[tuple[str, bool, bool]]]:

@@ -30,7 +30,7 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from botocore.exceptions import ClientError, EndpointConnectionError, HTTPClientError, IncompleteReadError
+from botocore.exceptions import ClientError
 
 from tests.torture.contents import Content, Form, Mixture, first_line, paged, parse, saved
 from tests.torture.steps import DEAD, STALE_MAX, Died, Lost
@@ -172,13 +172,17 @@ class Worker:
         raise Lost(f"ESTALE {STALE_MAX} times")
 
     def ask(self, operation: str, *, weak: bool = False, **parameters: Any) -> dict[str, Any]:
-        """A request. A body that is got is read. Raises Died, ClientError."""
+        """A request. A body that is got is read. Raises ClientError, and Died for whatever else: the parent sees to it
+        that it was time to die.
+        """
         try:
             answer: dict[str, Any] = getattr(self.doors.weak if weak else self.s3, operation)(**parameters)
             if "Body" in answer:
                 answer["Body"] = answer["Body"].read()
-        except (HTTPClientError, EndpointConnectionError, IncompleteReadError, OSError) as error:
-            raise Died(str(error)) from error
+        except ClientError:
+            raise
+        except Exception as error:
+            raise Died(repr(error)) from error
         return answer
 
     def path(self, key: Key) -> Path:

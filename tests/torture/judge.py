@@ -149,10 +149,9 @@ class Judge:
                 self.figures[f"{op.do}, {outcome}"] += 1
         op.promised = entry.get("promised", op.promised)
 
-    def read_lifecycle_log(self, path: Path) -> None:
+    def read_lifecycle_log(self, lines: Iterable[dict[str, Any]]) -> None:
         """What a lifecycle has purged; it was its turn."""
-        for line in path.read_text().splitlines() if path.exists() else ():
-            entry = json.loads(line)
+        for entry in lines:
             found = (Key(entry["Bucket"], entry["Key"]), entry["Id"])
             if found in self._ended:
                 continue
@@ -161,7 +160,7 @@ class Judge:
             made = datetime.strptime(found[1], "%Y%m%dT%H%M%S.%fZ").replace(tzinfo=UTC)
             seconds = (datetime.fromisoformat(entry["Time"]) - made).total_seconds() + 1  # it is told in whole seconds
             if found[0].kind != "exp" or entry["Action"] != "purge" or seconds < self._day_s:
-                self._fault(f"a lifecycle did too early, or to the wrong key: {line}")
+                self._fault(f"a lifecycle did too early, or to the wrong key: {entry}")
 
     def left(self) -> tuple[Left, ...]:
         """The uploads of which all parts were acknowledged, and no completion."""
@@ -196,7 +195,7 @@ class Judge:
                     self._judge_paged(key, self._contents(key, chain))
             if key.is_kept:
                 self._judge_order(key, ops, chain)
-            else:
+            if key.form is Form.SAVED and key.kind not in ("p", "tmp"):
                 self._judge_current(key, ops, chain)
         self._judge_closed(chains)
         for key, chain in chains.items():
@@ -390,16 +389,15 @@ class Judge:
                 latest, turn = op, its_turn
 
     def _judge_current(self, key: Key, ops: list[Op], chain: list[Listed]) -> None:
-        """Where one version is kept, it is that of an operation after which no other one began."""
-        if key.kind == "tmp":
-            return
+        """What is current is of an operation after which no other one began."""
         current = next((one.content for one in chain if one.is_current), None)
         done = [op for op in ops if op.do in GIVES | REMOVES]
         if current is None:
             could = [op for op in done if op.do in REMOVES and op.may_be_done]
         else:
             could = [op for op in done if op.do in GIVES and op.may_be_done and _could_be(op, current)]
-        last = max((op.turn for op in done if op.is_done), default=0)
+        removals = _removals(ops)
+        last = max((op.turn for op in done if op.is_done and not _was_removed(op, removals)), default=0)
         if not any(op.until >= last for op in could):
             self._fault(f"{key} is {current}, and something else came after: {[op for op in done if op.turn == last]}")
 
