@@ -31,6 +31,7 @@ class Writer(Worker):
     steps = (
         ("save", 6),
         ("save_own", 2),
+        ("save_and_unlink", 1),
         ("replace", 5),
         ("unlink", 2),
         ("copy_back", 2),
@@ -85,7 +86,8 @@ class Writer(Worker):
         """What a close has promised is what S3 shows and goes by, though the file is still open; and the reverse."""
         key = self._mine("own")
         token, other = next(self._tokens), next(self._tokens)
-        data = current = self.new(key, token)
+        data = self.new(key, token)
+        current = data
 
         def look() -> None:
             nonlocal current
@@ -112,6 +114,27 @@ class Writer(Worker):
             self.call(lambda: os.truncate(self.path(key), size))
             self.end(op)
 
+    def save_and_unlink(self) -> None:
+        """Before it is closed: of a file that has history the unlink publishes what was written."""
+        key = self._mine("own")
+        try:
+            if not self.call(lambda: os.stat(self.path(key)).st_size):
+                return  # a kill left it before it was ever closed
+        except FileNotFoundError:
+            return
+        token = next(self._tokens)
+        data = self.new(key, token)
+        op = self.begin("save", key, op=token, token=token, digest=digest(data), size=len(data))
+        descriptor = self.call(lambda: os.open(self.path(key), os.O_WRONLY | os.O_TRUNC))
+        try:
+            self._write(descriptor, data)
+            before = time.monotonic_ns()
+            self._unlink(key)
+            self.note(op, promised=len(data), since=before)
+        finally:
+            close(descriptor)
+        self.end(op)
+
     def replace(self) -> None:
         key = self.chance.choice(keys_of("l", "p", "exp"))
         token = next(self._tokens)
@@ -133,7 +156,9 @@ class Writer(Worker):
         self.end(op)
 
     def unlink(self) -> None:
-        key = self.chance.choice(keys_of("l", "p", "cas"))
+        self._unlink(self.chance.choice(keys_of("l", "p", "cas")))
+
+    def _unlink(self, key: Key) -> None:
         op = self.begin("unlink", key)
         try:
             self.call(self.path(key).unlink)

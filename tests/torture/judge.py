@@ -31,7 +31,8 @@ class Op:
 
     turn: before which nothing of it can be seen (of a save: when it was about to be closed; of a change: its last one).
     until: see above.
-    promised: bytes, or records, that a close or fsync has promised. wrote: when how many records had been written.
+    promised: bytes, or records, that a close or fsync has promised; promised_at: since when. wrote: when how many
+    records had been written.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Op:
     size: int = 0
     after: str = ""
     promised: int = 0
+    promised_at: list[tuple[int, int]] = field(default_factory=list)
     was_promised_in_part: bool = False
     wrote: list[tuple[int, int]] = field(default_factory=list)
     pages: list[tuple[str, int]] = field(default_factory=list)
@@ -147,7 +149,9 @@ class Judge:
                 op.until, op.outcome = at, outcome
                 op.id = entry.get("id", op.id)
                 self.figures[f"{op.do}, {outcome}"] += 1
-        op.promised = entry.get("promised", op.promised)
+        if "promised" in entry:
+            op.promised = entry["promised"]
+            op.promised_at.append((entry.get("since", at), op.promised))
 
     def read_lifecycle_log(self, lines: Iterable[dict[str, Any]]) -> None:
         """What a lifecycle has purged; it was its turn."""
@@ -201,10 +205,6 @@ class Judge:
         for key, chain in chains.items():
             self.known |= {(key, one.id): one.content for one in chain if one.id != "null"}
         self.figures["versions"] = len(self.known)
-        self.report()
-
-    def report(self) -> None:
-        """Raise Lost if anything was wrong."""
         if self._faults:
             shown = self._faults[:FAULTS_SHOWN_MAX]
             more = len(self._faults) - len(shown)
@@ -271,11 +271,12 @@ class Judge:
         if not key.is_kept:
             return
         self._judge_counts(key, [op for op in given if not _was_removed(op, removals)], given, chain)
-        for op in (op for op in given if op.do == "save" and op.promised):
-            if not _was_removed(op, removals) and not any(
-                one.token == op.token and one.size >= op.promised for one in contents
-            ):
-                self._fault(f"{key}: {op.promised} bytes were promised, and are not there: {op}")
+        for op in (op for op in given if op.do == "save"):
+            # what is unlinked while it is open is promised nothing from then on, and is published as it was promised
+            gone = min((other.begin for other in removals if op.overlaps(other)), default=FOREVER)
+            size = max((size for at, size in op.promised_at if at < gone), default=0)
+            if size and not any(one.token == op.token and one.size >= size for one in contents):
+                self._fault(f"{key}: {size} bytes were promised, and are not there: {op}")
         markers = sum(one.content is None for one in chain) - sum(op.id is not None for op in ops if op.do == "delete")
         if key.kind == "l" and markers < sum(op.is_done for op in ops if op.do == "unlink"):
             self._fault(f"{key}: a delete marker is missing")
