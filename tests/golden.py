@@ -31,6 +31,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from tests.syncing import sync
 from vfs import gc
 from vfs.blocks import BLOCK_BYTES
 from vfs.check.names import path_of_key
@@ -210,14 +211,14 @@ def logged(making: Making) -> None:
     docs = making.bucket(b"docs", State.ENABLED)
     for number in range(SYNCS_BEFORE_LOG):
         making.write(docs, b"file", b"synced in its place, %d" % number)
-        store.sync()
+        sync(store)
     ends = store.core.journal.end, store.core.blocks.end
     making.write(docs, b"file", b"in the sync log only")
     ino, _ = store.tree.create(docs, b"open", 0o644, 1000, WRITER)
     handle = store.files.open(ino, WRITER, created=True)
     store.files.write(handle, 0, b"never closed")
     store.files.flush(handle)
-    store.sync()
+    sync(store)
     making.written["docs/open"] = [b"never closed"]
     store.abandon()
     os.truncate(making.path / f"journal/{ends[0].segment:016x}", ends[0].offset)
@@ -230,7 +231,7 @@ def objects(making: Making) -> None:
     lock = ObjectLock(LockMode.GOVERNANCE, days=1)
     media = making.bucket(b"media", State.ENABLED, owner="owner-1", location="eu-west-1", lock=lock)
     rule = LifecycleRule("rule", True, Filter(b"logs/", {"a": "b"}, 10, 20), "And", expire_days=3, noncurrent_newer=2)
-    store.objects.configure(media, lifecycle=(rule,), tags={"team": "red"}, acl="public-read")
+    store.objects.configure(media, lifecycle=(rule,), tags={"team": "red"})
     making.put(
         media,
         b"film",

@@ -1,3 +1,3 @@
 """vfs: a filesystem that forgets nothing. See docs/semantics.md for what it promises."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"

@@ -280,7 +280,7 @@ class Catalog:
         """
         self._folder = folder
         self._read_only = read_only
-        self._handlers: dict[type[events.Change], Callable[[Any], None]] = {
+        handlers: dict[type[events.Change], Callable[[Any], None]] = {
             events.BucketSet: self._bucket_set,
             events.BucketGone: self._bucket_gone,
             events.KeyMade: self._key_made,
@@ -307,6 +307,7 @@ class Catalog:
             events.InterimSet: self._interim_set,
             events.InterimGone: self._interim_gone,
         }
+        self._handlers = {kind: (handler, _ROWS.get(kind, ROWS_OF_ANY)) for kind, handler in handlers.items()}
         self._blocks: Blocks | None = None
         self.loads = 0  # how often what was not committed was dropped
         self._open()
@@ -333,7 +334,7 @@ class Catalog:
         try:
             self._begin()
             if not read_only:
-                self._pages = Pages(self._folder.open(FILE, os.O_RDWR))
+                self._pages = Pages(self._folder.open(FILE, os.O_RDWR), self._kept_rows)
             self._load()
         except DAMAGE as error:
             self._close()
@@ -448,6 +449,11 @@ class Catalog:
         except lmdb.Error:
             self._fall_back()  # to what has been committed
 
+    def _kept_rows(self) -> int:
+        """How many rows that are kept decoded a commit would write over others."""
+        changed = len(self._inodes_changed) + len(self._drafts_changed) + len(self._buckets_changed)
+        return max(changed - self._inodes_new, 0)
+
     def _look_at_pages(self) -> None:
         """See how many pages the next commit can take, and have as many as may be needed on a full disk."""
         if self._pages is not None:
@@ -479,7 +485,7 @@ class Catalog:
             self._shared = {}
             self._shared_changed.update(Ino(_PAIR.unpack(raw)[0]) for raw, _ in self._scan(self._links, b"", b""))
         for ino in self._shared_changed:
-            inode = self._kept_inode(ino)
+            inode = self.find_peek(ino)
             self._shared.pop(ino, None)
             if inode is not None and inode.nlink > 1 and (inode.attributes or inode.acl):
                 names = self.attributes(ino)
@@ -664,7 +670,7 @@ class Catalog:
 
     def find_inode(self, ino: Ino) -> Inode | None:
         """The inode, for the caller to change and put into an event."""
-        inode = self._kept_inode(ino)
+        inode = self.find_peek(ino)
         return None if inode is None else inode.copy()
 
     def inode(self, ino: Ino) -> Inode:
@@ -675,16 +681,13 @@ class Catalog:
         """The inode, not to be changed and not to be kept: the next event may change it. Raises NoSuchKey."""
         inode = self._inode_cache.get(ino)
         if inode is None:
-            inode = self._kept_inode(ino)
+            inode = self.find_peek(ino)
             if inode is None:
                 raise NoSuchInode(f"no inode {ino}")
         return inode
 
     def find_peek(self, ino: Ino) -> Inode | None:
         """The same; None if there is none."""
-        return self._kept_inode(ino)
-
-    def _kept_inode(self, ino: Ino) -> Inode | None:
         inode = self._inode_cache.get(ino)
         if inode is None:
             raw = self._get(_u64(ino), db=self._inodes)
@@ -840,7 +843,7 @@ class Catalog:
         return [KeyId(_U64.unpack(key)[0]) for key, _ in self._scan(self._links, _u64(ino), b"")]
 
     def attribute(self, ino: Ino, name: bytes) -> bytes | None:
-        inode = self._kept_inode(ino)
+        inode = self.find_peek(ino)
         if inode is None or not inode.attributes:
             return None
         value: bytes | None = self._get(_u64(ino) + name, db=self._attributes)
@@ -1028,15 +1031,13 @@ class Catalog:
         """
         if event.at > self.last_seq:
             self.last_seq = Seq(event.at)
-        rows = self._inodes_new - len(self._inodes_changed) - len(self._drafts_changed) - len(self._buckets_changed)
+        rows = 0
         for change in event.changes:
-            kind = type(change)
-            self._handlers[kind](change)
-            rows += _ROWS.get(kind, ROWS_OF_ANY)
+            handler, touched = self._handlers[type(change)]
+            handler(change)
+            rows += touched
         if self._pages is not None:
-            rows += len(self._inodes_changed) + len(self._drafts_changed) + len(self._buckets_changed)
-            rows -= self._inodes_new
-            self._pages.changed(max(rows, 0), size)
+            self._pages.changed(rows, len(event.changes), size)
         if self._nodes_referred or len(self._references) >= COUNTS_MAX:
             self._add_references()  # of nodes at once: those are read, and if that fails, this change fails
 
@@ -1096,7 +1097,7 @@ class Catalog:
     def _count_rows(self, number: int) -> None:
         """So many rows are changed of which no event speaks."""
         if self._pages is not None:
-            self._pages.changed(number, 0)
+            self._pages.changed(number, 0, 0)
 
     def _refer_children(self, block: BlockId, delta: int, depth: int) -> None:
         for child in self._children(block):
@@ -1233,7 +1234,7 @@ class Catalog:
                 self._count_rows(ROWS_OF_ANY)
                 for seq, version in list(self.versions(key)):
                     self._count_rows(ROWS_OF_ANY)
-                    inode = self._kept_inode(version.ino)
+                    inode = self.find_peek(version.ino)
                     if inode is not None and inode.is_dir and inode.key == key:
                         below.append(version.ino)
                     self._version_gone(events.VersionGone(key, seq, change.ino))
@@ -1306,7 +1307,7 @@ class Catalog:
 
     def _inode_set(self, change: events.InodeSet) -> None:
         ino, inode = change.ino, change.inode
-        old = self._kept_inode(ino) if ino < self.next_id else None
+        old = self.find_peek(ino) if ino < self.next_id else None
         content = inode.content
         live = content.size if inode.nlink else 0
         if old is None:
@@ -1336,7 +1337,7 @@ class Catalog:
 
     def _inode_gone(self, change: events.InodeGone) -> None:
         ino = change.ino
-        old = self._kept_inode(ino)
+        old = self.find_peek(ino)
         if old is None:
             return
         self._count(old.content, -1)
@@ -1360,7 +1361,7 @@ class Catalog:
                 self._delete(_u64(ino) + name, db=self._attributes)
 
     def _directory_touched(self, change: events.DirectoryTouched) -> None:
-        inode = self._kept_inode(change.ino)
+        inode = self.find_peek(change.ino)
         if inode is None:
             raise Corrupt("journal", expected=f"directory {change.ino}", found="none")
         inode.mtime = inode.ctime = change.time

@@ -31,6 +31,8 @@ _ZEROS_VIEW = memoryview(_ZEROS)
 
 def depth_for(size: int) -> int:
     """The depth of the tree of a file of *size* bytes."""
+    if size <= BLOCK_BYTES:
+        return 0
     leaves = -(-size // BLOCK_BYTES)
     depth = 0
     while leaves > 1:

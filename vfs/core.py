@@ -67,6 +67,7 @@ class Core:
         self._telling: tuple[KeyId, int, int] | None = None
         self._new_keys: set[KeyId] = set()  # made with their files, which have no version yet: nothing stood there
         self.failed = ""  # why the store takes no more changes
+        self.on_failed: Callable[[str], None] | None = None  # told so, once
 
     def commit(self, operation: str, changes: list[Change]) -> None:
         """Make one atomic change. Survives the process when it returns. Raises NoSpace or DiskFailed; TooLarge or
@@ -75,7 +76,10 @@ class Core:
         if self.failed:
             raise DiskFailed(self.failed)
         event = Event(self.clock() // 1000, operation, changes)
-        payload = self._payload(event)
+        payload = events.record(event)
+        if len(payload) > PAYLOAD_BYTES_MAX:
+            raise TooLarge(f"a change of {len(payload)} bytes; the journal takes {PAYLOAD_BYTES_MAX}")
+        sense.check(self.catalog, event)
         try:
             self.room.take(event, len(payload))
             self.journal.append(payload)
@@ -88,15 +92,6 @@ class Core:
             self.fail(f"a change was written that cannot be applied ({error!r}); run vfs check")
             raise
 
-    def _payload(self, event: Event) -> bytes:
-        """An event as it is written down: whoever opens the store can apply it. Raises TooLarge, Unstorable."""
-        payload = events.pack(event)
-        if len(payload) > PAYLOAD_BYTES_MAX:
-            raise TooLarge(f"a change of {len(payload)} bytes; the journal takes {PAYLOAD_BYTES_MAX}")
-        events.check_readable(event, payload)
-        sense.check(self.catalog, event)
-        return payload
-
     def roll_journal(self) -> None:
         """Begin a new segment of the journal. Raises NoSpace or DiskFailed, unchanged."""
         try:
@@ -107,8 +102,12 @@ class Core:
 
     def fail(self, reason: str) -> None:
         """Nobody can know what is on the disk: no more changes until the store is opened again."""
+        if self.failed:
+            return
         self.failed = f"the store is read-only: {reason}"
         log.critical("%s", self.failed)
+        if self.on_failed is not None:
+            self.on_failed(self.failed)
 
     def next_seq(self) -> Seq:
         """The sequence for a new version (µs since 1970)."""
@@ -430,6 +429,12 @@ class Core:
             changes += [events.InodeSet(ino, inode), events.OrphanSet(ino)]
         else:
             changes.append(events.InodeGone(ino))
+
+    def is_unlinked(self, ino: Ino) -> bool:
+        """Whether what is written to an open file goes with its last close: it has no name, and lost none to another
+        door.
+        """
+        return self.catalog.peek(ino).nlink == 0 and self.catalog.displaced(ino) is None
 
     def revive(self, changes: list[Change], directory: Ino, writer: Writer, *, implicit: bool = False) -> list[Changed]:
         """Make sure that a directory lives, with those above it. Returns the names that appear. Raises Exists.

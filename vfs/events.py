@@ -284,24 +284,18 @@ decode = msgspec.msgpack.Decoder(Event).decode
 _decode_change = msgspec.msgpack.Decoder(Change).decode
 
 
-def check_readable(event: Event, payload: bytes) -> None:
-    """Raise Unstorable unless an event can be read again from its *payload*. Costs what reading costs: 1 to 5 µs for an
-    event of a few changes. Of very many each is tried by itself, so that they are not all in memory twice.
+def record(event: Event) -> bytes:
+    """The payload of an event, which can be read again: that was tried, in 1 to 5 µs for an event of a few changes. Of
+    very many each is tried by itself, so that they are not all in memory twice. Raises Unstorable.
     """
     try:
+        payload = encode(event)
         if len(event.changes) <= CHANGES_AT_ONCE_MAX:
             decode(payload)
-            return
-        decode(encode(Event(event.at, event.operation, [])))
-        for change in event.changes:
-            _decode_change(encode(change))
-    except ValueError as error:  # of msgspec, and of what is no UTF-8
+        else:
+            decode(encode(Event(event.at, event.operation, [])))
+            for change in event.changes:
+                _decode_change(encode(change))
+    except (ValueError, OverflowError, TypeError) as error:  # of msgspec, and of what is no UTF-8
         raise Unstorable(f"{event.operation}: {error}") from error
-
-
-def pack(event: Event) -> bytes:
-    """The payload of an event. Raises Unstorable for numbers and texts that msgpack cannot say."""
-    try:
-        return encode(event)
-    except (ValueError, OverflowError, TypeError) as error:
-        raise Unstorable(f"{event.operation}: {error}") from error
+    return payload

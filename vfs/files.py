@@ -217,7 +217,7 @@ class Files:
         again.
         """
         file = handle.file
-        if self._is_unlinked(handle.ino):
+        if self._core.is_unlinked(handle.ino):
             return  # nobody can ever ask for it again
         if file.dirty:
             self._store_draft(handle.ino, file)
@@ -240,7 +240,7 @@ class Files:
         file, ino = handle.file, handle.ino
         file.handles -= 1
         last = file.handles == 0
-        unlinked = self._is_unlinked(ino)
+        unlinked = self._core.is_unlinked(ino)
         try:
             if not unlinked and (handle.changed or (last and file.dirty)):
                 if file.dirty:
@@ -254,10 +254,6 @@ class Files:
                     self._promised.add(ino)  # the disk was full
         if last and (unlinked or self._core.catalog.displaced(ino) is not None):
             self._drop(ino)
-
-    def _is_unlinked(self, ino: Ino) -> bool:
-        """Whether what is written to an open file goes with its last close."""
-        return self._core.catalog.peek(ino).nlink == 0 and self._core.catalog.displaced(ino) is None
 
     def _drop(self, ino: Ino) -> None:
         """Let an inode without a name go."""
@@ -377,7 +373,7 @@ class Files:
         if file is None:
             self._publish_left(ino)
             return
-        if file is not None and file.dirty and not self._is_unlinked(ino):
+        if file.dirty and not self._core.is_unlinked(ino):
             self._store_draft(ino, file)
         self.publish(ino)
 
@@ -604,7 +600,7 @@ class Files:
         """Publish whatever is still open, as its last release would."""
         self.on_moved = None  # no door is left
         for ino, file in sorted(self._open.items()):
-            if file.dirty and not self._is_unlinked(ino):
+            if file.dirty and not self._core.is_unlinked(ino):
                 try:
                     self._store_draft(ino, file)
                 except NoSpace as error:  # it may have an interim draft; and the others are to be kept

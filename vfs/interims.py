@@ -88,8 +88,8 @@ class Interims:
         inline = 0
         for ino in due:
             file = self._files[ino]
-            if self._core.catalog.peek(ino).nlink == 0 and self._core.catalog.displaced(ino) is None:
-                self.forget(ino, file.pace)  # it was unlinked
+            if self._core.is_unlinked(ino):
+                self.forget(ino, file.pace)
                 continue
             with self._damage_of(ino):
                 change = self._interim(ino, file, inline=inline < TAILS_BYTES_MAX)

@@ -196,7 +196,7 @@ class ObjectInfo(Struct, array_like=True, frozen=True, gc=False):
     retention: Retention | None = None
     legal_hold: bool = False
     owner: Text = ""  # an owner id of the door's keys; empty: the bucket's
-    acl: Text = ""  # a canned ACL; empty: private
+    acl: Text = ""  # keeps its place; nothing sets it
     upload: Text = ""  # the id of the multipart upload that made it, if one did
 
 
@@ -240,7 +240,7 @@ class Bucket(Struct, array_like=True, gc=False):
     mfa_device: Text = ""  # the serial of the device of MFA delete; its secret is the door's
     mfa_delete: bool = False
     location: Text = ""  # the location constraint it was made with
-    acl: Text = ""  # a canned ACL; empty: private
+    acl: Text = ""  # keeps its place; nothing sets it
     purge: PurgePolicy = PurgePolicy.COMMAND
 
 

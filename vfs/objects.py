@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from vfs import events, lifecycle, listing, locks, rules
+from vfs import events, lifecycle, listing, locks, purging, rules
 from vfs.blocks import BLOCK_BYTES
 from vfs.content import WorkingCopy, etag
 from vfs.core import Changed, Core, version_of
@@ -62,7 +62,7 @@ LEAVES_PER_SLICE_MAX = 1024  # shared by `append` in one go, about 2 ms
 COPIED_BYTES_PER_SLICE_MAX = 1 << 20  # copied by `append` in one go
 DIRECTORY_MODE = stat.S_IFDIR | 0o755
 FILE_MODE = stat.S_IFREG | 0o644
-CONFIGURABLE = frozenset(("state", "owner", "lock", "lifecycle", "tags", "mfa_device", "mfa_delete", "acl"))
+CONFIGURABLE = frozenset(("state", "owner", "lock", "lifecycle", "tags", "mfa_device", "mfa_delete"))
 
 # `Objects.list` has taken the name of their type
 Changes = list[Change]
@@ -576,6 +576,8 @@ class Objects:
         of the device of MFA delete. *condition* is about that version. Raises Locked; InvalidName for text that is no
         version id.
         """
+        way = Way.CODE if code else Way.REQUEST
+        purging.check(self._catalog.bucket(bucket), way, is_root=False)  # before anything is published
         self.publish_promised(bucket, key)
         chain, name = self._chain(bucket, key)
         found = listing.find_version(self._catalog, chain, version_id)
@@ -587,7 +589,6 @@ class Objects:
         self._check(condition, item)
         if item is None:
             return Deleted(None, False, [])
-        way = Way.CODE if code else Way.REQUEST
         self._history.check_purge(item.key_id, item.seq, writer, way, bypass=bypass)
         return Deleted(version_id, item.is_marker, self._purge(item, chain, name, writer, way, bypass=bypass))
 
@@ -679,10 +680,6 @@ class Objects:
         """Give a version other tags. Raises NoSuchVersion."""
         self._set_info(item, lambda info: msgspec.structs.replace(info, tags=tags))
 
-    def set_acl(self, item: Object, acl: str) -> None:
-        """Give a version another canned ACL. Raises NoSuchVersion."""
-        self._set_info(item, lambda info: msgspec.structs.replace(info, acl=acl))
-
     def set_retention(self, item: Object, retention: Retention | None, *, bypass: bool = False) -> None:
         """Lock a version until a moment; None: no longer. Raises Locked, NoLock, NoSuchVersion."""
 
@@ -703,7 +700,7 @@ class Objects:
     # -- buckets ----------------------------------------------------------------------------------------------
 
     def configure(self, bucket: Ino, *, code: bool = False, **changes: object) -> None:
-        """Change settings of a bucket, in one event: owner, lock, lifecycle, tags, mfa_device, mfa_delete, acl; and the
+        """Change settings of a bucket, in one event: owner, lock, lifecycle, tags, mfa_device, mfa_delete; and the
         state, which goes from Unversioned to Suspended by way of Enabled. code: the caller has shown that of the device
         of MFA delete. Raises InvalidState: a state that does not follow, object lock in a bucket that is not Enabled,
         or taken away, a lifecycle beside MFA delete; InvalidRule; Locked: the code is needed.

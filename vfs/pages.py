@@ -11,6 +11,7 @@ import logging
 import mmap
 import os
 import struct
+from collections.abc import Callable
 from typing import NamedTuple
 
 from vfs.disk import set_aside
@@ -22,7 +23,8 @@ log = logging.getLogger("vfs.catalog")
 FILE_NAME = "data.mdb"
 BATCH = 1024  # pages that what is changed between two commits may need on a full disk
 COMMIT_PAGES = 4 * BATCH  # that the next commit may need before it is due on a disk that has them
-LOOK_ROWS = 128  # rows that may be changed between two looks at the room for them; they need less than BATCH
+LOOK_ROWS = 128  # that may be changed between two looks at the room for them, beside as many that are kept decoded:
+# what they need is less than BATCH
 MISSING_BYTES_MAX = 1 << 30
 PAGE_BYTES = mmap.PAGESIZE  # LMDB's too; the second page is a meta page, as the first
 
@@ -114,12 +116,14 @@ class Pages:
     """The pages of the open catalog. Invariant: `room` is what the open transaction can take, however full the disk is:
     pages that are free in the file, and those set aside behind its end.
 
-    rows, size: what the open transaction has changed: rows, and bytes of the events that say so. is_short: the disk is
+    rows, size: what the open transaction has changed: rows that are not kept decoded, and bytes of the events that say
+    so. kept_rows: how many of the others it has changed. is_short: the disk is
     too full to have the pages that must stay beside what the open transaction may need.
     """
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, kept_rows: Callable[[], int]) -> None:
         self._fd = fd
+        self._kept_rows = kept_rows
         self._there = 0  # pages of the file from its beginning that are on the disk, or set aside there
         self._out = 0  # those of them that the open transaction cannot take: used, or free for the one after it
         self._free = 0  # in the file
@@ -132,14 +136,17 @@ class Pages:
     def begin(self) -> None:
         """A transaction begins, in which nothing has been changed."""
         self.rows = self.size = 0
-        self._looked = 0
+        self._unlooked = 0  # until the next look, in 1/256 of a row
         self.wants_commit = False
 
-    def changed(self, rows: int, size: int) -> None:
-        """An event was applied that changed so many rows, at most, and has so many bytes."""
+    def changed(self, rows: int, kept: int, size: int) -> None:
+        """An event was applied that changed so many rows, and so many that are kept decoded, at most, and has so many
+        bytes.
+        """
         self.rows += rows
         self.size += size
-        if self.rows + (self.size >> 8) > self._looked:
+        self._unlooked -= (max(rows, kept) << 8) + size
+        if self._unlooked < 0:
             self.look()
 
     def committed(self, use: Use) -> None:
@@ -165,7 +172,7 @@ class Pages:
 
     def bound(self) -> int:
         """How many pages the open transaction can need at most, if it is committed now."""
-        rows, use = self.rows, self._use
+        rows, use = self.rows + self._kept_rows(), self._use
         leaves = min(rows, 2 * use.pages)  # copied; what is merged or split makes up for rows that share a page
         new = (self.size + 64 * rows) // 1024
         branches = min(rows, use.branches + new // 16)
@@ -178,7 +185,7 @@ class Pages:
         wanted = bound + BATCH + self._use.kept
         self.is_short = self.room < wanted and not self._extend(wanted + BATCH // 4) and self.room < wanted
         self.wants_commit = bound > (BATCH * 5 // 8 if self.is_short else COMMIT_PAGES)
-        self._looked = self.rows + (self.size >> 8) + LOOK_ROWS
+        self._unlooked = LOOK_ROWS << 8
 
     def _extend(self, room: int) -> bool:
         """Set pages aside behind the end, so that there is *room*. False: the disk does not have as many."""

@@ -22,7 +22,7 @@ from vfs.catalog import Catalog, directory_of, where_of
 from vfs.content import depth_for
 from vfs.errors import InvalidName, Unstorable
 from vfs.events import Event
-from vfs.model import STORE_ROOT, Content, Ino, Inode, KeyId, Kind, Seq
+from vfs.model import EMPTY, STORE_ROOT, Content, Ino, Inode, KeyId, Kind, Seq
 from vfs.names import show
 
 _FORMAT = 0o170000  # the type of a file in its mode
@@ -39,31 +39,34 @@ def check(catalog: Catalog, event: Event) -> None:
         view = _View(catalog)
         for change in event.changes:
             _CHECKS[type(change)](view, change)
-        view.check_end()
+        for rule, about in view.at_end:
+            rule(view, about)
 
 
 class _View:
     """The catalog as the changes looked at so far leave it, and what must be true when all of them are done."""
 
     _acl = b""  # the last one that was found to be one
+    _content = EMPTY  # the same
     _buckets: Mapping[Ino, bool] = {}  # those are seldom needed
     _interims_gone: tuple[Ino, ...] = ()
     _links: Mapping[tuple[Ino, KeyId], bool] = {}
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
+        self._next_id = catalog.next_id
         self._inodes: dict[Ino, Inode | None] = {}
         self._entries: dict[bytes, Ino | None] = {}
         self._keys: dict[KeyId, bytes | None] = {}
         self._places: dict[bytes, KeyId | None] = {}
         self._versions: dict[Seq, KeyId | None] = {}
-        self._at_end: list[tuple[Callable[[_View, Any], object], Any]] = []
+        self.at_end: list[tuple[Callable[[_View, Any], object], Any]] = []
 
     # -- the state so far ---------------------------------------------------------------------------------------
 
     def _inode(self, ino: Ino) -> Inode | None:
         inode = self._inodes.get(ino)
-        if inode is None and ino < self._catalog.next_id and ino not in self._inodes:
+        if inode is None and ino < self._next_id and ino not in self._inodes:
             return self._catalog.find_peek(ino)
         return inode
 
@@ -86,7 +89,8 @@ class _View:
         return self._catalog.key_of_version(seq) if seq <= self._catalog.last_seq else None
 
     def _need_bucket(self, ino: Ino) -> None:
-        if not self._buckets.get(ino, self._catalog.find_bucket(ino) is not None):
+        is_there = self._buckets.get(ino)
+        if not is_there and (is_there is False or self._catalog.find_bucket(ino) is None):
             raise Unstorable(f"no bucket with inode {ino}")
 
     def _need_inode(self, ino: Ino) -> Inode:
@@ -108,7 +112,7 @@ class _View:
         if old is not None and old.name != change.bucket.name:
             raise Unstorable(f"bucket {change.ino} gets another name")
         self._buckets = {**self._buckets, change.ino: True}
-        self._at_end.append((_View._need_directory, change.ino))
+        self.at_end.append((_View._need_directory, change.ino))
 
     def bucket_gone(self, change: events.BucketGone) -> None:
         self._need_bucket(change.ino)
@@ -122,18 +126,18 @@ class _View:
         if b"/" in name and name.index(b"/") < len(name) - 1:
             raise Unstorable(f"the name {show(name)} has a slash")
         where = where_of(change.parent, name)
-        known = key in self._keys or (key < self._catalog.next_id and self._catalog.find_where(key) is not None)
+        known = key in self._keys or (key < self._next_id and self._catalog.find_where(key) is not None)
         if not key or known or self._key(where) is not None:
             raise Unstorable(f"key {key} is made, and its number or its name is taken")
         self._keys[key] = where
         self._places[where] = key
         if change.parent not in self._inodes:
-            self._at_end.append((_View._need_directory, change.parent))
+            self.at_end.append((_View._need_directory, change.parent))
 
     def key_gone(self, change: events.KeyGone) -> None:
         where = self._where(change.key)
         self._keys[change.key] = self._places[where] = None
-        self._at_end.append((_View._check_dead, where))
+        self.at_end.append((_View._check_dead, where))
 
     def version_added(self, change: events.VersionAdded) -> None:
         key, seq, version = change.key, change.seq, change.version
@@ -143,8 +147,9 @@ class _View:
         if (seq <= self._catalog.last_seq or seq in self._versions) and self._key_of_version(seq) is not None:
             raise Unstorable(f"there is a version {seq} already")
         self._need_bucket(change.bucket)
-        _check_content(version.content)
-        self._check_acl(version.acl)
+        self._check_content(version.content)
+        if version.acl:
+            self._check_acl(version.acl)
         if version.rights is not None:
             self._check_acl(version.rights.acl)
         self._versions[seq] = key
@@ -158,7 +163,7 @@ class _View:
 
     def entry_set(self, change: events.EntrySet) -> None:
         self._entries[where_of(change.parent, change.name)] = change.ino
-        self._at_end.append((_View._check_entry, change))
+        self.at_end.append((_View._check_entry, change))
 
     def entry_gone(self, change: events.EntryGone) -> None:
         where = where_of(change.parent, change.name)
@@ -180,14 +185,14 @@ class _View:
             self._need_bucket(inode.bucket)  # what is open and has no name may outlive its bucket
         if kind == _DIRECTORY and inode.content.size:
             raise Unstorable(f"directory {ino} has content")
-        _check_content(inode.content)
+        self._check_content(inode.content)
         if inode.acl and (old is None or inode.acl != old.acl):
             self._check_acl(inode.acl)
         self._inodes[ino] = inode
         if not inode.nlink and old is not None:
             self._loses_name(ino, old)
         if inode.nlink and inode.key and (old is None or old.key != inode.key or not old.nlink):
-            self._at_end.append((_View._check_name_of, ino))
+            self.at_end.append((_View._check_name_of, ino))
 
     def inode_gone(self, change: events.InodeGone) -> None:
         old = self._inode(change.ino)
@@ -198,7 +203,7 @@ class _View:
     def _loses_name(self, ino: Ino, old: Inode) -> None:
         where = self._keys.get(old.key) or self._catalog.find_where(old.key)
         if where is not None and old.nlink:
-            self._at_end.append((_View._check_unnamed, (where, ino)))
+            self.at_end.append((_View._check_unnamed, (where, ino)))
 
     def directory_touched(self, change: events.DirectoryTouched) -> None:
         inode = self._need_directory(change.ino)
@@ -211,8 +216,8 @@ class _View:
             self._inodes[change.ino] = touched
 
     def draft_set(self, change: events.DraftSet) -> None:
-        _check_content(change.draft.content)
-        self._at_end.append((_View._check_file, change.ino))
+        self._check_content(change.draft.content)
+        self.at_end.append((_View._check_file, change.ino))
 
     def displaced_set(self, change: events.DisplacedSet) -> None:
         inode = self._inode(change.ino)
@@ -222,15 +227,15 @@ class _View:
             raise Unstorable(f"the name {show(change.name)} has a slash")
         if change.parent == STORE_ROOT:
             raise Unstorable("only buckets stand at the root of a store")
-        self._at_end.append((_View._need_directory, change.parent))
+        self.at_end.append((_View._need_directory, change.parent))
 
     def interim_set(self, change: events.InterimSet) -> None:
         old = self._catalog.interim(change.ino)
         had = 0 if old is None or change.ino in self._interims_gone else old.tail_bytes
         if change.kept not in (0, had) or change.kept + len(change.tail) != change.interim.tail_bytes:
             raise Unstorable(f"inode {change.ino} keeps {change.kept} bytes of a tail of {had}")
-        _check_content(change.interim.content)
-        self._at_end.append((_View._check_file, change.ino))
+        self._check_content(change.interim.content)
+        self.at_end.append((_View._check_file, change.ino))
 
     def interim_gone(self, change: events.InterimGone) -> None:
         self._interims_gone = (*self._interims_gone, change.ino)
@@ -238,7 +243,7 @@ class _View:
     def link_set(self, change: events.LinkSet) -> None:
         self._where(change.key)
         self._links = {**self._links, (change.ino, change.key): True}
-        self._at_end.append((_View._need_inode, change.ino))
+        self.at_end.append((_View._need_inode, change.ino))
 
     def link_gone(self, change: events.LinkGone) -> None:
         self._links = {**self._links, (change.ino, change.key): False}
@@ -246,7 +251,7 @@ class _View:
     def attribute_set(self, change: events.AttributeSet) -> None:
         if change.name == acl.DEFAULT:
             self._check_acl(change.value)
-        self._at_end.append((_View._need_inode, change.ino))
+        self.at_end.append((_View._need_inode, change.ino))
 
     def _check_acl(self, value: bytes) -> None:
         """Whoever shows a file or asks for its rights decodes its ACL; that of all its names is one."""
@@ -270,19 +275,25 @@ class _View:
         self._need_bucket(change.bucket)
 
     def part_set(self, change: events.PartSet) -> None:
-        _check_content(change.part.content)
+        self._check_content(change.part.content)
         if not self._catalog.has_upload(change.upload):
             raise Unstorable(f"no upload {change.upload}")
 
     def anything(self, _: object) -> None:
         """For what does nothing where there is nothing."""
 
-    # -- all of them --------------------------------------------------------------------------------------------
+    def _check_content(self, content: Content) -> None:
+        """What a content says of itself. (More holes than leaves: an earlier vfs miscounted; `vfs check` tells.)"""
+        if content is self._content:
+            return
+        size, root = content.size, content.root
+        if content.depth != depth_for(size):
+            raise Unstorable(f"a content has {size} bytes in a tree of depth {content.depth}")
+        if root and (not size or len(root) != ID_BYTES):
+            raise Unstorable(f"a content of {size} bytes has a root with an id of {len(root)} bytes")
+        self._content = content
 
-    def check_end(self) -> None:
-        """What can only be said when all changes are known."""
-        for rule, about in self._at_end:
-            rule(self, about)
+    # -- when all changes are known -------------------------------------------------------------------------------
 
     def _check_file(self, ino: Ino) -> None:
         inode = self._inode(ino)
@@ -331,7 +342,7 @@ class _View:
             return
         where = self._where(inode.key)
         if inode.mode & _FORMAT == _DIRECTORY:
-            is_new = ino >= self._catalog.next_id or self._catalog.find_peek(ino) is None
+            is_new = ino >= self._next_id or self._catalog.find_peek(ino) is None
             self._check_above(ino, directory_of(where), is_new=is_new)
 
     def _check_above(self, ino: Ino, above: Ino, *, is_new: bool) -> None:
@@ -346,15 +357,6 @@ class _View:
                 return
             above = directory_of(self._where(inode.key))
         raise Unstorable(f"directory {ino} comes to lie below itself")
-
-
-def _check_content(content: Content) -> None:
-    """What a content says of itself. (More holes than leaves: an earlier vfs miscounted; `vfs check` tells.)"""
-    size, root = content.size, content.root
-    if content.depth != depth_for(size):
-        raise Unstorable(f"a content has {size} bytes in a tree of depth {content.depth}")
-    if root and (not size or len(root) != ID_BYTES):
-        raise Unstorable(f"a content of {size} bytes has a root with an id of {len(root)} bytes")
 
 
 _CHECKS: dict[type[events.Change], Callable[[_View, Any], None]] = {

@@ -11,14 +11,14 @@ import os
 import stat
 import time
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import NamedTuple, Self
 
 import msgspec
 
-from vfs import events, layout, locks, replay, rules, settings, snapshot, synclog
+from vfs import acl, events, layout, locks, replay, rules, settings, snapshot, synclog
 from vfs.blocks import FOLDER as BLOCKS
 from vfs.blocks import Blocks, End
 from vfs.catalog import DAMAGE, FILE, Catalog
@@ -46,7 +46,7 @@ from vfs.objects import Objects
 from vfs.replay import Aside, Replay
 from vfs.settings import Settings
 from vfs.synclog import Entry, Piece, SyncLog
-from vfs.tree import Tree
+from vfs.tree import Tree, handed_down
 from vfs.uploads import Uploads
 
 log = logging.getLogger("vfs.store")
@@ -57,7 +57,7 @@ SYNCS_BEFORE_LOG = 8  # who does not ask for more pays for no sync log
 BUCKETS_MAX = 10_000
 FORMATS = (2, 3, 4, 5, 6)  # that this vfs reads; it writes the last
 DESCRIPTION = "store.toml"
-BEFORE_A_STORE = frozenset((LOCK, "daemon.log", "config.toml", "s3-keys", DESCRIPTION + ".new"))
+BEFORE_A_STORE = frozenset((LOCK, "daemon.log", "daemon.log.1", "config.toml", "s3-keys", DESCRIPTION + ".new"))
 DESCRIPTION_BYTES_MAX = 64 << 10
 CATALOG = "catalog"
 RESTORED = "data.restored"  # an empty file beside a catalog that was a snapshot, while it is recovered
@@ -86,7 +86,7 @@ class Store:
             self._open.callback(self._log.close)
             self._syncs = 0  # in the segments' own place, that somebody waited for
             self._placed: Ends | None = None  # everything before is durable: in its own place, or in the log
-            from_snapshot = self._restore_catalog()
+            self._is_restored = self._restore_catalog()
             catalog = Catalog(root.folder(CATALOG, make=True))
             self._open.callback(catalog.close)
             journal = Journal(disk)
@@ -103,7 +103,7 @@ class Store:
             self.objects = Objects(self._core, self.files, self.history)
             self.uploads = Uploads(self._core, self.objects)
             self._adopt()
-            self.recovered = self._recover(from_snapshot=from_snapshot)
+            self.recovered = self._recover()
         except DAMAGE as error:
             self._open.close()
             found = f"{error!r}; `vfs rebuild {path}` makes the catalog again"
@@ -148,8 +148,8 @@ class Store:
     def _restore_catalog(self) -> bool:
         """Begin with the last snapshot if there is no catalog. Raises Corrupt if that is damaged.
 
-        True: the catalog in place is a snapshot's, whose blocks are not where they are now. So it is marked, until a
-        recovery has been committed: that may take more than one start.
+        True: the catalog in place is a snapshot's, which has the blocks where they were then. So it is marked, until it
+        has been committed as of now: that may take more than one start.
         """
         with self.root.folder(CATALOG, make=True) as folder:
             if folder.find(FILE) is not None:
@@ -167,7 +167,7 @@ class Store:
             folder.rename(CATALOG_NEW, FILE)
         return True
 
-    def _recover(self, *, from_snapshot: bool) -> int:
+    def _recover(self) -> int:
         """Bring the catalog up to the journal, drop what is torn, publish drafts. Returns events replayed."""
         core = self._core
         checkpoint = core.catalog.checkpoint
@@ -178,15 +178,8 @@ class Store:
                 expected=f"record {checkpoint.journal.number}, which the catalog knows",
                 found=f"{what}; `vfs rebuild` makes the catalog again from what is there",
             )
-        blocks_start = blocks_end = checkpoint.blocks
-        if from_snapshot:  # which has the blocks where they were then
-            blocks_start = blocks_end = End(0, 0)
-            core.catalog.forget_blocks()
-        for found in core.blocks.scan(blocks_start):
-            core.catalog.set_block_place(found.block, found.place, node=found.node)
-            blocks_end = found.end
-        if from_snapshot:
-            core.catalog.recount()
+        blocks_start = self._known_blocks()
+        blocks_end = max(self._find_blocks(), default=blocks_start)
         replayed = self._replay()
         core.journal.check_tail()
         dropped_blocks = core.blocks.settle(blocks_start, blocks_end)
@@ -199,12 +192,25 @@ class Store:
         published = self.files.recover()
         if replayed or published:
             log.info("recovered %d events; %d files were open and were published", replayed, published)
-        if self._checkpoint_if_room() and from_snapshot:
-            with self.root.folder(CATALOG) as folder:
-                folder.remove(RESTORED, missing_ok=True)
+        self._checkpoint_if_room()
         return replayed
 
-    def _checkpoint_if_room(self) -> bool:
+    def _known_blocks(self) -> End:
+        """Up to where the catalog of the last checkpoint leads to the blocks."""
+        return End(0, 0) if self._is_restored else self._core.catalog.checkpoint.blocks
+
+    def _find_blocks(self) -> Iterator[End]:
+        """Let the catalog of the last checkpoint lead to all blocks that there are. Gives the end of each."""
+        catalog = self._core.catalog
+        if self._is_restored:
+            catalog.forget_blocks()
+        for found in self._core.blocks.scan(self._known_blocks()):
+            catalog.set_block_place(found.block, found.place, node=found.node)
+            yield found.end
+        if self._is_restored:
+            catalog.recount()
+
+    def _checkpoint_if_room(self) -> None:
         """A checkpoint that a full disk may refuse: what it would have committed is in the journal, and is replayed
         when the store is opened again. Raises DiskFailed.
         """
@@ -212,8 +218,6 @@ class Store:
             self.checkpoint()
         except NoSpace as error:
             log.warning("%s; nothing is lost, the journal has it", error)
-            return False
-        return True
 
     def _tidy(self) -> None:
         """Remove what a crash left behind of a snapshot in the making, or of what one stands for."""
@@ -282,26 +286,10 @@ class Store:
 
     # -- durability -------------------------------------------------------------------------------------------
 
-    def sync(self) -> None:
-        """Make every event so far survive a power loss, with its blocks. Raises DiskFailed."""
-        logged = self.begin_logging()
-        try:
-            if logged is not None:
-                logged.entry.write()
-                self.end_logging(logged)
-                return
-        except NoSpace:  # from a file system that does not write in place
-            pass
-        except DiskFailed as error:
-            self.fail(error)
-            raise
-        self.place()
-        if self.wants_log:
-            with contextlib.suppress(NoSpace):
-                self.use_log(self.make_log())
-
     def place(self) -> None:
-        """The same in the segments' own place: blocks, then the journal. Raises DiskFailed."""
+        """Make every event so far survive a power loss, in the segments' own place: blocks, then the journal. Raises
+        DiskFailed.
+        """
         pending = self.begin_sync()
         try:
             sync_files(pending)
@@ -401,6 +389,10 @@ class Store:
             core.fail(str(error))
             self._apply_again()
             raise
+        if self._is_restored:
+            self._is_restored = False
+            with contextlib.suppress(OSError), self.root.folder(CATALOG) as folder:  # else the next start looks again
+                folder.remove(RESTORED, missing_ok=True)
         core.room.renew()
         if end.number != self._marked and end.number > 1:
             with contextlib.suppress(NoSpace):
@@ -413,7 +405,7 @@ class Store:
         commit a part of it at a time: the pages that a commit replaces serve the one after the next. Raises *full* if
         not even that can be done, with everything applied again; DiskFailed.
         """
-        portion = PORTION
+        portion = 0 if self._is_restored else PORTION  # of an index that is made anew, no part is committed
         while portion:
             known = self._core.catalog.checkpoint
             try:
@@ -433,10 +425,9 @@ class Store:
         core = self._core
         known = core.catalog.checkpoint
         try:
-            for count, found in enumerate(core.blocks.scan(known.blocks), 1):
-                core.catalog.set_block_place(found.block, found.place, node=found.node)
+            for count, end in enumerate(self._find_blocks(), 1):
                 if portion and count % portion == 0:
-                    core.catalog.commit(known.journal, found.end)
+                    core.catalog.commit(known.journal, end)
             number = known.journal.number
             records = Replay(core.catalog, self.disk)
             for count, record in enumerate(core.journal.records(known.journal), 1):
@@ -471,11 +462,6 @@ class Store:
     def events_since_checkpoint(self) -> int:
         return self._core.journal.end.number - self._core.catalog.checkpoint.journal.number
 
-    @property
-    def needs_sync(self) -> bool:
-        """Whether anything happened that a power loss would take."""
-        return self._core.journal.end.number > self._core.journal.durable
-
     def tell_mountpoint(self, mountpoint: str) -> None:
         """Say in the lock file where the store is mounted: for who finds it in use."""
         tell_holder(self._lock_fd, mountpoint)
@@ -503,6 +489,7 @@ class Store:
         uid: int,
         gid: int,
         mode: int = 0o755,
+        umask: int | None = None,
         state: State | None = None,
         unversioned: list[bytes] | None = None,
         owner: str = "",
@@ -510,6 +497,7 @@ class Store:
         lock: ObjectLock | None = None,
     ) -> Ino:
         """Make a bucket, in the store's default state unless told; the others from `unversioned` on are as in Bucket.
+        The store's root hands down its group if it is setgid and, if *umask* is given, its default ACL (see Tree).
         Raises InvalidName, BucketExists, TooManyBuckets, InvalidState (a lock needs Enabled), NoSpace.
         """
         check_bucket_name(name)
@@ -534,16 +522,18 @@ class Store:
         )
         now = core.clock()
         ino = Ino(core.new_id())
-        inode = Inode(stat.S_IFDIR | stat.S_IMODE(mode), 2, uid, gid, 0, now, now, now, now, ino, KeyId(0))
-        core.commit(
-            "create bucket",
-            [
-                events.BucketSet(ino, bucket),
-                events.InodeSet(ino, inode),
-                events.EntrySet(STORE_ROOT, directory_key(name), ino),
-                events.DirectoryTouched(STORE_ROOT, now, 1),
-            ],
-        )
+        root = core.catalog.inode(STORE_ROOT)
+        mode, gid = handed_down(root, stat.S_IFDIR | stat.S_IMODE(mode), gid)
+        inode = Inode(mode, 2, uid, gid, 0, now, now, now, now, ino, KeyId(0))
+        default = None if umask is None else self.tree.inherit(STORE_ROOT, root, inode, umask)
+        changes: list[events.Change] = [events.BucketSet(ino, bucket)]
+        if default is not None:
+            changes.append(events.AttributeSet(ino, acl.DEFAULT, default))
+            inode.attributes = True
+        changes.append(events.InodeSet(ino, inode))
+        changes.append(events.EntrySet(STORE_ROOT, directory_key(name), ino))
+        changes.append(events.DirectoryTouched(STORE_ROOT, now, 1))
+        core.commit("create bucket", changes)
         return ino
 
     def find_bucket(self, name: bytes) -> Ino:

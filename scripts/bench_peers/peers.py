@@ -238,6 +238,10 @@ class Vfs(Peer):
     """vfs as it is in this checkout, through its command line."""
 
     name = "vfs"
+    checkout: ClassVar[Path] = REPOSITORY
+
+    def _vfs(self, *arguments: str | Path, timeout_s: float = COMMAND_S_MAX) -> None:
+        run(sys.executable, "-m", "vfs", *arguments, timeout_s=timeout_s, settings={"PYTHONPATH": str(self.checkout)})
 
     @property
     def root(self) -> Path:
@@ -246,7 +250,7 @@ class Vfs(Peer):
     def version(self) -> str:
         with_vfs_importable()
         first_line_of(sys.executable, "-m", "vfs", "mount", "--help")
-        return "checkout " + first_line_of("git", "-C", str(REPOSITORY), "describe", "--always", "--dirty")
+        return "checkout " + first_line_of("git", "-C", str(self.checkout), "describe", "--always", "--dirty")
 
     @property
     def daemon(self) -> int:
@@ -274,7 +278,7 @@ class Vfs(Peer):
     def mount(self) -> None:
         assert self.store is not None
         try:
-            run(sys.executable, "-m", "vfs", "mount", self.store, self.mountpoint, timeout_s=MOUNT_S_MAX)
+            self._vfs("mount", self.store, self.mountpoint, timeout_s=MOUNT_S_MAX)
         except subprocess.CalledProcessError as error:
             daemon_log = self.store / "daemon.log"  # which is removed at the end
             error.stdout += daemon_log.read_text()[-LOG_CHARACTERS_MAX:] if daemon_log.exists() else ""
@@ -285,18 +289,24 @@ class Vfs(Peer):
         if not self.mountpoint.is_mount():
             return
         try:
-            run(sys.executable, "-m", "vfs", "umount", self.mountpoint, timeout_s=UNMOUNT_S_MAX)
+            self._vfs("umount", self.mountpoint, timeout_s=UNMOUNT_S_MAX)
         finally:
             if self.mountpoint.is_mount():
                 unmount_fuse(self.mountpoint)
 
     def restore(self, path: Path) -> Path:
         oldest = min(os.listdir(path.parent / ".versions" / path.name))
-        run(sys.executable, "-m", "vfs", "restore", path, oldest)
+        self._vfs("restore", path, oldest)
         return path
 
 
-PEERS: tuple[type[Peer], ...] = (Plain, Empty, Passthrough, Bindfs, Gocryptfs, Rclone, Vfs)
+class Other(Vfs):
+    """vfs as it is in another checkout, with the same Python and packages: what a change costs, or gains."""
+
+    name = "other"
+
+
+PEERS: tuple[type[Peer], ...] = (Plain, Empty, Passthrough, Bindfs, Gocryptfs, Rclone, Vfs, Other)
 
 
 def with_vfs_importable() -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.syncing import sync
 from vfs import files
 from vfs.model import Ino, Writer
 from vfs.store import Store
@@ -121,11 +122,11 @@ class Replay:
             case "fsync" | "fdatasync":
                 if handle is not None:
                     store.files.flush(handle)
-                store.sync()
+                sync(store)
             case "unlink":
                 store.tree.unlink(self._bucket, name, SQLITE)
                 if self._sync_each:
-                    store.sync()
+                    sync(store)
             case "close" if handle is not None:
                 del self._handles[call.descriptor]
                 store.files.flush(handle)
@@ -137,5 +138,5 @@ class Replay:
         if ino is None:
             ino, _ = self._store.tree.create(self._bucket, name, 0o644, 0, SQLITE)
             if self._sync_each:
-                self._store.sync()
+                sync(self._store)
         return self._store.files.open(ino, SQLITE, created=created)

@@ -19,6 +19,7 @@ from tests.crash.test_crashes import assert_clean
 from tests.crash.test_faults import steps
 from tests.model.comparison import audit
 from tests.simdisk import CALLS, SimDisk, fail_at, no_fault, nobody
+from tests.syncing import sync
 from vfs import blocks, content, journal
 from vfs.errors import Corrupt, DiskFailed, NoSpace, VfsError
 from vfs.store import Store
@@ -124,7 +125,7 @@ def test_the_disk_refuses_while_a_store_is_opened(
         step()
         machine.check()  # which learns the numbers of what is new
         if at % 5 == 0:
-            machine.store.sync()  # so that there is a sync log, and something that only that has
+            sync(machine.store)  # so that there is a sync log, and something that only that has
         if at == 25:
             break
     calls = CALLS | {"read"} if error is DiskFailed else {"append", "create"}

@@ -18,6 +18,7 @@ import pytest
 
 from tests.crash.recorded import Replay, record
 from tests.simdisk import SimDisk, nobody
+from tests.syncing import sync
 from tests.torture.transactions import count_transactions
 from vfs import blocks, journal
 from vfs.content import WorkingCopy
@@ -77,7 +78,7 @@ def test_committed_transactions_survive_a_power_loss(
     replay.run(calls, between)
     disk.watch = nobody
     assert tried > 100 * chance
-    store.sync()
+    sync(store)
     assert after_power_loss(tmp_path, disk, rng) == TRANSACTIONS
     store.abandon()
 

@@ -25,6 +25,7 @@ import vfs.snapshot
 from tests import simdisk
 from tests.model.comparison import IDS_APART_MAX, tables
 from tests.simdisk import SimDisk
+from tests.syncing import sync
 from vfs import blocks, check, compression, content, errors, events, gc
 from vfs.catalog import Catalog
 from vfs.content import WorkingCopy
@@ -230,7 +231,7 @@ class Lifetime(RuleBasedStateMachine):
 
     @rule()
     def sync(self) -> None:
-        self.store.sync()
+        sync(self.store)
         self._durable()
 
     @rule()
@@ -246,7 +247,7 @@ class Lifetime(RuleBasedStateMachine):
         """The disk is full for so many commits: the catalog falls back to its last checkpoint, and is brought up to now
         again, in portions if that can be committed.
         """
-        self.store.sync()
+        sync(self.store)
         self._durable()
         with pytest.MonkeyPatch.context() as patch, contextlib.suppress(errors.NoSpace):
             patch.setattr(Catalog, "commit", _without_space(Catalog.commit, times))

@@ -16,6 +16,7 @@ import msgspec
 import pytest
 
 from tests.simdisk import SimDisk
+from tests.syncing import sync
 from vfs import check as checking
 from vfs import gc
 from vfs.blocks import BLOCK_BYTES
@@ -518,7 +519,7 @@ def test_versions_behind_damage_are_named(open_store: Store) -> None:
     where = open_store.core.journal.end.offset
     write(open_store, docs, b"in between", b"its records are damaged")
     behind = [write(open_store, docs, b"old", b"after"), write(open_store, docs, b"new", b"after")]
-    open_store.sync()
+    sync(open_store)
     open_store.checkpoint()
     open_store.abandon()
     shutil.rmtree(open_store.path / "catalog")
@@ -538,10 +539,10 @@ def logged(tmp_path: Path, small_sync_log: None) -> Path:
     store = Store.open(tmp_path / "store")
     docs = store.create_bucket(b"docs", uid=0, gid=0)
     write(store, docs, b"file", b"old")
-    store.sync()
+    sync(store)
     ends = store.core.journal.end, store.core.blocks.end
     write(store, docs, b"file", b"new")
-    store.sync()
+    sync(store)
     store.abandon()
     os.truncate(tmp_path / "store" / SEGMENT, ends[0].offset)
     os.truncate(tmp_path / "store/blocks/00000001", ends[1].offset)
@@ -623,11 +624,11 @@ def test_cut_keeps_what_can_be_read_of_a_sync_log(logged: Path, spoil: Callable[
     store = Store.open(logged)
     docs = store.find_bucket(b"docs")
     write(store, docs, b"file", b"older")
-    store.sync()
+    sync(store)
     for data in (b"kept", b"lost"):
         end = store.core.journal.end.offset
         write(store, docs, b"file", data)
-        store.sync()
+        sync(store)
     store.abandon()
     spoil(logged / "synclog/0", 2 * PAGE_BYTES)
     os.truncate(logged / SEGMENT, end - 100)  # in the midst of what the first record has

@@ -14,7 +14,9 @@ import click
 import pytest
 from xxhash import xxh3_64_intdigest
 
+from tests.typed import section
 from vfs import blocks, catalog, content, errors, events, journal, model, names, rules
+from vfs.cli import installing
 from vfs.cli.main import cli
 from vfs.disk import RealDisk
 from vfs.folder import Folder
@@ -25,9 +27,12 @@ from vfs.settings import Settings
 from vfs.store import FORMATS, Store
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "systemd/README.md", *(ROOT / "docs").rglob("*.md")]
+DOCUMENTS = [*ROOT.glob("*.md"), ROOT / "systemd/README.md", *(ROOT / "docs").rglob("*.md")]
 SEMANTICS, FORMAT, CONCURRENCY = ((ROOT / "docs" / f"{name}.md") for name in ("semantics", "format", "concurrency"))
+COMMANDS, CODE = ROOT / "docs/commands.md", ROOT / "docs/code.md"
 README = ROOT / "README.md"
+README_LINES_MAX = 130
+SERVICES = sorted((ROOT / "systemd").rglob("*.service"))
 MODULES = [path for path in sorted((ROOT / "vfs").rglob("*.py")) if path.stem not in ("__init__", "__main__")]
 UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 SECONDS = {"s": 1.0, "ms": 1e-3, "µs": 1e-6}
@@ -36,13 +41,19 @@ SUFFIXES = {"S": 1.0, "US": 1e-6, "NS": 1e-9}
 Row = tuple[str, ...]
 
 
-def table(path: Path, *header: str) -> list[Row]:
-    """The rows of the one table of a document whose header begins with these cells, without backquotes."""
+def tables(path: Path, *header: str) -> list[list[Row]]:
+    """The rows of each table of a document whose header begins with these cells, without backquotes."""
     found: list[list[Row]] = []
     for lines in re.findall(r"(?:^\|.*\|\n)+", path.read_text(), re.MULTILINE):
         rows = [cells(line) for line in lines.splitlines()]
         if rows[0][: len(header)] == header:
             found.append(rows[2:])
+    return found
+
+
+def table(path: Path, *header: str) -> list[Row]:
+    """The rows of the only such table."""
+    found = tables(path, *header)
     assert len(found) == 1, f"{path.name} has {len(found)} tables with the header {header}"
     return found[0]
 
@@ -50,13 +61,6 @@ def table(path: Path, *header: str) -> list[Row]:
 def cells(line: str) -> Row:
     parts = re.split(r"(?<!\\)\|", line.strip().strip("|"))
     return tuple(part.strip().replace("`", "").replace("\\|", "|") for part in parts)
-
-
-def section(path: Path, title: str) -> str:
-    """The text under a heading, up to the next of the same depth."""
-    found = re.search(rf"^## {re.escape(title)}$(.*?)(?=^## |\Z)", path.read_text(), re.MULTILINE | re.DOTALL)
-    assert found, f"{path.name} has no section {title!r}"
-    return found[1]
 
 
 # -- links ------------------------------------------------------------------------------------------------------------
@@ -80,11 +84,21 @@ def test_links_lead_somewhere(path: Path) -> None:
 
 
 def test_the_readme_leads_to_every_document() -> None:
-    linked = {(ROOT / link).resolve() for link in re.findall(r"\]\(([^)#]+)\)", README.read_text())}
-    assert set(DOCUMENTS) - {README} <= linked
+    """By itself, or by a document that it leads to."""
+    reached, new = {README}, [README]
+    while new:
+        path = new.pop()
+        links = {(path.parent / link).resolve() for link in re.findall(r"\]\(([^):#]+)(?:#[^)]*)?\)", path.read_text())}
+        new += (links & set(DOCUMENTS)) - reached
+        reached |= links & set(DOCUMENTS)
+    assert set(DOCUMENTS) - reached == set()
 
 
-# -- README.md --------------------------------------------------------------------------------------------------------
+def test_the_readme_is_short() -> None:
+    assert len(README.read_text().splitlines()) <= README_LINES_MAX
+
+
+# -- docs/commands.md -------------------------------------------------------------------------------------------------
 
 
 def commands(group: click.Group, path: str) -> Iterator[tuple[str, click.Command]]:
@@ -97,37 +111,79 @@ def commands(group: click.Group, path: str) -> Iterator[tuple[str, click.Command
             yield f"{path} {name}", command
 
 
-COMMANDS = dict(commands(cli, "vfs"))
-USAGES = [usage for usage, _ in table(README, "command", "does")]
+KNOWN = dict(commands(cli, "vfs"))
+USAGES = [usage for rows in tables(COMMANDS, "command", "does") for usage, _ in rows]
+OPTION = re.compile(r"(?<![\w-])-{1,2}[a-z][a-z0-9-]*")
 
 
-@pytest.mark.parametrize("path", COMMANDS)
-def test_every_command_and_option_is_in_the_readme(path: str) -> None:
+def options(command: click.Command) -> set[str]:
+    visible = [item for item in command.params if not getattr(item, "hidden", False)]
+    return {item.opts[0] for item in visible if isinstance(item, click.Option)}
+
+
+@pytest.mark.parametrize("path", KNOWN)
+def test_every_command_and_option_is_told(path: str) -> None:
     usages = [usage for usage in USAGES if f"{usage} ".startswith(f"{path} ")]
     assert len(usages) == 1
-    told = set(re.findall(r"-{1,2}[a-z][a-z0-9-]*", usages[0].removeprefix(path)))
-    visible = [item for item in COMMANDS[path].params if not getattr(item, "hidden", False)]
-    options = {item.opts[0] for item in visible if isinstance(item, click.Option)}
-    assert told == options
-    for item in visible:
+    assert set(OPTION.findall(usages[0].removeprefix(path))) == options(KNOWN[path])
+    for item in KNOWN[path].params:
         if isinstance(item, click.Argument):
-            assert item.make_metavar(click.Context(COMMANDS[path])).strip("[].").replace("...", "") in usages[0]
+            assert item.make_metavar(click.Context(KNOWN[path])).strip("[].").replace("...", "") in usages[0]
 
 
-def test_the_readme_has_no_other_commands() -> None:
-    assert len(USAGES) == len(COMMANDS)
+def test_no_other_commands_are_told() -> None:
+    assert len(USAGES) == len(KNOWN)
 
 
-def test_every_mount_option_is_in_the_readme() -> None:
-    text = section(README, "Commands")
-    assert [option for option in OPTIONS if f"`{option}`" not in text] == []
+def typed(path: Path) -> Iterator[str]:
+    """What a document says to type after `vfs`, up to where the shell takes over: in spans and blocks of code."""
+    text = path.read_text()
+    blocks = re.findall(r"^```[a-z]*\n(.*?)^```|((?:^    [^\n]*\n)+)", text, re.MULTILINE | re.DOTALL)
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    lines = [line for block in blocks for line in "".join(block).splitlines()]
+    spans = re.findall(r"`((?:sudo )?vfs [^`]+)`", prose)
+    for code in [*lines, *(" ".join(span.split()) for span in spans)]:
+        yield from re.findall(r"(?:^ *|[$;&|(] *|sudo )vfs ([a-z][^;&|)#>]*)", code)
 
 
-def test_every_module_is_in_the_readme() -> None:
-    listed = [ROOT / path for path, _ in table(README, "module", "owns")]
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_what_is_to_be_typed_can_be(path: Path) -> None:
+    for line in typed(path):
+        names = [name for name in KNOWN if f"vfs {line} ".startswith(f"{name} ")]
+        if names:
+            wanted = {word.partition("=")[0] for word in line.split() if OPTION.match(word)}
+            assert wanted <= options(KNOWN[names[0]]) | {"-h", "--help"}, f"vfs {line}"
+        else:  # several commands by the word that they begin with
+            assert any(name.startswith(f"vfs {line.strip()} ") for name in KNOWN), f"vfs {line}"
+
+
+# -- docs/code.md -----------------------------------------------------------------------------------------------------
+
+
+def test_every_module_is_told_once() -> None:
+    listed = [ROOT / path for rows in tables(CODE, "module", "owns") for path, _ in rows]
     assert [path for path in listed if not path.is_file()] == []
     assert set(MODULES) - set(listed) == set()
     assert len(listed) == len(set(listed))
+
+
+def test_every_decision_is_told() -> None:
+    told = re.findall(r"^(\d+\. )\[(.*)\]\((.*)\)$", section(CODE, "Why it is so"), re.MULTILINE)
+    titles = [path.read_text().splitlines()[0] for path in sorted((ROOT / "docs/adr").glob("*.md"))]
+    assert [f"# {number}{title}" for number, title, _ in told] == titles
+    assert [link for *_, link in told] == [f"adr/{path.name}" for path in sorted((ROOT / "docs/adr").glob("*.md"))]
+
+
+# -- docs/backup.md ---------------------------------------------------------------------------------------------------
+
+
+def test_what_is_installed_is_uninstalled() -> None:
+    found = re.search(r"^    rm -rf (/.*)$", section(ROOT / "docs/backup.md", "Uninstall"), re.MULTILINE)
+    assert found
+    removed = found[1].split()
+    units = [place / f"{unit.stem}.service" for place in installing.UNITS.values() for unit in SERVICES]
+    for path in (installing.TARGET, installing.CONFIGURATION, *installing.LINKS.values(), *units):
+        assert any(path.match(pattern) for pattern in removed), path
 
 
 # -- docs/semantics.md ------------------------------------------------------------------------------------------------
@@ -143,6 +199,11 @@ def _toml(value: str | float | tuple[str, ...]) -> str:
     if isinstance(value, tuple):
         return f"[{', '.join(map(_toml, value))}]"
     return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+def test_mount_options() -> None:
+    told = [option for names, _ in table(SEMANTICS, "option", "means") for option in re.split("[,;] ", names)]
+    assert sorted(option for option in told if not option.endswith("=")) == sorted(OPTIONS)
 
 
 def test_errors() -> None:

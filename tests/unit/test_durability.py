@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import stat
 import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import lmdb
@@ -19,9 +21,10 @@ import trio
 import trio.testing
 
 from tests.simdisk import SimDisk, fail_at, no_fault
+from tests.syncing import sync
 from tests.unit.doors import caller, door_to, fields
 from tests.unit.test_catalog import WRITER, open_store, save
-from vfs import acl
+from vfs import acl, blocks, journal
 from vfs.blocks import End
 from vfs.catalog import Catalog
 from vfs.check import check
@@ -79,7 +82,7 @@ def logging_store(tmp_path: Path) -> tuple[Store, SimDisk]:
     disk = SimDisk()
     store = Store.open(tmp_path / "store", disk=disk)
     save(store, store.create_bucket(b"bucket", uid=0, gid=0), b"first", b"of a segment")
-    store.sync()
+    sync(store)
     assert len(disk.list(FOLDER)) == 2
     return store, disk
 
@@ -328,7 +331,7 @@ def test_the_log_has_what_came_while_the_segments_were_synced(tmp_path: Path, se
     save(store, bucket, b"meanwhile", b"came in" * 100)
     store.end_sync(pending)
     assert not synced(store)
-    store.sync()
+    sync(store)
     assert synced(store)
     assert unsynced(disk), "the log alone has it"
     after = disk.crash(random.Random(seed))
@@ -337,6 +340,117 @@ def test_the_log_has_what_came_while_the_segments_were_synced(tmp_path: Path, se
     handle = again.files.open(again.tree.lookup(bucket, b"meanwhile")[0], WRITER)
     assert again.files.read(handle, 0, 1000) == b"came in" * 100
     again.abandon()
+
+
+def test_blocks_are_synced_before_the_journal_and_both_before_the_catalog_commits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, disk = logging_store(tmp_path)
+    done: list[str] = []
+    disk.watch = lambda call, path: done.append(path.partition("/")[0]) if call == "sync" else None
+    commit = Catalog.commit
+
+    def watched(catalog: Catalog, position: Position, blocks: End) -> None:
+        done.append("catalog")
+        commit(catalog, position, blocks)
+
+    monkeypatch.setattr(Catalog, "commit", watched)
+    save(store, store.find_bucket(b"bucket"), b"name", b"content")
+    store.checkpoint()
+    assert done == ["blocks", "journal", "catalog"]
+    store.abandon()
+
+
+def log_all(store: Store) -> bool:
+    """Make everything so far durable in the sync log, if that has room."""
+    logged = store.begin_logging()
+    if logged is not None:
+        logged.entry.write()
+        store.end_logging(logged)
+    return logged is not None
+
+
+def all_survives(store: Store, disk: SimDisk, names: list[bytes]) -> None:
+    """Whatever the power takes of what was not synced."""
+    bucket = store.find_bucket(b"bucket")
+    store.abandon()
+    for seed in range(10):
+        here = store.path.with_name(f"after-{seed}")
+        shutil.copytree(store.path, here)
+        again = Store.open(here, disk=disk.crash(random.Random(seed)))
+        for name in names:
+            handle = again.files.open(again.tree.lookup(bucket, name)[0], WRITER)
+            assert again.files.read(handle, 0, 10_000) == name * 1000
+            again.files.release(handle)
+        again.abandon()
+
+
+def test_a_log_that_is_needed_until_a_sync_ends_is_not_written_over(tmp_path: Path) -> None:
+    store, disk = logging_store(tmp_path)
+    bucket = store.find_bucket(b"bucket")
+    save(store, bucket, b"0", b"0" * 1000)
+    assert log_all(store)
+    store.begin_sync()
+    names = [b"0"]
+    while log_all(store):
+        names.append(b"%d" % len(names))
+        save(store, bucket, names[-1], names[-1] * 1000)
+    assert len(names) > 5
+    all_survives(store, disk, names[:-1])
+
+
+def test_a_sync_empties_the_log_of_what_was_there_when_it_began(tmp_path: Path) -> None:
+    store, disk = logging_store(tmp_path)
+    bucket = store.find_bucket(b"bucket")
+    save(store, bucket, b"before", b"before" * 1000)
+    assert log_all(store)
+    pending = store.begin_sync()
+    sync_files(pending)
+    save(store, bucket, b"meanwhile", b"meanwhile" * 1000)
+    assert log_all(store)
+    store.end_sync(pending)
+    save(store, bucket, b"after", b"after" * 1000)
+    assert log_all(store)
+    all_survives(store, disk, [b"before", b"meanwhile", b"after"])
+
+
+@pytest.mark.parametrize("module", [blocks, journal])
+def test_what_begins_a_segment_is_synced_in_its_own_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: ModuleType
+) -> None:
+    """The log goes on behind the end of one."""
+    store, disk = logging_store(tmp_path)
+    bucket = store.find_bucket(b"bucket")
+    monkeypatch.setattr(module, "SEGMENT_BYTES_MAX", 1)
+    names = [b"0", b"1", b"2"]
+    for name in names:
+        save(store, bucket, name, name * 1000)
+        sync(store)
+        assert synced(store)
+    all_survives(store, disk, names)
+
+
+def test_after_a_change_that_was_written_and_not_applied_the_store_takes_nothing_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bug: what the catalog is then, nobody knows. The journal does."""
+    store = open_store(tmp_path / "store")
+    bucket = store.create_bucket(b"bucket", uid=0, gid=0)
+
+    def wrong(*_: object) -> None:
+        raise ValueError("simulated")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Catalog, "apply", wrong)
+        with pytest.raises(ValueError, match="simulated"):
+            store.tree.mkdir(bucket, b"d", 0o755, 0, WRITER)
+    for call in (lambda: store.tree.mkdir(bucket, b"e", 0o755, 0, WRITER), store.checkpoint):
+        with pytest.raises(DiskFailed):
+            call()
+    store.close()
+    again = open_store(tmp_path / "store")
+    assert [name for _, name, _ in again.tree.entries(bucket)] == [b"d"]
+    again.close()
 
 
 def test_a_catalog_is_not_brought_up_to_a_journal_that_cannot_be_read(

@@ -12,6 +12,7 @@ import pytest
 
 from tests.model.comparison import audit
 from tests.simdisk import SimDisk
+from tests.syncing import sync
 from tests.unit.conftest import Clock
 from tests.unit.test_catalog import open_store, save
 from tests.unit.test_history import held
@@ -121,6 +122,30 @@ def refuse(*_: object, **__: object) -> None:
     raise NoSpace("simulated")
 
 
+@pytest.mark.parametrize("flushed", [True, False])
+def test_what_no_room_was_to_publish_is_published_before_a_rename_though_it_is_open_again(
+    store: Store, bucket: Ino, monkeypatch: pytest.MonkeyPatch, flushed: bool
+) -> None:
+    save(store, bucket, b"f", b"one")
+    writer = opened(store, bucket, b"f")
+    store.files.write(writer, 0, b"two")
+    if flushed:
+        store.files.flush(writer)
+    commit = store.core.commit
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            store.core, "commit", lambda what, changes: (refuse if what == "publish" else commit)(what, changes)
+        )
+        with pytest.raises(NoSpace):
+            store.files.release(writer)
+    reader = opened(store, bucket, b"f")
+    assert store.files.read(reader, 0, 10) == b"two"
+    store.tree.rename(bucket, b"f", bucket, b"g", ROOT)
+    assert held(store, bucket, b"f") == [None, b"two", b"one"]
+    store.files.release(reader)
+    assert held(store, bucket, b"g") == [b"two"]
+
+
 def test_what_is_written_between_a_close_and_a_rename_is_no_part_of_what_was_closed(store: Store, bucket: Ino) -> None:
     """Of two descriptors of one open file one was closed; then it is renamed, and others have it open."""
     save(store, bucket, b"f", b"one")
@@ -161,6 +186,20 @@ def test_what_was_published_by_another_is_not_published_again(store: Store, buck
     close(store, first)
     close(store, second)
     assert held(store, bucket, b"f") == [b"ab", b".."]
+
+
+def test_what_was_promised_is_a_version_before_what_is_restored_over_it(store: Store, bucket: Ino) -> None:
+    save(store, bucket, b"f", b"one")
+    key = store.history.past(bucket, b"f").keys[0]
+    oldest = store.history.current(key)
+    assert oldest is not None
+    handle = opened(store, bucket, b"f")
+    store.files.write(handle, 0, b"two")
+    store.files.flush(handle)
+    store.history.restore(oldest, bucket, b"f", ROOT)
+    assert held(store, bucket, b"f") == [b"one", b"two", b"one"]
+    store.files.release(handle)
+    assert held(store, bucket, b"f") == [b"one", b"two", b"one"]
 
 
 def test_truncate_by_path_is_one_version_at_once(store: Store, bucket: Ino) -> None:
@@ -280,6 +319,15 @@ def test_unlinked_while_open_it_works_on_and_then_is_dropped(store: Store, bucke
     audit(store)
 
 
+def test_what_was_written_to_a_young_file_with_history_is_kept_when_it_is_unlinked(store: Store, bucket: Ino) -> None:
+    save(store, bucket, b"f", b"one")
+    handle = opened(store, bucket, b"f")
+    store.files.write(handle, 0, b"two")
+    store.tree.unlink(bucket, b"f", ROOT)
+    store.files.release(handle)
+    assert held(store, bucket, b"f") == [None, b"two", b"one"]
+
+
 def test_a_draft_of_what_was_unlinked_goes_with_its_name(store: Store, bucket: Ino) -> None:
     ino, _ = store.tree.create(bucket, b"f", 0o644, 0, ROOT)
     handle = store.files.open(ino, ROOT, created=True)
@@ -371,7 +419,7 @@ def test_a_store_that_failed_takes_no_change_of_any_kind(store: Store, bucket: I
         lambda: store.tree.mkdir(bucket, b"d", 0o755, 0, ROOT),
         lambda: store.tree.set_attributes(ino, mode=0o600),
         lambda: store.create_bucket(b"other", uid=0, gid=0),
-        lambda: store.sync(),
+        lambda: sync(store),
         lambda: store.place(),
         lambda: store.begin_sync(),
         lambda: store.begin_logging(),

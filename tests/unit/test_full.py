@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.simdisk import SimDisk
+from tests.syncing import sync
 from tests.unit.test_catalog import open_store, save
 from tests.unit.test_objects import body, put
 from tests.unit.test_tree import ROOT
@@ -127,7 +128,7 @@ def test_everything_can_be_removed(tmp_path: Path) -> None:
 
 def test_a_power_loss_on_a_full_disk_loses_nothing_that_was_safe(tmp_path: Path) -> None:
     full = Full(tmp_path / "store")
-    full.store.sync()
+    sync(full.store)
     disk = full.disk.kill()
     full.store.abandon()
     again = open_store(tmp_path / "store", disk)

@@ -8,7 +8,7 @@ from tests.unit.test_catalog import save
 from tests.unit.test_objects import put
 from vfs.content import WorkingCopy
 from vfs.errors import Exists, InvalidName, IsADirectory, Locked, NoSuchKey, NoSuchVersion, NotADirectory, NotPermitted
-from vfs.model import STORE_ROOT, Ino, KeyId, Kind, LockMode, ObjectLock, Retention, Seq, State, Writer
+from vfs.model import SEQ_MAX, STORE_ROOT, Ino, KeyId, Kind, LockMode, ObjectLock, Retention, Seq, State, Writer
 from vfs.names import format_version_id
 from vfs.store import Store
 
@@ -131,6 +131,8 @@ def test_ids_find_versions(store: Store, bucket: Ino) -> None:
         store.history.version(key, "latest")
     with pytest.raises(NoSuchVersion):
         store.history.find(Seq(5))
+    with pytest.raises(NoSuchVersion):
+        store.history.find(Seq(SEQ_MAX + 1))  # later than any date says
 
 
 def test_what_cannot_be_restored(store: Store, bucket: Ino) -> None:

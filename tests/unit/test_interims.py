@@ -124,9 +124,20 @@ def test_changes_in_the_middle_and_cuts_survive_too(files: Files, again: int) ->
     assert files.read(b"data") == bytes(expected) + b"appended"
 
 
-def test_a_line_costs_a_line(files: Files) -> None:
+def test_what_is_changed_in_a_tail_survives_too(files: Files) -> None:
+    files.open(b"f")
+    files.write(b"f", b"x" * BLOCK_BYTES + b"a tail")
+    files.tick()
+    files.write(b"f", b"THE", BLOCK_BYTES)
+    files.tick()
+    files.kill()
+    assert files.read(b"f") == b"x" * BLOCK_BYTES + b"THEail"
+
+
+@pytest.mark.parametrize("size", [60 * KIB, 3 * BLOCK_BYTES + 60 * KIB])
+def test_a_line_costs_a_line(files: Files, size: int) -> None:
     files.open(b"log")
-    files.write(b"log", b"x" * 60 * KIB)
+    files.write(b"log", b"x" * size)
     files.tick()
     before = files.disk_bytes
     for _ in range(100):
@@ -226,6 +237,49 @@ def test_a_flush_makes_the_interim_draft_go(files: Files) -> None:
     assert files.store.core.catalog.count("tails") == files.store.core.catalog.count("interim") == 0
     files.store.files.release(handle)
     assert files.versions(b"f") == 1
+
+
+def test_behind_a_flush_interim_drafts_begin_anew(files: Files) -> None:
+    handle = files.open(b"f")
+    files.write(b"f", b"x" * 1000)
+    files.tick()
+    files.store.files.flush(handle)
+    files.write(b"f", b"more")
+    files.tick()
+    files.kill()
+    assert files.read(b"f") == b"x" * 1000 + b"more"
+
+
+def test_what_found_no_room_is_due_again(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    files.open(b"f")
+    files.write(b"f", b"precious")
+
+    def full(*_: object) -> None:
+        raise NoSpace("full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.store.core, "commit", full)
+        with pytest.raises(NoSpace):
+            files.tick()
+    assert files.store.files.interims.are_due
+    files.tick()
+    files.kill()
+    assert files.read(b"f") == b"precious"
+
+
+def test_a_clock_that_is_put_back_keeps_nothing_waiting(files: Files) -> None:
+    files.open(b"database")
+    files.write(b"database", bytes(range(256)) * 512 * 40)
+    files.tick()
+    files.clock.now += 2 * MINUTE_NS
+    for page in range(30):
+        files.write(b"database", b"%04d" % page, page * BLOCK_BYTES)
+    files.tick(1)
+    assert files.store.files.interims.are_due, "it is more than a minute may write"
+    files.tick(-3600)
+    assert not files.store.files.interims.are_due
+    files.kill()
+    assert files.read(b"database")[29 * BLOCK_BYTES :][:4] == b"0029"
 
 
 @pytest.mark.parametrize("drafted", [False, True])

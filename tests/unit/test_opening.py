@@ -23,6 +23,7 @@ import lmdb
 import pytest
 
 from tests.mounted import REPO, run
+from tests.syncing import sync
 from tests.unit.test_check import fill
 from vfs import audit, check, gc, layout, synclog
 from vfs.blocks import BLOCK_BYTES, Place
@@ -62,7 +63,7 @@ def full_store(path: Path) -> None:
     keys.create(store.root, owner="o", created="2026-11-20T00:00:00+00:00")
     Scrub(store).save()
     store.create_bucket(b"last", uid=0, gid=0)
-    store.sync()
+    sync(store)
     store.abandon()
     (path / "damaged").mkdir(mode=0o700)
 
@@ -163,6 +164,7 @@ OF_A_PATH = {
 NEITHER = {
     "vfs/folder.py",
     "vfs/cli",
+    "vfs/daemons.py",
     "vfs/fuse",
     "vfs/s3/daemon.py",
     "vfs/s3/server.py",

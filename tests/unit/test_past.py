@@ -323,6 +323,44 @@ def test_a_file_that_was_closed_to_others_through_an_open_directory(store: Store
     past.check_readable(node, AS_ALICE)
 
 
+async def test_who_has_it_open_is_shown_nothing_more_after_a_chmod(
+    store: Store, bucket: Ino, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel asked once, when it was opened."""
+    directory = mkdir(store, bucket, b"d")
+    ino = write(store, directory, b"f", b"x", ALICE)
+    for inode in (bucket, directory):
+        store.tree.set_attributes(inode, uid=ALICE.uid)
+    clock.pass_s(2)
+    replies = Replies(monkeypatch)
+    door = door_to(store)
+    then = door._past.lookup(moment(store, bucket, door._past), b"d", AS_BOB).ino
+    key = key_of(store, directory, b"f")
+    for node, closed in (
+        (number(Node.DIRECTORY, directory), directory),
+        (number(Node.KEY, key), ino),
+        (number(Node.SNAPSHOTS, bucket), bucket),
+        (then, directory),
+    ):
+        fh = await door.opendir(node, caller(1001, 1001))
+        names = await replies.ask(door, fh, 0, 10)
+        assert len(names) > 2, "more than . and .."
+        cookie = names[1][1]
+        mode = store.tree.inode(closed).mode
+        store.tree.set_attributes(closed, mode=mode & ~0o077)
+        with pytest.raises(pyfuse3.FUSEError) as refused:
+            await replies.ask(door, fh, cookie, 10)
+        assert refused.value.errno == errno.EACCES
+        store.tree.set_attributes(closed, mode=mode)
+        assert await replies.ask(door, fh, cookie, 10) == names[2:]
+    log = (await door.open(number(Node.LOG, key), os.O_RDONLY, caller(1001, 1001))).fh
+    assert await door.read(log, 0, 1000)
+    store.tree.set_attributes(ino, mode=0o600)
+    with pytest.raises(pyfuse3.FUSEError) as refused:
+        await door.read(log, 0, 1000)
+    assert refused.value.errno == errno.EACCES
+
+
 async def test_a_version_is_opened_by_who_may_read_it_and_its_key(store: Store, bucket: Ino) -> None:
     """The kernel saw the mode of the version only, which was open; by now the name is Alice's, closed."""
     write(store, bucket, b"f", b"open then", BOB, 0o644)
@@ -381,7 +419,41 @@ def test_a_moment_shows_what_was_there_and_nothing_else(store: Store, bucket: In
             past.lookup(now, name, AS_ROOT)
 
 
+def test_an_empty_directory_that_went_is_not_of_1970(store: Store, bucket: Ino, clock: Clock) -> None:
+    past = PastTree(store)
+    mkdir(store, bucket, b"d")
+    then = moment(store, bucket, past)
+    shown = past.lookup(then, b"d", AS_ROOT).mtime
+    clock.pass_s(5)
+    remove_all(store, bucket, b"d")
+    assert store.core.clock() - past.lookup(then, b"d", AS_ROOT).mtime < 10 * 10**9
+    assert past.lookup(then, b"d", AS_ROOT).mtime >= shown
+
+
 # -- listings that go on ----------------------------------------------------------------------------------------------
+
+
+def test_a_moment_shows_what_was_safe_of_a_file_that_stays_open(store: Store, bucket: Ino) -> None:
+    write(store, bucket, b"f", b"x")
+    past = PastTree(store)
+    before = moment(store, bucket, past)
+    ino = store.tree.create(bucket, b"log", 0o600, 0, ALICE)[0]
+    handle = store.files.open(ino, ALICE, created=True)
+    store.files.write(handle, 0, b"a line\n")
+    assert list(store.files.interims.make()) == []
+    after = moment(store, bucket, past, Seq(store.core.clock() // 1000))
+    store.files.write(handle, 7, b"another\n")
+    found = past.lookup(after, b"log", AS_ALICE)
+    assert (split(found.ino)[0], found.size, found.mode & 0o777) == (Node.SNAPSHOT_OPEN, 7, 0o600)
+    copy = store.files.open_safe(ino)
+    assert copy.read(0, 100) == b"a line\n"
+    store.files.close_version(copy)
+    past.check_open(ino, AS_ALICE)
+    with pytest.raises(AccessDenied):
+        past.check_open(ino, AS_BOB)
+    with pytest.raises(NoSuchKey):
+        past.lookup(before, b"log", AS_ALICE)
+    store.files.release(handle)
 
 
 @pytest.mark.parametrize("room", [1, 2, 3, 7, 100])

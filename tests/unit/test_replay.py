@@ -13,12 +13,15 @@ import msgspec
 import pytest
 
 from tests.crafted import SENSELESS, WRITER, Tree, version, write
+from tests.simdisk import SimDisk
 from vfs import check as checking
 from vfs import core, events, gc, replay
 from vfs.content import WorkingCopy
 from vfs.errors import Corrupt
 from vfs.events import Event
+from vfs.journal import Position, Record
 from vfs.model import EMPTY, Draft, Ino, Inode, KeyId, ObjectInfo, Seq
+from vfs.replay import Aside
 from vfs.store import Store
 
 UNREADABLE: dict[str, Callable[[Tree], Any]] = {
@@ -225,6 +228,16 @@ def test_its_number_may_be_another_records_after_a_power_loss(store: Store) -> N
     assert read(opened, b"later-000") == b"acknowledged"
     path.write_bytes(kept[:10])
     assert [found.reason for found in replay.every(opened.disk) if found.number == number] == ["nothing is told of it"]
+
+
+def test_what_is_kept_is_durable_and_may_take_the_place_of_what_lost_its_record() -> None:
+    disk = SimDisk()
+    for at in range(2):
+        record = Record(7, 0, b"payload %d" % at, Position(1, 0, 6), Position(1, 40, 7))
+        aside = Aside(7, "test", f"reason {at}")
+        replay.keep(disk, record, aside)
+        for seed in range(10):
+            assert replay.find(disk.crash(random.Random(seed)), record) == aside
 
 
 def test_a_draft_that_cannot_be_published_keeps_no_other_from_it(

@@ -11,10 +11,12 @@ from types import SimpleNamespace
 import msgspec
 import pytest
 
-from vfs import events
+from tests.unit.test_tree import LIST
+from vfs import acl, events
 from vfs.check import check
 from vfs.expiring import WRITER as LIFECYCLE
 from vfs.model import NO_INFO, NOBODY, NOBODY_UID, Ino, KeyId, Kind, Rights, Seq, State, Writer
+from vfs.rights import rights_of
 from vfs.s3.call import Call
 from vfs.store import Store
 
@@ -265,6 +267,30 @@ def test_what_comes_back_to_its_name_has_its_history(store: Store, bucket: Ino) 
     assert set(modes(store, bucket)) == {0o604}
 
 
+@pytest.mark.parametrize("by", [ANN, ROOT])
+def test_a_symlink_says_nothing_about_a_file_and_a_file_all_about_a_symlink(
+    store: Store, bucket: Ino, by: Writer
+) -> None:
+    write(store, bucket, b"s", 0o600)
+    store.tree.symlink(bucket, b"n", b"target", 1000, ANN)
+    store.tree.rename(bucket, b"n", bucket, b"s", by)
+    assert modes(store, bucket) == [0o777, 0o600]
+    moved(store, bucket, by)
+    assert modes(store, bucket) == [0o644, 0o644, 0o600]
+
+
+def test_what_is_closed_keeps_its_list(store: Store, bucket: Ino) -> None:
+    """Without it the bits of the group, which bound the list, would be the group's."""
+    ino = write(store, bucket, b"s", 0o600)
+    store.tree.set_acl(ino, acl.ACCESS, acl.encode(LIST), keep_setgid=True)
+    closed = rights_of(store.tree.inode(ino))
+    assert closed.acl
+    moved(store, bucket, BEN)
+    assert rights(store, bucket, b"s")[-1] == closed
+    purge(store, bucket, 0)
+    assert rights_of(store.tree.lookup(bucket, b"s")[1]) == closed
+
+
 def test_a_file_decides_about_its_own_versions(store: Store, bucket: Ino) -> None:
     write(store, bucket, b"s", 0o600)
     write(store, bucket, b"n", 0o666, BEN)
@@ -399,3 +425,26 @@ def test_history_that_is_gathered_is_no_easier_to_read(
     [place] = {store.core.catalog.key_name(one.key_id).parent for one in store.objects.versions(bucket, b"d/f")}
     found = {right[:3] for right in rights(store, place, b"f") if right.uid == ANN.uid}
     assert {(uid, mode) for uid, _, mode in found} == {(ANN.uid, wanted)}
+
+
+def test_of_null_versions_that_are_gathered_one_stays_null(store: Store, bucket: Ino, tmp_path: Path) -> None:
+    """A key has no more than one; the others get the ids of when they were made, and stay."""
+    store.tree.set_attributes(bucket, mode=0o777)
+    for who in (ANN, BEN):
+        ino, _ = store.tree.mkdir(bucket, b"d", 0o755, 0, who)
+        if who is ANN:
+            write(store, ino, b"f", 0o644, who)
+            store.tree.unlink(ino, b"f", who)
+            store.set_versioning(bucket, State.SUSPENDED)
+        write(store, ino, b"f", 0o644, who)
+        store.tree.unlink(ino, b"f", who)
+        store.tree.rmdir(bucket, b"d", who)
+    *stay, oldest = store.objects.versions(bucket, b"d/f")
+    assert [one.version_id for one in stay].count("null") == len({one.key_id for one in stay}) == 2
+    store.objects.purge(bucket, b"d/f", oldest.version_id, S3)
+    found = list(store.objects.versions(bucket, b"d/f"))
+    assert len({one.key_id for one in found}) == 1
+    assert [one.seq for one in found] == [one.seq for one in stay]
+    assert [one.version_id for one in found].count("null") == 1
+    store.close()
+    assert check(tmp_path / "store", lambda problem: pytest.fail(str(problem)), lambda what, done, total: None)

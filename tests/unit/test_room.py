@@ -139,6 +139,16 @@ def test_a_draft_has_the_room_to_be_published_under_every_name(store: Store, buc
     assert store.core.journal.end.offset - written <= 51 * room.DRAFT_BYTES
 
 
+def test_an_upload_has_the_room_to_be_given_up(store: Store, bucket: Ino) -> None:
+    before = removal_bytes(store.core.catalog)
+    uploads = [store.uploads.create(bucket, b"key", NO_INFO) for _ in range(100)]
+    needed, written = removal_bytes(store.core.catalog) - before, store.core.journal.end.offset
+    for upload in uploads:
+        store.uploads.abort(bucket, b"key", upload)
+        store.core.commit("checkpoint", [])
+    assert store.core.journal.end.offset - written <= needed
+
+
 def until_full(action: Callable[[int], object]) -> int:
     """How often it succeeds before the disk is full."""
     for number in range(100_000):
@@ -322,6 +332,17 @@ def test_a_block_is_refused_before_the_pages_of_the_catalog_run_out(
     store.files.release(handle)
     assert not store.is_short
     audit(store)
+
+
+def test_where_pages_are_short_nothing_is_added_though_the_journal_has_room(
+    store: Store, bucket: Ino, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(store, bucket, b"name", b"1")
+    monkeypatch.setattr(Catalog, "is_short", True)
+    monkeypatch.setattr(Catalog, "find_room", lambda _: False)
+    with pytest.raises(NoSpace):
+        store.tree.mkdir(bucket, b"d", 0o755, 0, WRITER)
+    store.tree.unlink(bucket, b"name", WRITER)
 
 
 def test_one_file_that_finds_no_room_at_the_end_takes_no_other_with_it(

@@ -1,4 +1,4 @@
-"""The table of versioning states (DESIGN.md 3, docs/semantics.md), as a table."""
+"""The table of versioning states (docs/semantics.md), as a table."""
 
 from itertools import product
 

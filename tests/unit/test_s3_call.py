@@ -11,11 +11,11 @@ from tests.unit.desk import ALL_RIGHTS, Desk
 from vfs.model import Ino, Seq, State
 from vfs.s3 import keys
 from vfs.s3.body import Body
-from vfs.s3.call import Call, http_date, is_allowed, is_named, quoted, text
+from vfs.s3.call import Call, http_date, is_allowed, is_named, quoted
 from vfs.s3.dialects import OSS, S3
 from vfs.s3.errors import S3Error
 from vfs.s3.keys import AccessKey, Right, totp
-from vfs.s3.request import Request
+from vfs.s3.request import Request, text
 
 NOW = 1_800_000_000_000_000  # µs since 1970
 

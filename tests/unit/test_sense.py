@@ -67,7 +67,7 @@ def test_of_many_changes_each_is_looked_at(store: Store) -> None:
     tree = Tree(store)
     some: list[Change] = [events.AttributeSet(tree.file, b"user.%d" % at, b"") for at in range(3000)]
     with pytest.raises(Unstorable, match="many"):
-        events.check_readable(Event(1, "many", [*some, events.DirectoryTouched(tree.bucket, 0, 1 << 40)]), b"")
+        events.record(Event(1, "many", [*some, events.DirectoryTouched(tree.bucket, 0, 1 << 40)]))
     store.core.commit("many", [*some, events.InodeSet(tree.file, tree.with_(tree.file, attributes=True))])
     unchanged(store)
 
@@ -184,7 +184,7 @@ def test_the_most_links_with_the_largest_acl_can_be_published(store: Store, monk
         events.VersionAdded(key, Seq(SEQ_MAX), longest, bucket),
         events.ObjectSet(key, Seq(SEQ_MAX), info(SEQ_MAX)),
     ]
-    assert len(events.pack(Event(1, "publish", changes))) < tree.VERSION_BYTES
+    assert len(events.record(Event(1, "publish", changes))) < tree.VERSION_BYTES
 
 
 def test_a_version_may_be_replaced_whose_rights_are_told_first(store: Store) -> None:

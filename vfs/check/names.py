@@ -201,24 +201,27 @@ def _attributes(catalog: Catalog) -> Faults:
 def _drafts(catalog: Catalog) -> Faults:
     for ino, draft in catalog.drafts():
         yield None
-        inode = catalog.find_inode(ino)
-        if inode is None or not inode.is_file:
-            yield f"draft of inode {ino}", "belongs to no file"
-        for fault in _content(catalog, draft.content):
+        for fault in _unpublished(catalog, ino, draft.content):
             yield f"draft of inode {ino}", fault
 
 
 def _interims(catalog: Catalog) -> Faults:
     for ino, interim in catalog.interims():
         yield None
-        inode = catalog.find_inode(ino)
-        if inode is None or not inode.is_file:
-            yield f"interim draft of inode {ino}", "belongs to no file"
-        for fault in _content(catalog, interim.content):
-            yield f"interim draft of inode {ino}", fault
+        where = f"interim draft of inode {ino}"
+        for fault in _unpublished(catalog, ino, interim.content):
+            yield where, fault
         found = len(catalog.tail(ino))
         if found != interim.tail_bytes:
-            yield f"interim draft of inode {ino}", f"has a tail of {found} bytes, and should have {interim.tail_bytes}"
+            yield where, f"has a tail of {found} bytes, and should have {interim.tail_bytes}"
+
+
+def _unpublished(catalog: Catalog, ino: Ino, content: Content) -> Iterator[str]:
+    """Of a draft of either kind."""
+    inode = catalog.find_inode(ino)
+    if inode is None or not inode.is_file:
+        yield "belongs to no file"
+    yield from _content(catalog, content)
 
 
 def _displaced(catalog: Catalog) -> Faults:

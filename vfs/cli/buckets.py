@@ -168,6 +168,11 @@ def create(path: str) -> None:
         os.mkdir(place.path)
     except FileExistsError:
         raise Failure(f"{path} exists") from None
+    except PermissionError:
+        top = place.mount.mountpoint
+        raise Failure(
+            f"{path}: you may not write to {top}; its owner lets others make buckets: chgrp, chmod g+w {top}"
+        ) from None
     except OSError as error:
         raise Failure(f"{path}: {error.strerror}") from error
     output.write(f"made bucket {path}, versioning {existing(path)['Versioning']}")

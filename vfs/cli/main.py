@@ -34,6 +34,7 @@ COMMANDS = {
     "gc": ("space", "Give the space of what was purged back."),
     "check": ("checking", "Read a store to its last byte and report damage."),
     "rebuild": ("checking", "Make the catalog of a store again."),
+    "install-service": ("installing", "Install vfs and its systemd units for this machine."),
 }
 
 _WRONG = (InvalidName, NotAStore, StoreInUse)  # the caller named the wrong thing
@@ -52,7 +53,7 @@ class LazyGroup(usage.Group):
         if cmd_name not in COMMANDS:
             return None
         module, _ = COMMANDS[cmd_name]
-        command = getattr(importlib.import_module(f"vfs.cli.{module}"), cmd_name)
+        command = getattr(importlib.import_module(f"vfs.cli.{module}"), cmd_name.replace("-", "_"))
         assert isinstance(command, click.Command)
         return command
 
@@ -68,9 +69,9 @@ def cli() -> None:
     """Versioned buckets, mounted as a directory that forgets nothing.
 
     \b
-    vfs mount ~/vfs-store ~/vfs   mounts a store, and makes it if it is not there
-    vfs log FILE                  shows the versions of a file
-    vfs restore FILE              brings back the one before
+    vfs mount STORE ~/vault   mounts a store, and makes it if it is not there
+    vfs log FILE              shows the versions of a file
+    vfs restore FILE          brings back the one before
 
     \b
     Exit codes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 from datetime import UTC, datetime
@@ -10,7 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+import vfs
 from vfs.cli import output
+from vfs.cli.conf import conf_option
+from vfs.cli.installing import TARGET
+from vfs.cli.logs import log_to_stderr
 from vfs.cli.options import foreign_owner
 from vfs.cli.output import WRONG, Cell, Column, Failure
 from vfs.cli.usage import Command, Group
@@ -21,6 +26,9 @@ if TYPE_CHECKING:
 
 _ADDRESS = re.compile(r"(?:(?P<host>[^:\[\]]*|\[[0-9A-Fa-f:.]+\]):)?(?P<port>[0-9]{1,5})\Z")
 
+# Of the packages of the extra `s3` in pyproject.toml.
+_MODULES = ("awscrt", "h11", "python_multipart")
+
 _COLUMNS = (
     Column("access key"),
     Column("owner"),
@@ -28,6 +36,20 @@ _COLUMNS = (
     Column("buckets"),
     Column("created"),
 )
+
+
+def check_installed() -> None:
+    """See that what only the S3 door needs is installed. Raises Failure."""
+    if all(map(importlib.util.find_spec, _MODULES)):
+        return
+    package = Path(vfs.__file__).parent
+    if (package.parent / "scripts/setup").exists():
+        how = f"{package.parent}/scripts/setup --s3"
+    elif package.is_relative_to(TARGET):
+        how = "`vfs install-service`, from a vfs that has it"
+    else:
+        how = "pip install 'vfs[s3]'"
+    raise Failure(f"the S3 door is not installed; what installs it: {how}", WRONG)
 
 
 def parse_address(text: str) -> Address:
@@ -44,12 +66,14 @@ def parse_address(text: str) -> Address:
 @click.argument("store")
 @click.option("--s3", metavar="[ADDR:]PORT", required=True, help="Where to listen; without ADDR on this machine only.")
 @foreign_owner
+@conf_option("VFS_STORE", "VFS_S3")
 def serve(store: str, s3: str, foreign: bool) -> None:
     """Serve STORE over S3 (and OSS, and OBS) in the foreground, without a mount. STORE is made if it is missing.
 
     Needs no FUSE. Ends at SIGTERM or SIGINT. `vfs s3 key create STORE` makes the keys that clients need; a store that
     is mounted is served by `vfs mount --s3`.
     """
+    check_installed()
     from vfs.cli import mounting
     from vfs.errors import DiskFailed, NoSpace, VfsError
     from vfs.s3 import daemon
@@ -58,7 +82,7 @@ def serve(store: str, s3: str, foreign: bool) -> None:
     address = parse_address(s3)
     mounting.free_from_killed(path)
     mounting.check_store(path)
-    mounting.log_to_stderr()
+    log_to_stderr()
     try:
         mounting.when_closed(lambda: daemon.serve(path, address, foreign=foreign, on_ready=lambda: None))
     except (NoSpace, DiskFailed):
@@ -105,6 +129,7 @@ def create(
     Unless it says more, a key reads and writes, and removes nothing for good: what it overwrites or deletes in a
     bucket with versioning stays in the history.
     """
+    check_installed()
     from vfs.names import check_bucket_name
     from vfs.s3 import keys
     from vfs.store import open_root

@@ -120,9 +120,18 @@ class PastTree:
         """Whether the caller may read a file that stays open. Raises AccessDenied."""
         caller.check(self._store.core.catalog.inode(of), READ)
 
+    def check_still_open(self, ino: int, caller: Caller) -> None:
+        """Whether the caller may still read a directory or log: the kernel asked when it was opened, and a chmod holds
+        at once. Raises AccessDenied.
+        """
+        caller.check(self.stat(ino), READ)
+
     def list(self, ino: int, after: int, caller: Caller) -> Iterator[tuple[bytes, Stat, int]]:
-        """(name, stat, cookie) of the names below a node behind cookie *after* (0: at the start). Raises MoreLater."""
+        """(name, stat, cookie) of the names below a node behind cookie *after* (0: at the start). Raises MoreLater,
+        AccessDenied.
+        """
         node, of = split(ino)
+        self.check_still_open(ino, caller)
         if node is Node.DIRECTORY:
             yield from self._list_directory(Ino(of), after, caller)
         elif node in _SNAPSHOT_NODES:

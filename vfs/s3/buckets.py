@@ -10,11 +10,12 @@ from vfs.errors import BucketExists, InvalidName
 from vfs.model import STORE_ROOT, ObjectLock, State
 from vfs.names import check_bucket_name
 from vfs.s3 import xml
-from vfs.s3.call import Call, denied, is_named, text
+from vfs.s3.call import Call, denied, is_named
 from vfs.s3.dialects import OBS, OSS, S3
 from vfs.s3.errors import S3Error
 from vfs.s3.keys import Right
 from vfs.s3.metadata import check_tags, check_unsupported
+from vfs.s3.request import text
 from vfs.s3.response import Document, Response
 
 TAGS_MAX = 50  # of a bucket

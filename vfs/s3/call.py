@@ -15,7 +15,7 @@ from vfs.s3.body import Body
 from vfs.s3.dialects import Dialect
 from vfs.s3.errors import S3Error
 from vfs.s3.keys import AccessKey, Device, Keys, Right
-from vfs.s3.request import Request, natural
+from vfs.s3.request import Request, natural, text
 from vfs.s3.signed import text_of
 from vfs.settings import Settings
 from vfs.store import Store
@@ -170,11 +170,6 @@ def is_named(who: AccessKey, name: bytes) -> bool:
 def denied() -> S3Error:
     """The same whatever it was: a right, somebody else's bucket, or one that there is not."""
     return S3Error("AccessDenied", "Access Denied")
-
-
-def text(raw: bytes) -> str:
-    """A name for XML; what is no UTF-8 as question marks."""
-    return raw.decode("utf-8", "replace")
 
 
 def http_date(us: int) -> str:

@@ -74,8 +74,6 @@ OSS = Dialect(
 OBS = Dialect("OBS", "x-obs-", "http://{host}/doc/2015-06-30/", part_bytes_min=100 << 10)
 OBS_AMZ = OBS._replace(prefix=AMZ)  # what OBS speaks with who signs as for S3
 
-DIALECTS = (S3, OSS, OBS, OBS_AMZ)
-
 # The first label of an endpoint's name says what speaks there: obs.example.com, oss-cn-hangzhou.aliyuncs.com
 _LABELS = {"s3": S3, "oss": OSS, "obs": OBS}
 

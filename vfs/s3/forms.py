@@ -21,11 +21,11 @@ from vfs.model import Checksum
 from vfs.names import to_datetime
 from vfs.s3 import checksums, metadata
 from vfs.s3.buckets import read_tags
-from vfs.s3.call import Call, text
+from vfs.s3.call import Call
 from vfs.s3.checksums import Digests
 from vfs.s3.errors import S3Error
 from vfs.s3.objects import headers_of_new, info_of_new, new_content
-from vfs.s3.request import to_bytes
+from vfs.s3.request import parse_moment, text, to_bytes
 from vfs.s3.response import Document, Response
 from vfs.s3.signed import text_of
 
@@ -208,7 +208,7 @@ def check_policy(fields: Mapping[str, str], bucket: str, now: datetime) -> tuple
     """See that a form keeps to its policy. Returns the range of sizes of its file. Raises S3Error."""
     try:
         policy = json.loads(base64.b64decode(fields.get("policy", ""), validate=True))
-        expires = to_datetime(metadata.parse_moment(policy["expiration"]))
+        expires = to_datetime(parse_moment(policy["expiration"]))
         conditions = policy["conditions"]
         if not isinstance(conditions, list):
             raise TypeError

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vfs.model import Filter, LifecycleRule
 from vfs.s3 import xml
-from vfs.s3.call import Call, text
 from vfs.s3.errors import S3Error
-from vfs.s3.metadata import parse_moment
+from vfs.s3.request import parse_moment, text
 from vfs.s3.response import Document, Response
+
+if TYPE_CHECKING:  # what the command line needs of this needs no extra
+    from vfs.s3.call import Call
 
 _FORMS = ("Prefix", "Tag", "ObjectSizeGreaterThan", "ObjectSizeLessThan", "And")
 _ACTIONS = ("Expiration", "NoncurrentVersionExpiration", "AbortIncompleteMultipartUpload", "AbortMultipartUpload")

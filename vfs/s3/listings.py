@@ -10,10 +10,10 @@ import trio
 
 from vfs.model import Ino
 from vfs.objects import Object, Page
-from vfs.s3.call import STORAGE_CLASS, Call, is_allowed, quoted, text
+from vfs.s3.call import STORAGE_CLASS, Call, is_allowed, quoted
 from vfs.s3.dialects import OSS
 from vfs.s3.errors import S3Error
-from vfs.s3.request import to_bytes
+from vfs.s3.request import text, to_bytes
 from vfs.s3.response import Document
 from vfs.store import BUCKETS_MAX
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC
 from urllib.parse import parse_qsl
 
-from vfs.model import SEQ_MAX, LockMode, ObjectInfo, Retention, Seq
-from vfs.names import to_datetime, to_us
+from vfs.model import LockMode, ObjectInfo, Retention
+from vfs.names import to_datetime
 from vfs.objects import Condition, Object
 from vfs.s3 import checksums
 from vfs.s3.call import http_date, quoted
 from vfs.s3.dialects import Dialect
 from vfs.s3.errors import S3Error
-from vfs.s3.request import natural
+from vfs.s3.request import natural, parse_moment
 
 METADATA_BYTES_MAX = 8 << 10  # OSS's; S3 has 2 KiB
 TAGS_MAX = 10  # of an object
@@ -53,7 +53,6 @@ _CLASSES = frozenset(
 )
 _ACLS = ("private", "bucket-owner-full-control", "default")
 _ENCRYPTION = re.compile(r"x-amz-server-side-encryption|x-amz-copy-source-server-side-encryption")
-_MOMENT = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?)(Z|[+-]\d\d:?\d\d)?\Z")
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
 _CONTROL = re.compile(r"[\0-\x08\x0a-\x1f\x7f]")
 _SURROGATE = re.compile("[\ud800-\udfff]")  # bytes of a query that are no UTF-8
@@ -126,19 +125,6 @@ def check_tags(pairs: list[tuple[str, str]], most: int = TAGS_MAX) -> dict[str, 
     if len(found) != len(pairs):
         raise S3Error("InvalidTag", "Cannot provide multiple Tags with the same key")
     return found
-
-
-def parse_moment(text: str) -> Seq:
-    """An ISO 8601 moment from 1970 to 9999, µs since 1970. Raises S3Error."""
-    found = _MOMENT.match(text.strip())
-    try:
-        moment = datetime.fromisoformat(text.strip()) if found else None
-    except ValueError:
-        moment = None
-    us = -1 if moment is None else to_us(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
-    if not 0 <= us <= SEQ_MAX:
-        raise S3Error("InvalidArgument", "the date looks like 2026-11-20T15:16:17Z, from 1970 to 9999")
-    return Seq(us)
 
 
 def parse_mode(text: str, code: str = "InvalidArgument") -> LockMode:

@@ -9,7 +9,7 @@ from urllib.parse import quote
 from vfs.errors import NoSuchUpload
 from vfs.model import Checksum, Content, ObjectInfo, Part, Upload
 from vfs.s3 import checksums, metadata, xml
-from vfs.s3.call import Call, quoted, text
+from vfs.s3.call import Call, quoted
 from vfs.s3.errors import S3Error
 from vfs.s3.objects import (
     digests_of,
@@ -23,7 +23,7 @@ from vfs.s3.objects import (
     source_headers,
     store_body,
 )
-from vfs.s3.request import to_bytes
+from vfs.s3.request import text, to_bytes
 from vfs.s3.response import Document, Response
 from vfs.uploads import PARTS_MAX
 

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
+from vfs.model import SEQ_MAX, Seq
+from vfs.names import to_us
 from vfs.s3.dialects import AMZ, Dialect, by_label
 from vfs.s3.errors import S3Error
 
@@ -18,6 +21,7 @@ QUERY_FIELDS_MAX = 256
 
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(:\d{1,5})?\Z")
 _ADDRESS = re.compile(r"\d{1,3}(\.\d{1,3}){3}\Z|\[")
+_MOMENT = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?)(Z|[+-]\d\d:?\d\d)?\Z")
 _ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
 # Headers that say one thing: a second one with another value is a trick (request smuggling), not a list.
@@ -123,6 +127,19 @@ def natural(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdecimal() and len(text) <= 18 else None
 
 
+def parse_moment(text: str) -> Seq:
+    """An ISO 8601 moment from 1970 to 9999, µs since 1970. Raises S3Error."""
+    found = _MOMENT.match(text.strip())
+    try:
+        moment = datetime.fromisoformat(text.strip()) if found else None
+    except ValueError:
+        moment = None
+    us = -1 if moment is None else to_us(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
+    if not 0 <= us <= SEQ_MAX:
+        raise S3Error("InvalidArgument", "the date looks like 2026-11-20T15:16:17Z, from 1970 to 9999")
+    return Seq(us)
+
+
 def parse_query(raw: bytes) -> tuple[tuple[str, str], ...]:
     """The parameters of a query. Raises S3Error."""
     if not raw:
@@ -141,6 +158,11 @@ def parse_query(raw: bytes) -> tuple[tuple[str, str], ...]:
 
 def _text(raw: bytes) -> str:
     return decoded(raw).decode("utf-8", "surrogateescape")
+
+
+def text(raw: bytes) -> str:
+    """A name for XML; what is no UTF-8 as question marks."""
+    return raw.decode("utf-8", "replace")
 
 
 def to_bytes(text: str) -> bytes:
