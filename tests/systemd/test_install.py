@@ -28,6 +28,7 @@ for place in /usr/local/lib /usr/local/bin /etc; do
 done
 mkdir -p /mnt/new/sbin /mnt/work/sbin /etc/systemd/system
 mount -t overlay -o lowerdir=/usr/sbin,upperdir=/mnt/new/sbin,workdir=/mnt/work/sbin overlay /usr/sbin
+rm -rf /usr/local/lib/vfs /usr/local/bin/vfs /usr/sbin/mount.fuse.vfs /etc/systemd/system/vfs*  # where it is installed
 printf '#!/bin/sh\\necho "systemctl $*"\\n' >/mnt/bin/systemctl
 chmod +x /mnt/bin/systemctl
 export PATH=/mnt/bin:$PATH
