@@ -83,8 +83,16 @@ def serve(store: str, s3: str, foreign: bool) -> None:
     mounting.free_from_killed(path)
     mounting.check_store(path)
     log_to_stderr()
+
+    def attempt() -> None:
+        try:
+            daemon.serve(path, address, foreign=foreign, on_ready=lambda: None)
+        except daemon.ListenFailed:
+            mounting.check_free(path)
+            raise
+
     try:
-        mounting.when_closed(lambda: daemon.serve(path, address, foreign=foreign, on_ready=lambda: None))
+        mounting.when_closed(attempt)
     except (NoSpace, DiskFailed):
         raise  # it may work the next time
     except VfsError as error:

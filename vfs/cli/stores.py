@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shlex
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,7 @@ import msgspec
 
 from vfs import daemons
 from vfs.cli import output
+from vfs.cli.mounting import read_lock
 from vfs.cli.mounts import STATUS, Mount, mount_of, vfs_mounts
 from vfs.cli.output import FAILED, Cell, Column
 from vfs.cli.usage import Command
@@ -125,6 +127,8 @@ def _every() -> list[Told]:
 def _at(path: str) -> list[Told]:
     real = os.path.realpath(path)
     found = [told for told in _every() if told[1].Store and os.path.realpath(told[1].Store) == real]
+    if not found and (answer := daemons.ask_in(Path(real))) is not None:
+        return [_served(Path(real), answer)]
     return found or _mounts([mount_of(real)])
 
 
@@ -232,12 +236,21 @@ def _scrubbed(status: Status) -> str:
     return output.human_time(scrub.LastPass)
 
 
+def _options(status: Status) -> Sequence[str]:
+    """The options with which a mount was made, as far as the lock file of its store says."""
+    holder = read_lock(Path(status.Store)) if os.path.isabs(status.Store) else None
+    known = holder is not None and holder.mountpoint == os.path.realpath(status.Mountpoint)
+    return holder.options if holder is not None and known else ()
+
+
 def _lines(status: Status) -> Iterator[str]:
     """What is wrong, and what opening a store had to pass over."""
     for trouble in status.Troubles:
         yield f"{status.place}: {trouble.Trouble} since {output.human_time(trouble.Since)}: {trouble.Message}"
     if status.State == DEAD:
-        yield f"{status.place}: its daemon has died; mount it again: vfs mount {status.Store} {status.Mountpoint}"
+        options = "".join(f" {shlex.quote(option)}" for option in _options(status))
+        again = f"vfs mount {status.Store} {status.Mountpoint}{options}"
+        yield f"{status.place}: its daemon has died; mount it again: {again}"
     if status.RecordsSetAside:
         yield (
             f"{status.Store}: {status.RecordsSetAside} records that nobody can apply are set aside, in "
