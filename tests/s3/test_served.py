@@ -68,6 +68,19 @@ def test_mount_and_endpoint_agree(both: tuple[Path, Any]) -> None:
 
 
 @pytest.mark.fuse
+def test_a_new_key_is_told_where_nothing_is_kept(mounted: Mounted) -> None:
+    """On stderr: what a bucket made over S3 does with old versions, and of which buckets there is none yet."""
+    (mounted.root / "docs").mkdir()
+    create = [sys.executable, "-m", "vfs", "s3", "key", "create", str(mounted.store)]
+    done = run([*create, "--bucket", "docs", "--bucket", "nosuch"], cwd=REPO)
+    missing, kept = done.stderr.splitlines()
+    assert missing == "there is no bucket nosuch yet"
+    assert kept.startswith("A bucket that is made over S3 keeps no versions until you say so")
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["access", "secret"]
+    assert run([*create, "--bucket", "docs", "--read-only"], cwd=REPO).stderr == ""
+
+
+@pytest.mark.fuse
 def test_mfa_delete_holds_at_the_mount_too(mounted: Mounted) -> None:
     """Nobody can give a code there: no version goes, no state changes, nothing expires."""
     key = new_key(mounted.store, "--mfa", "--purge")

@@ -93,7 +93,7 @@ def status(context: click.Context, path: str | None, as_json: bool) -> None:
     \b
     mounted, served       it is well
     full                  its disk is full: writing is refused
-    read-only             its disk failed: it takes no more changes until it is mounted again
+    read-only             its disk failed: no changes until it is mounted again
     damaged               something stored cannot be read
     dead                  its daemon has died: mount the store again, and it works as before
     no answer             its daemon lives, and does not answer
