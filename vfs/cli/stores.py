@@ -95,7 +95,7 @@ def status(context: click.Context, path: str | None, as_json: bool) -> None:
     full                  its disk is full: writing is refused
     read-only             its disk failed: no changes until it is mounted again
     damaged               something stored cannot be read
-    dead                  its daemon has died: mount the store again, and it works as before
+    dead                  its daemon has died: mount the store again
     no answer             its daemon lives, and does not answer
     private               another user's, and not for you to see
 
