@@ -75,7 +75,7 @@ def test_a_new_key_is_told_where_nothing_is_kept(mounted: Mounted) -> None:
     done = run([*create, "--bucket", "docs", "--bucket", "nosuch"], cwd=REPO)
     missing, kept = done.stderr.splitlines()
     assert missing == "there is no bucket nosuch yet"
-    assert kept.startswith("A bucket that is made over S3 keeps no versions until you say so")
+    assert kept.startswith("A bucket made over S3 keeps no versions until told")
     assert [line.split()[0] for line in done.stdout.splitlines()] == ["access", "secret"]
     assert run([*create, "--bucket", "docs", "--read-only"], cwd=REPO).stderr == ""
 

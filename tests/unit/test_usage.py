@@ -524,6 +524,7 @@ def test_the_list_of_buckets_fits_a_terminal(
     [
         "bucket purge {} never",
         "bucket show {}",
+        "bucket list {}",
         "bucket create {}/new",
         "versioning {} enabled",
         "lock {}",

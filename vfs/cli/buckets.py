@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from vfs.cli import output
-from vfs.cli.mounts import Mount, locate, mount_of, open_mount_of, vfs_mounts
+from vfs.cli.mounts import Mount, locate, open_mount_of, vfs_mounts
 from vfs.cli.output import WRONG, Cell, Column, Failure
 from vfs.cli.usage import Command, Group
 from vfs.errors import InvalidName
@@ -63,10 +63,7 @@ def list_buckets(context: click.Context, mountpoint: str | None, as_json: bool) 
     the exit code is 1.
     """
     failures: list[Failure] = []
-    if mountpoint is None:
-        found = _of_all_mounts(failures)
-    else:
-        found = _buckets(mount_of(os.path.realpath(mountpoint)), failures)
+    found = _of_all_mounts(failures) if mountpoint is None else _buckets(open_mount_of(mountpoint), failures)
     if as_json:
         output.write_json_list(found)
     else:
@@ -145,8 +142,8 @@ def _row(facts: dict[str, Any]) -> list[Cell]:
 
 def existing(path: str) -> dict[str, Any]:
     """What there is to know of the bucket at a path. Raises Failure."""
-    real = os.path.realpath(path)
     mount = open_mount_of(path)
+    real = os.path.realpath(path)
     facts = _read(real) if os.path.isdir(real) else None
     if facts is None:
         raise Failure(f"{path} is no bucket; `vfs bucket list {mount.mountpoint}` lists those that there are", WRONG)

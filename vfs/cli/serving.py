@@ -31,8 +31,7 @@ _ADDRESS = re.compile(r"(?:(?P<host>[^:\[\]]*|\[[0-9A-Fa-f:.]+\]):)?(?P<port>[0-
 _MODULES = ("awscrt", "h11", "python_multipart")
 
 NO_VERSIONS = (
-    "A bucket that is made over S3 keeps no versions until you say so: make it with mkdir, or say "
-    "`vfs versioning BUCKETPATH enabled`."
+    "A bucket made over S3 keeps no versions until told: make it with mkdir, or say `vfs versioning BUCKETPATH enabled`"
 )
 
 _COLUMNS = (

@@ -19,7 +19,7 @@ from vfs import daemons
 from vfs.cli import output
 from vfs.cli.mounting import read_lock
 from vfs.cli.mounts import STATUS, Mount, mount_of, vfs_mounts
-from vfs.cli.output import FAILED, Cell, Column
+from vfs.cli.output import FAILED, Cell, Column, Failure
 from vfs.cli.usage import Command
 
 MOUNTED, SERVED, DEAD, HUNG, PRIVATE, UNKNOWN = "mounted", "served", "dead", "no answer", "private", "unknown"
@@ -127,9 +127,15 @@ def _every() -> list[Told]:
 def _at(path: str) -> list[Told]:
     real = os.path.realpath(path)
     found = [told for told in _every() if told[1].Store and os.path.realpath(told[1].Store) == real]
-    if not found and (answer := daemons.ask_in(Path(real))) is not None:
+    if found:
+        return found
+    try:
+        return _mounts([mount_of(real)])
+    except Failure:
+        answer = daemons.ask_in(Path(real))
+        if answer is None:
+            raise
         return [_served(Path(real), answer)]
-    return found or _mounts([mount_of(real)])
 
 
 def _mounts(mounts: Sequence[Mount]) -> list[Told]:
