@@ -44,7 +44,7 @@ def test_readme(city: str) -> None:
         mine.follow(README.read_text().replace("9000", port))
         offset = mine.type("date +%:z").strip()
         assert offset != "+00:00"
-        assert offset in mine.type("vfs log ~/vault/docs/letter.txt")
+        assert offset in mine.type("vfs log ~/vault/docs/letter.txt | cat")
         # What came back is as it was, to be worked in.
         mine.type("cd ~/vault/docs; touch trip/new; echo Day 2 >>trip/plan.txt; rm -r trip")
 

@@ -16,7 +16,7 @@ import click
 import pytest
 
 from vfs.cli import buckets, helper, lifecycles, mounting, mounts, output
-from vfs.cli.main import cli, run
+from vfs.cli.main import COMMANDS, MEANT, cli, run
 from vfs.cli.mounts import Mount
 from vfs.cli.output import Cell, Column, Failure
 from vfs.cli.usage import nearest
@@ -74,6 +74,21 @@ def test_the_nearest_is_named_or_nothing(word: str, known: list[str], found: str
     assert nearest(word, known) == (f", the nearest is {found!r}" if found else "")
 
 
+@pytest.mark.parametrize(("word", "found"), MEANT.items())
+def test_what_others_call_it_leads_to_it(vfs: Run, word: str, found: str) -> None:
+    assert found in COMMANDS
+    code, _, err = vfs(word, "file")
+    assert (code, err) == (2, f"vfs: No such command {word!r}, the nearest is {found!r}; see `vfs --help`\n")
+
+
+@pytest.mark.parametrize("line", [["log", "f", "g"], ["log", "f", "g", "h"], ["restore", "f", "g", "h"]])
+def test_one_file_at_a_time(vfs: Run, line: list[str]) -> None:
+    code, _, err = vfs(*line)
+    assert code == 2
+    assert "this takes one file at a time" in err
+    assert "one file at a time" not in vfs("s3", "key", "list", "a", "b")[2]
+
+
 # -- arguments that cannot be right -----------------------------------------------------------------------------------
 
 
@@ -88,6 +103,8 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
+
+NOTHING = "nothing is mounted or served\n"  # `vfs status` says so, where nothing is
 
 ODD = {
     "empty": "",
@@ -134,7 +151,7 @@ def test_no_argument_and_no_option_ends_in_a_traceback(
     for line in lines:
         code, _, err = vfs(*words, *line)
         assert code in (0, 1, 2), line
-        assert err.count("\n") == (1 if code else 0), err
+        assert err.removeprefix(NOTHING).count("\n") == (1 if code else 0), err
         assert "\x1b" not in err
         if odd == "" and arguments:
             assert code == 2, line

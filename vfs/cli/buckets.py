@@ -13,7 +13,7 @@ import click
 
 from vfs.cli import output
 from vfs.cli.mounts import Mount, locate, mount_of, vfs_mounts
-from vfs.cli.output import WRONG, Cell, Column, Failure
+from vfs.cli.output import WRONG, Cell, Column, Failure, quoted
 from vfs.cli.usage import Command, Group
 from vfs.errors import InvalidName
 from vfs.names import check_bucket_name
@@ -148,7 +148,9 @@ def existing(path: str) -> dict[str, Any]:
     mount = mount_of(real)
     facts = _read(real) if os.path.isdir(real) else None
     if facts is None:
-        raise Failure(f"{path} is no bucket; `vfs bucket list {mount.mountpoint}` lists those that there are", WRONG)
+        raise Failure(
+            f"{path} is no bucket; `vfs bucket list {quoted(mount.mountpoint)}` lists those that there are", WRONG
+        )
     return facts
 
 
@@ -171,7 +173,7 @@ def create(path: str) -> None:
     except PermissionError:
         top = place.mount.mountpoint
         raise Failure(
-            f"{path}: you may not write to {top}; its owner lets others make buckets: chgrp, chmod g+w {top}"
+            f"{path}: you may not write to {top}; its owner lets others make buckets: chgrp, chmod g+w {quoted(top)}"
         ) from None
     except OSError as error:
         raise Failure(f"{path}: {error.strerror}") from error
