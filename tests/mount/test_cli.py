@@ -250,6 +250,83 @@ def test_umount_of_a_busy_mount_says_so(mount: Path) -> None:
     ok("umount", mount)
 
 
+@pytest.mark.parametrize("wrapper", [[], ["timeout", "60"]])
+def test_umount_from_a_shell_in_the_mount(mount: Path, wrapper: list[str]) -> None:
+    command = [*wrapper, sys.executable, "-m", "vfs", "umount", str(mount)]
+    script = ["bash", "-c", '"$@"; code=$?; cd /; exit $code', "bash", *command]
+    done = subprocess.run(script, cwd=mount / "docs", env=ENV, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert done.stderr == f"vfs: {mount} is busy: your shell stands in it (cd ~); try again when that is done\n"
+
+
+def test_a_mount_from_the_dead_one_and_what_is_said_there(mount: Path, store: Path) -> None:
+    os.kill(status(mount)["Pid"], signal.SIGKILL)
+    wait_for(lambda: is_dead(str(mount)))
+    words = f"{sys.executable} -P -m vfs"
+    script = f"""cd '{mount}'; {words} log file; {words} mount '{store}' '{mount}'; echo $?
+        {words} log file; {words} umount ../x; {words} umount '{mount}'; echo $?
+        {words} mount '{store}' '{mount}'; echo $?"""
+    done = subprocess.run(["bash", "-c", script], env=ENV, capture_output=True, text=True, timeout=60, check=False)
+    lost = "vfs: the working directory is in a dead mount: cd out of it (cd ~), and again"
+    died = "vfs: .: the daemon of this mount has died; mount the store again (vfs mount)"
+    said = [line for line in done.stderr.splitlines() if line.startswith("vfs: ")]
+    assert (done.stdout.split(), said) == (["0", "0", "0"], [died, lost, lost])
+    text = (store / "daemon.log").read_text()
+    (store / "daemon.log").write_text(text.replace(" WARNING vfs.mount: cleared away the dead mount", ""))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a /dev/fuse")
+@pytest.mark.parametrize(
+    ("device", "uid", "why"),
+    [
+        ("10 250", 0, "fuse: "),  # of no driver
+        (
+            "10 229",
+            54321,
+            "fusermount3: could not determine username; user 54321 has no name: give it one in /etc/passwd",
+        ),
+    ],
+)
+def test_why_it_could_not_be_mounted(device: str, uid: int, why: str) -> None:
+    """As fusermount3 says it, or libfuse, and nobody else."""
+    become = f"setpriv --reuid={uid} --regid={uid} --clear-groups"
+    script = f"""mount -t tmpfs none /mnt; mknod -m 666 /mnt/fuse c {device}; mount --bind /mnt/fuse /dev/fuse
+        mkdir -m 777 /mnt/store /mnt/mnt; chown {uid} /mnt/store /mnt/mnt
+        {become} {sys.executable} -P -m vfs mount /mnt/store /mnt/mnt || echo $?
+        cat /mnt/store/daemon.log"""
+    alone = ["unshare", "--mount", "sh", "-ec", script]
+    done = subprocess.run(alone, env=ENV, capture_output=True, text=True, timeout=60, check=False)
+    code, _, logged = done.stdout.partition("\n")
+    assert code == "2"
+    assert done.stderr.startswith(f"vfs: cannot mount on /mnt/mnt: {why}")
+    assert "is it allowed here" not in done.stderr
+    assert why.partition(";")[0] in logged
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root loosens it")
+def test_root_loosens_what_a_user_has_made_strict_in_a_mount_of_his_own() -> None:
+    """As docs/backup.md tells people, of the store and mount in /mnt."""
+    section = (ROOT / "docs/backup.md").read_text().partition("Know beforehand")[2].partition("## ")[0]
+    places = {"sudo ~/.local/bin/vfs": "vfs", "~/.local/share/vfs": "/mnt/store", "~/vault": "/mnt/mnt"}
+    told = [line.strip() for line in section.splitlines() if line.startswith("    ")]
+    lines = [line if line.startswith("sudo") else f"$me {line}" for line in told]
+    for word, real in places.items():
+        lines = [line.replace(word, real) for line in lines]
+    script = f"""mount -t tmpfs none /mnt; mknod -m 666 /mnt/fuse c 10 229; mount --bind /mnt/fuse /dev/fuse
+        mkdir -m 777 /mnt/store /mnt/mnt /mnt/bin; chown 65534 /mnt/store /mnt/mnt
+        printf '#!/bin/sh\nexec {sys.executable} -P -m vfs "$@"\n' >/mnt/bin/vfs
+        chmod +x /mnt/bin/vfs; PATH=/mnt/bin:$PATH
+        me="setpriv --reuid=65534 --regid=65534 --clear-groups"
+        $me vfs mount /mnt/store /mnt/mnt; $me mkdir /mnt/mnt/docs; $me vfs bucket purge /mnt/mnt/docs root
+        ! $me vfs bucket purge /mnt/mnt/docs command
+        {chr(10).join(lines)}
+        $me sh -c 'echo one >/mnt/mnt/docs/f'; $me vfs bucket purge /mnt/mnt/docs; $me vfs umount /mnt/mnt"""
+    alone = ["unshare", "--mount", "bash", "-ec", script]
+    done = subprocess.run(alone, env=ENV, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["root", "command", "command"]
+
+
 def test_umount_wants_the_mount_point_itself(mount: Path) -> None:
     assert f"unmount that: vfs umount '{mount}'" in fails(2, "umount", mount / "docs")
     assert os.path.ismount(mount)

@@ -6,6 +6,7 @@ import errno
 import json
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import lmdb
 import pytest
 
 from tests.syncing import sync
-from vfs import __version__
+from vfs import __version__, gc
 from vfs.cli import checking, logs, mounting, mounts, output, space, stores, versions
 from vfs.cli.main import COMMANDS, cli, run
 from vfs.cli.mounts import Mount
@@ -526,6 +527,15 @@ def test_rebuild(vfs: Run, store: Path) -> None:
     assert (code, err) == (0, "")
     assert out.startswith(f"made the catalog of {store} again from 2 events\n")
     assert str(store / "catalog.before-rebuild") in out
+
+
+def test_rebuild_says_what_stands_for_the_beginning(vfs: Run, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A journal whose beginning a snapshot stands for has no events from before."""
+    monkeypatch.setattr(gc, "FOLD_THOROUGH_BYTES_MIN", 0)
+    assert vfs("gc", store)[0] == 0
+    code, out, _ = vfs("rebuild", store)
+    assert code == 0
+    assert re.match(r"made the catalog of .* again from the snapshot of 20\S+ \S+ and 0 events after it\n", out)
 
 
 def test_rebuild_of_a_damaged_store(vfs: Run, store: Path) -> None:

@@ -240,7 +240,8 @@ def purge(path: str, policy: str | None) -> None:
     root     root alone, by `vfs purge`
     never    nobody, and neither S3 nor a lifecycle; new content still takes the place of a null version
 
-    The owner of the bucket may make it stricter (in the order rm, command, root, never), only root less so.
+    The owner of the bucket may make it stricter (in the order rm, command, root, never), only root less so: in a mount
+    of your own, root gets in when you have unmounted it, and root has mounted it with --foreign-owner (docs/backup.md).
     """
     facts = existing(path)
     if policy is not None:

@@ -122,7 +122,9 @@ def run(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         return FAILED
     except OSError as error:
-        lost = mounts.lost_directory() if error.errno == errno.ENOENT and error.filename is None else ""
+        lost = (
+            "" if error.filename is not None else mounts.lost_directory()
+        )  # what getcwd and abspath raise names no file
         output.write_error(lost or output.reason(error))
         return WRONG if error.errno in _WRONG_PATH else FAILED
     except MemoryError:

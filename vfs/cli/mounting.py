@@ -390,7 +390,7 @@ def _who_is_in(device: str | None, mountpoint: str) -> str:
     others = [user for user in users if user.pid not in asking.pids]
     told = []
     if len(others) < len(users):
-        told.append(f"your {'shell' if asking.is_shell else 'working directory'} is in it: cd ~")
+        told.append(f"your {'shell stands' if asking.is_shell else 'working directory is'} in it (cd ~)")
     if others:
         told.append(f"{named(others)} {'has' if len(others) == 1 else 'have'} files or the working directory there")
     return " and ".join(told) or f"somebody has files open there; as root, `fuser -vm {quoted(mountpoint)}` shows who"

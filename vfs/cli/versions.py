@@ -301,6 +301,9 @@ def purge(context: click.Context, path: str, version_ids: tuple[str, ...]) -> No
     runs as the owner can run this, too. Against that helps a policy of the bucket, which only root takes back:
     `vfs bucket purge BUCKETPATH root` (root alone purges) or `never` (nobody does); and that the store belongs to
     another user than the one who works in it.
+
+    It is not erasure: bytes may stay in the files of the store until their place is written again, and copies and
+    snapshots of the store keep them (docs/backup.md).
     """
     place = locate(path)
     for version_id in version_ids:
