@@ -948,7 +948,17 @@ def test_restore_to_a_directory_that_is_not_there(vfs: Run, history: Callable[..
     code, _, err = vfs("restore", "../file", version(1)["VersionId"], "--to", "../a new one/")
     assert (code, err.split("; ")[1]) == (2, "make it (mkdir -p '../a new one'), or leave out the slash\n")
     code, _, err = vfs("restore", "../file", "../dir")
-    assert (code, err) == (2, "vfs: ../dir is no version id; vfs restore takes one file at a time\n")
+    assert (code, err) == (2, "vfs: ../dir is no version id; name one file at a time\n")
+
+
+def test_an_id_is_one_wherever_one_stands(
+    tree: Path, history: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    history(version(2, newest=True), version(1))
+    version_id = str(version(1)["VersionId"])
+    (tree / "docs/.versions/file" / version_id).touch()
+    monkeypatch.chdir(tree / "docs/.versions/file")
+    assert versions._choose("f", mounts.locate(str(tree / "docs/file")), version_id) == (version(1), "")
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ LOCK = "user.vfs.lock"
 PURGE = "user.vfs.purge"
 REMOVED = "user.vfs.removed"
 VERSION_ID = "user.vfs.version_id"
-RESTORER = "vfs"  # the program of what `vfs restore` made current
+RESTORER = "vfs"  # the program of what a restore made current, as the mount records it
 SEQUENCE_MASK = (1 << 60) - 1  # of the inode number of a version: its sequence
 
 # How long before the removal of a directory its files may all have been there still, to look for them.
@@ -197,8 +197,6 @@ def _choose(path: str, place: Place, version_id: str | None) -> tuple[dict[str, 
     """The version to restore, and why that one if it is not the one before. Raises Failure."""
     versions = read_log(path, place)
     if version_id is not None:
-        if os.path.lexists(version_id):
-            raise Failure(f"{version_id} is no version id; vfs restore takes one file at a time", WRONG)
         _check_id(version_id)
         version = next((version for version in versions if version["VersionId"] == version_id), None)
         if version is None:
@@ -252,6 +250,8 @@ def _check_id(version_id: str) -> None:
     try:
         parse_version_id(version_id)
     except InvalidName as error:
+        if os.path.lexists(version_id):
+            raise Failure(f"{version_id} is no version id; name one file at a time", WRONG) from error
         raise Failure(str(error), WRONG) from error
 
 
