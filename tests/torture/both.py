@@ -96,7 +96,6 @@ class Both:
     def __init__(self, home: Path, plan: Plan, seed: str, result: Result) -> None:
         self._plan, self._seed, self._result = plan, seed, result
         self._chance = random.Random(seed)
-        self._home = home
         self._port = _free_port(self._chance)
         self._mount = Mounted(home, "--s3", f"127.0.0.1:{self._port}")
         self._interval = self._chance.choice((0.5, 1.0))
