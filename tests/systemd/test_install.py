@@ -154,7 +154,6 @@ TOLD = rf"""
     cd /mnt; export PYTHONPATH=/mnt; /usr/local/bin/vfs --version; /sbin/mount.fuse.vfs || true
     ls /etc/systemd/system | grep vfs
     test -s {TARGET}/systemd/example.conf
-    test -d {SITE}/awscrt  # the S3 door, which is installed here, too
     test ! -e {SITE}/pytest  # and nothing that only developing needs
     setpriv --reuid=12345 --clear-groups /usr/local/bin/vfs --version
     """
@@ -168,6 +167,7 @@ def test_what_is_installed_is_roots_alone_and_needs_nothing_else(source: str, re
     mkdir -p {TARGET}/bin; echo old >{TARGET}/bin/vfs; ln -s /tmp /usr/local/bin/vfs
     install_service "$1"
     install_service "$1" >/dev/null  # again, after an update
+    test -d {SITE}/awscrt  # the S3 door, because it is there
     mv "$1" "$1.moved"
     {TOLD}
     """
