@@ -35,10 +35,11 @@ _SECONDS = len("2026-11-27 16:41:07")
 # A place of its own for root's tests: a tmpfs at $1 (the file systems of a test machine may allow no devices), a
 # /dev/fuse for everybody, as udev makes it, and the user. Everything goes with the last process.
 _ALONE = f"""
+umask 022
 mount -t tmpfs -o mode=755 none "$1"
 mknod -m 666 "$1/fuse" c 10 229
 mount --bind "$1/fuse" /dev/fuse
-sed '$a {USER}:x:{UID}:{UID}::'"$1/home:/bin/bash" /etc/passwd >"$1/passwd"
+sed '1i {USER}:x:{UID}:{UID}::'"$1/home:/bin/bash" /etc/passwd >"$1/passwd"
 mount --bind "$1/passwd" /etc/passwd
 mkdir "$1/home"
 {{before}}

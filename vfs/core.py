@@ -67,6 +67,7 @@ class Core:
         self._telling: tuple[KeyId, int, int] | None = None
         self._new_keys: set[KeyId] = set()  # made with their files, which have no version yet: nothing stood there
         self.failed = ""  # why the store takes no more changes
+        self.on_failed: Callable[[str], None] | None = None  # told so, once
 
     def commit(self, operation: str, changes: list[Change]) -> None:
         """Make one atomic change. Survives the process when it returns. Raises NoSpace or DiskFailed; TooLarge or
@@ -101,8 +102,12 @@ class Core:
 
     def fail(self, reason: str) -> None:
         """Nobody can know what is on the disk: no more changes until the store is opened again."""
+        if self.failed:
+            return
         self.failed = f"the store is read-only: {reason}"
         log.critical("%s", self.failed)
+        if self.on_failed is not None:
+            self.on_failed(self.failed)
 
     def next_seq(self) -> Seq:
         """The sequence for a new version (µs since 1970)."""

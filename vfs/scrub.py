@@ -121,6 +121,11 @@ class Scrub:
         with contextlib.suppress(OSError):  # a full disk: the same
             self._root.replace(STATE, STATE_NEW, msgspec.json.encode(state), durably=False)
 
+    @property
+    def damaged_blocks(self) -> int:
+        """How many are known to be damaged."""
+        return len(self._damaged)
+
     def figures(self) -> dict[str, object]:
         """For `vfs status`: how far this pass is, when it began and the last one ended, and what is damaged."""
         return {
@@ -128,7 +133,7 @@ class Scrub:
             "Progress": round(_share(self._position), 4) if self._position else 0.0,
             "PassBegan": _time(self._began),
             "LastPass": None if self._finished is None else _time(self._finished),
-            "DamagedBlocks": len(self._damaged),
+            "DamagedBlocks": self.damaged_blocks,
         }
 
     # -- what to read -----------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from typing import NamedTuple, Self
 
 import msgspec
 
-from vfs import events, layout, locks, replay, rules, settings, snapshot, synclog
+from vfs import acl, events, layout, locks, replay, rules, settings, snapshot, synclog
 from vfs.blocks import FOLDER as BLOCKS
 from vfs.blocks import Blocks, End
 from vfs.catalog import DAMAGE, FILE, Catalog
@@ -46,7 +46,7 @@ from vfs.objects import Objects
 from vfs.replay import Aside, Replay
 from vfs.settings import Settings
 from vfs.synclog import Entry, Piece, SyncLog
-from vfs.tree import Tree
+from vfs.tree import Tree, handed_down
 from vfs.uploads import Uploads
 
 log = logging.getLogger("vfs.store")
@@ -57,7 +57,7 @@ SYNCS_BEFORE_LOG = 8  # who does not ask for more pays for no sync log
 BUCKETS_MAX = 10_000
 FORMATS = (2, 3, 4, 5, 6)  # that this vfs reads; it writes the last
 DESCRIPTION = "store.toml"
-BEFORE_A_STORE = frozenset((LOCK, "daemon.log", "config.toml", "s3-keys", DESCRIPTION + ".new"))
+BEFORE_A_STORE = frozenset((LOCK, "daemon.log", "daemon.log.1", "config.toml", "s3-keys", DESCRIPTION + ".new"))
 DESCRIPTION_BYTES_MAX = 64 << 10
 CATALOG = "catalog"
 RESTORED = "data.restored"  # an empty file beside a catalog that was a snapshot, while it is recovered
@@ -489,6 +489,7 @@ class Store:
         uid: int,
         gid: int,
         mode: int = 0o755,
+        umask: int | None = None,
         state: State | None = None,
         unversioned: list[bytes] | None = None,
         owner: str = "",
@@ -496,6 +497,7 @@ class Store:
         lock: ObjectLock | None = None,
     ) -> Ino:
         """Make a bucket, in the store's default state unless told; the others from `unversioned` on are as in Bucket.
+        The store's root hands down its group if it is setgid and, if *umask* is given, its default ACL (see Tree).
         Raises InvalidName, BucketExists, TooManyBuckets, InvalidState (a lock needs Enabled), NoSpace.
         """
         check_bucket_name(name)
@@ -520,16 +522,18 @@ class Store:
         )
         now = core.clock()
         ino = Ino(core.new_id())
-        inode = Inode(stat.S_IFDIR | stat.S_IMODE(mode), 2, uid, gid, 0, now, now, now, now, ino, KeyId(0))
-        core.commit(
-            "create bucket",
-            [
-                events.BucketSet(ino, bucket),
-                events.InodeSet(ino, inode),
-                events.EntrySet(STORE_ROOT, directory_key(name), ino),
-                events.DirectoryTouched(STORE_ROOT, now, 1),
-            ],
-        )
+        root = core.catalog.inode(STORE_ROOT)
+        mode, gid = handed_down(root, stat.S_IFDIR | stat.S_IMODE(mode), gid)
+        inode = Inode(mode, 2, uid, gid, 0, now, now, now, now, ino, KeyId(0))
+        default = None if umask is None else self.tree.inherit(STORE_ROOT, root, inode, umask)
+        changes: list[events.Change] = [events.BucketSet(ino, bucket)]
+        if default is not None:
+            changes.append(events.AttributeSet(ino, acl.DEFAULT, default))
+            inode.attributes = True
+        changes.append(events.InodeSet(ino, inode))
+        changes.append(events.EntrySet(STORE_ROOT, directory_key(name), ino))
+        changes.append(events.DirectoryTouched(STORE_ROOT, now, 1))
+        core.commit("create bucket", changes)
         return ino
 
     def find_bucket(self, name: bytes) -> Ino:
@@ -716,7 +720,7 @@ def _describe(root: Folder, number: int) -> None:
 def _description(root: Folder) -> dict[str, object]:
     try:
         return tomllib.loads(root.read(DESCRIPTION, DESCRIPTION_BYTES_MAX).decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError, OSError) as error:
+    except (ValueError, RecursionError, OSError) as error:  # TOML's and UTF-8's errors are ValueErrors
         raise NotAStore(f"{root.path / DESCRIPTION}: {error}") from error
 
 
@@ -728,6 +732,8 @@ def _format(root: Folder) -> int:
 def check_description(root: Folder) -> None:
     """See that this vfs can read the store. Raises NotAStore."""
     description = _description(root)
-    if description.get("format") not in FORMATS or description.get("engine") != "lmdb-0.9":
+    number, engine = description.get("format"), description.get("engine")
+    if number not in FORMATS or engine != "lmdb-0.9":
+        found = f"format {number} with {engine}" if isinstance(number, int) and isinstance(engine, str) else "no format"
         known = f"formats {FORMATS[0]} to {FORMATS[-1]}"
-        raise NotAStore(f"{root.path} has format {description}, and this vfs reads {known} with lmdb-0.9")
+        raise NotAStore(f"{root.path} has {found}, and this vfs reads {known} with lmdb-0.9")

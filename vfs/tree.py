@@ -116,12 +116,9 @@ class Tree:
         return inode
 
     def _new(self, parent: Inode, mode: int, uid: int, gid: int, key: KeyId) -> Inode:
-        """A new inode below *parent*, which hands down its group if it is setgid (inode(7))."""
+        """A new inode below *parent*."""
         now = self._core.clock()
-        if parent.mode & stat.S_ISGID:
-            gid = parent.gid
-            if stat.S_ISDIR(mode):
-                mode |= stat.S_ISGID
+        mode, gid = handed_down(parent, mode, gid)
         return Inode(mode, 1, uid, gid, 0, now, now, now, now, parent.bucket, key)
 
     # umask: bits to leave out of the mode, unless the directory has a default ACL, which then holds instead. None: the
@@ -166,7 +163,7 @@ class Tree:
         ino = Ino(self._core.new_id())
         inode = self._new(above, mode, writer.uid, gid, key)
         if umask is not None:
-            self._inherit(parent, above, inode, umask)
+            self.inherit(parent, above, inode, umask)
         inode.rdev = rdev
         inode.target = target
         self._core.enter(changes, parent, name, key, ino, inode, writer)
@@ -179,7 +176,7 @@ class Tree:
         self._core.commit("create", changes)
         return ino, inode
 
-    def _inherit(self, parent: Ino, above: Inode, inode: Inode, umask: int) -> bytes | None:
+    def inherit(self, parent: Ino, above: Inode, inode: Inode, umask: int) -> bytes | None:
         """Give a new inode what the default ACL of its directory says, or else the umask (acl(5)). Returns that ACL."""
         default = self._catalog.attribute(parent, acl.DEFAULT) if above.attributes else None
         if default is None:
@@ -200,7 +197,7 @@ class Tree:
         key = self._core.key_for(changes, parent, directory_key(name))
         inode = self._new(above, stat.S_IFDIR | stat.S_IMODE(mode), writer.uid, gid, key)
         inode.nlink = 2
-        default = None if umask is None else self._inherit(parent, above, inode, umask)
+        default = None if umask is None else self.inherit(parent, above, inode, umask)
         known = [] if changes else self._catalog.removed(key)  # a key that was just made has no history
         removed = [ino for ino in known if _goes_on(self._catalog.inode(ino), inode)]
         if removed:
@@ -612,6 +609,13 @@ class Tree:
         inode.acl = value
         inode.ctime = self._core.clock()
         self._core.commit("setxattr", [events.InodeSet(ino, inode)])
+
+
+def handed_down(parent: Inode, mode: int, gid: int) -> tuple[int, int]:
+    """Mode and group of what is made in a directory, which hands down its group if it is setgid (inode(7))."""
+    if not parent.mode & stat.S_ISGID:
+        return mode, gid
+    return mode | (stat.S_ISGID if stat.S_ISDIR(mode) else 0), parent.gid
 
 
 def _gone_directory(ino: Ino, inode: Inode, now: int) -> Gone:

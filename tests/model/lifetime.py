@@ -4,6 +4,7 @@ the process and of the power. What the operations are is the business of who inh
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import pickle
 import random
@@ -110,6 +111,7 @@ class Lifetime(RuleBasedStateMachine):
         """A copy of an empty store: making one costs more than most examples."""
         if Lifetime.template is None:
             Lifetime.template = Path(tempfile.mkdtemp(prefix="vfs-template-"))
+            atexit.register(shutil.rmtree, Lifetime.template)
             Store.open(Lifetime.template, disk=Lifetime.template_disk, clock=Clock()).close()
         shutil.copytree(Lifetime.template, self.path)
         self.disk = Lifetime.template_disk.kill()

@@ -200,7 +200,11 @@ def test_a_dead_mount_is_shown_and_cleared_by_the_next_mount(mount: Path, store:
     (mount / "docs" / "file").write_text("kept")
     os.kill(status(mount)["Pid"], signal.SIGKILL)
     wait_for(lambda: is_dead(str(mount)))
-    assert [row[1:3] for row in lines(ok("status", mount))] == [[str(store), "dead"]]
+    shown = vfs("status", mount)
+    assert shown.returncode == 1
+    assert ["state", "dead"] in lines(shown.stdout)
+    assert f"its daemon has died; mount it again: vfs mount {store} {mount}" in shown.stdout
+    assert f"{mount}\t{store}\tdead\t" in vfs("status").stdout
     assert "the daemon of this mount has died" in fails(1, "log", mount / "docs" / "file")
     ok("mount", store, mount)
     assert (mount / "docs" / "file").read_text() == "kept"
@@ -241,7 +245,8 @@ def test_umount_of_a_busy_mount_says_so(mount: Path) -> None:
     with (mount / "docs" / "open").open("w") as file:
         file.write("something")
         err = fails(1, "umount", mount)
-        assert f"is busy: somebody has files open there; `fuser -vm {mount}` shows who" in err
+        program = Path("/proc/self/comm").read_text().strip()
+        assert f"is busy: process {os.getpid()} ({program}) has files or the working directory there" in err
     ok("umount", mount)
 
 
@@ -256,9 +261,10 @@ def test_status(mount: Path, store: Path) -> None:
     assert found["State"] == "mounted"
     assert (store / "lock").read_text() == f"{found['Pid']}\n{mount}\n"
     assert (found["Buckets"], found["Versions"], found["VersionBytes"]) == (1, 1, 4)
-    rows = [row for row in lines(ok("status")) if row[0] == str(mount)]
-    assert [row[:6] for row in rows] == [[str(mount), str(store), "mounted", str(found["Pid"]), "1", "1"]]
-    assert rows[0][-1] == "0% so far"
+    rows = [row for row in lines(vfs("status").stdout) if row[0] == str(mount)]
+    assert [row[:4] for row in rows] == [[str(mount), str(store), "mounted", "4 B"]]
+    details = dict(lines(ok("status", store)))
+    assert (details["pid"], details["versions"], details["scrubbed"]) == (str(found["Pid"]), "1", "0% so far")
     assert found["Scrub"]["PeriodDays"] == 30
     assert (found["Scrub"]["LastPass"], found["Scrub"]["DamagedBlocks"]) == (None, 0)
 
@@ -528,7 +534,9 @@ def test_lock(mount: Path, docs: Path) -> None:
     assert "take --days or --years" in fails(2, "lock", docs, "governance")
     assert ok("lock", docs, "on") == "on\n"
     assert ok("lock", docs, "Governance", "--days", 3) == "governance 3 days\n"
-    assert ok("lock", docs, "compliance", "--years", 2) == "compliance 2 years\n"
+    assert "not even root removes it sooner" in fails(2, "lock", docs, "compliance", "--years", 2)
+    assert ok("lock", docs) == "governance 3 days\n"
+    assert ok("lock", docs, "compliance", "--years", 2, "--yes") == "compliance 2 years\n"
     assert "is no bucket" in fails(2, "lock", mount)
 
 

@@ -80,10 +80,13 @@ def test_damage_is_found_named_shown_and_forgotten(mount: Mounted) -> None:
     wait_until(lambda: scrub(mount)["DamagedBlocks"] == 1, "the scrub to find it")
     wait_until(lambda: any("damage harms" in line for line in errors(mount)), "the name of the version")
     assert all("damage: blocks/" in line or f"damage harms bucket/f version {bad}: " in line for line in errors(mount))
-    done = run([sys.executable, "-m", "vfs", "status", str(mount.root)])
-    assert done.stdout.rstrip("\n").endswith("\t1 damaged blocks; see its log")
+    shown = run([sys.executable, "-m", "vfs", "status", str(mount.root)], check=False)
+    assert shown.returncode == 1
+    assert "state\tdamaged\n" in shown.stdout
+    assert "scrubbed\tdamaged blocks: 1; see its log\n" in shown.stdout
     run([sys.executable, "-m", "vfs", "purge", str(bucket / "f"), bad])
     wait_until(lambda: scrub(mount)["DamagedBlocks"] == 0, "what nobody needs to be forgotten")
+    assert "state\tmounted\n" in run([sys.executable, "-m", "vfs", "status", str(mount.root)]).stdout
     mount.end(expected=["vfs.scrub: damage"])
 
 
@@ -117,7 +120,7 @@ def test_it_can_be_turned_off(mount: Mounted) -> None:
     configure(mount, 0)
     mount.start()
     assert scrub(mount) is None
-    assert run([sys.executable, "-m", "vfs", "status", str(mount.root)]).stdout.rstrip("\n").endswith("\toff")
+    assert "scrubbed\toff\n" in run([sys.executable, "-m", "vfs", "status", str(mount.root)]).stdout
     mount.end()
 
 

@@ -32,6 +32,7 @@ from vfs.s3.errors import S3Error
 from vfs.s3.request import Request
 from vfs.s3.signatures import authenticate, dialect_of
 from vfs.s3.signed import Payload, Secrets, Signed
+from vfs.service.health import Health
 from vfs.store import Store
 
 TARGETS = {
@@ -106,7 +107,7 @@ class Target:
         self._key = made.id
         door.authenticate = self._authenticate  # type: ignore[attr-defined]
         door.authenticate_form = lambda *_: Signed(made.id, S3)  # type: ignore[attr-defined]
-        self._door = Door(self.store, self._settle)
+        self._door = Door(self.store, self._settle, Health(self.store))
         self.logged: list[str] = []
         handler = logging.Handler(logging.WARNING)
         handler.emit = lambda record: self.logged.append(record.getMessage())  # type: ignore[method-assign]

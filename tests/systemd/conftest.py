@@ -1,7 +1,7 @@
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,10 +20,21 @@ class NotifySocket:
 
     def wait_for(self, message: str, process: subprocess.Popen[bytes], *, timeout_s: float = 60) -> list[str]:
         """All that was said up to *message*, as lines. Fails at once when *process*, which is to say it, is gone."""
+        return self._wait(message, lambda line: line == message, process, timeout_s)
+
+    def wait_for_line(
+        self, wanted: Callable[[str], bool], process: subprocess.Popen[bytes], *, timeout_s: float = 60
+    ) -> str:
+        """The next line that is wanted."""
+        return next(filter(wanted, self._wait("such line", wanted, process, timeout_s)))
+
+    def _wait(
+        self, message: str, wanted: Callable[[str], bool], process: subprocess.Popen[bytes], timeout_s: float
+    ) -> list[str]:
         said: list[str] = []
         deadline = time.monotonic() + timeout_s
         self._socket.settimeout(0.1)
-        while message not in said:
+        while not any(map(wanted, said)):
             gone = process.poll() is not None
             try:
                 said += self._socket.recv(4096).decode().splitlines()

@@ -38,12 +38,12 @@ def debian() -> Path:
     """A root directory of this machine's release: with the Python and C library that .venv was made for."""
     suite = platform.freedesktop_os_release()["VERSION_CODENAME"]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vfs-tests"
-    root = cache / suite
+    root = cache / f"{suite}-users"
     if not root.exists():
-        new = cache / f"{suite}.new"
+        new = root.with_suffix(".new")
         shutil.rmtree(new, ignore_errors=True)
         cache.mkdir(parents=True, exist_ok=True)
-        packages = "systemd,systemd-sysv,dbus,fuse3,python3"
+        packages = "systemd,systemd-sysv,dbus,dbus-user-session,libpam-systemd,fuse3,python3"
         mirrors = subprocess.run(
             ["apt-get", "indextargets", "--format", "$(CODENAME) $(REPO_URI)", "Created-By: Packages"],
             check=True,
@@ -77,6 +77,7 @@ class Container:
                     f"--bind-ro={VFS}:/usr/local/bin/vfs",
                     f"--bind-ro={HELPER}:/usr/sbin/{HELPER.name}",
                     *(f"--bind-ro={REPO}/systemd/{unit}:/etc/systemd/system/{unit}" for unit in UNITS),
+                    f"--bind-ro={REPO}/systemd/user/vfs.service:/etc/systemd/user/vfs.service",
                     f"--bind={self.stores}:/var/lib/vfs",
                 ],
                 env={**os.environ, "NOTIFY_SOCKET": notify.address},
@@ -212,9 +213,80 @@ def test_served_without_a_mount_and_beside_one(container: Container, tmp_path: P
     subprocess.run([VFS, "check", container.stores / "s"], check=True, timeout=60)
 
 
-def test_wrong_configuration_is_not_tried_again(container: Container) -> None:
-    container.configure("wrong", "/none")
-    assert container.sh("systemctl start vfs@wrong").returncode != 0
-    assert container.show("vfs@wrong", "ExecMainStatus") == "2"
-    assert container.show("vfs@wrong", "ActiveState") == "failed"
-    assert container.show("vfs@wrong", "NRestarts") == "0"
+@pytest.mark.parametrize(
+    ("unit", "lines", "told"),
+    [
+        ("vfs@docs", "VFS_STORE=/var/lib/vfs/docs\nVFS_MOUNTPOINT=/none", "/none does not exist; make it: mkdir /none"),
+        ("vfs@docs", None, "there is no /etc/vfs/docs.conf; write it, with the lines VFS_STORE=/var/lib/vfs/docs and"),
+        ("vfs@docs", "VFS_MOUNTPOINT=/srv", "/etc/vfs/docs.conf sets no VFS_STORE; add a line like VFS_STORE="),
+        (
+            "vfs-serve@docs",
+            None,
+            "there is no /etc/vfs/docs.conf; write it, with the lines VFS_STORE=/var/lib/vfs/docs and",
+        ),
+        (
+            "vfs-serve@docs",
+            "VFS_STORE=/var/lib/vfs/docs",
+            "/etc/vfs/docs.conf sets no VFS_S3; add a line like VFS_S3=9000",
+        ),
+    ],
+)
+def test_wrong_configuration_is_named_and_not_tried_again(
+    container: Container, unit: str, lines: str | None, told: str
+) -> None:
+    if lines is not None:
+        container.run(f"mkdir /etc/vfs; printf '{lines}\n' >/etc/vfs/docs.conf")
+    assert container.sh(f"systemctl start {unit}").returncode != 0
+    time.sleep(2)  # RestartSec= twice
+    assert container.show(unit, "ExecMainStatus") == "2"
+    assert container.show(unit, "ActiveState") == "failed"
+    assert container.show(unit, "NRestarts") == "0"
+    assert container.run(f"journalctl -o cat -u {unit}").count(told) == 1
+
+
+def test_a_store_on_a_disk_of_its_own(container: Container) -> None:
+    """As systemd/README.md has it: its disk is mounted before, and the service ends before its disk goes."""
+    container.run("mkdir -p /data /srv/docs /etc/systemd/system/vfs@docs.service.d")
+    container.run("echo 'none /data tmpfs noauto,mode=755 0 0' >>/etc/fstab")
+    container.configure("docs", "/srv/docs")
+    container.run("sed -i s,/var/lib/vfs,/data, /etc/vfs/docs.conf")
+    setting = "[Unit]\nRequiresMountsFor=/data/docs /srv/docs\n"
+    container.run(f"printf '{setting}' >/etc/systemd/system/vfs@docs.service.d/override.conf; systemctl daemon-reload")
+    container.run("systemctl start vfs@docs; mkdir /srv/docs/docs; mountpoint /data; ls -d /data/docs")
+    container.run("systemctl stop data.mount")
+    assert container.show("vfs@docs", "ActiveState") == "inactive"
+    assert container.show("vfs@docs", "Result") == "success"
+    assert container.run("ls /data") == ""
+
+
+def test_what_systemctl_status_says(container: Container) -> None:
+    container.run("mkdir -p /data /srv/docs; mount -t tmpfs -o size=64m none /data")
+    container.configure("docs", "/srv/docs")
+    container.run("sed -i s,/var/lib/vfs,/data, /etc/vfs/docs.conf; systemctl start vfs@docs; mkdir /srv/docs/docs")
+    assert container.show("vfs@docs", "StatusText") == "serving /srv/docs"
+    container.sh("cat /dev/zero >/data/stranger")
+    container.sh("for i in $(seq 50); do head -c 1M /dev/urandom >/srv/docs/docs/$i; done")
+    assert "full: no space left on the disk of the store" in container.show("vfs@docs", "StatusText")
+    assert container.sh("vfs status").returncode == 1
+    assert container.run("journalctl -o cat -u vfs@docs").count("no space left on the disk") == 1
+    container.run("rm /data/stranger")
+    container.run("until vfs status; do sleep 0.5; done")
+    assert container.show("vfs@docs", "StatusText") == "serving /srv/docs"
+    container.run("systemctl stop vfs@docs")
+    assert "SIGKILL" not in container.run("journalctl -o cat -u vfs@docs"), "the guard was left to systemd"
+
+
+def test_the_unit_of_a_user(container: Container) -> None:
+    container.run(
+        "umount /dev/fuse; rm -f /dev/fuse; mknod -m 666 /dev/fuse c 10 229"
+    )  # the host's may be root's alone
+    container.run("useradd -m ada; loginctl enable-linger ada; until ls /run/user/*/bus; do sleep 0.1; done")
+    as_ada = "runuser -u ada -- env HOME=/home/ada XDG_RUNTIME_DIR=/run/user/$(id -u ada)"
+    container.run(f"{as_ada} systemctl --user enable --now vfs")
+    container.run(f"{as_ada} sh -c 'mkdir ~/vault/docs; echo one >~/vault/docs/note; vfs status'")
+    container.run(f"{as_ada} sh -c 'kill -9 $(systemctl --user show -P MainPID vfs)'")
+    container.run(f"until {as_ada} cat /home/ada/vault/docs/note; do sleep 0.2; done")
+    container.run("systemctl restart user@$(id -u ada)")  # as if she logged out and in again
+    container.run(f"until {as_ada} cat /home/ada/vault/docs/note; do sleep 0.2; done")
+    container.run(f"{as_ada} systemctl --user stop vfs")
+    assert container.mounts("/home/ada/vault") == 0

@@ -15,6 +15,7 @@ from tests.systemd.conftest import NotifySocket
 
 UNIT = Path(__file__).parents[2] / "systemd" / "vfs@.service"
 SERVE = UNIT.with_name("vfs-serve@.service")
+USER = UNIT.parent / "user" / "vfs.service"
 VFS = Path(sys.executable).with_name("vfs")
 
 # Each of these gives a service its own mount namespace (systemd.exec(5)): nobody else would see its mount.
@@ -53,7 +54,7 @@ NAMESPACED = {
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd-analyze")
-@pytest.mark.parametrize("which", [UNIT, SERVE], ids=lambda which: which.name)
+@pytest.mark.parametrize("which", [UNIT, SERVE, USER], ids=lambda which: which.name)
 def test_systemd_analyze_verify(tmp_path: Path, which: Path) -> None:
     # verify looks for the program, which is installed only where the service is.
     unit = tmp_path / which.name

@@ -20,6 +20,7 @@ from vfs.s3.door import Door
 from vfs.s3.keys import AccessKey, Right
 from vfs.s3.response import Stream
 from vfs.s3.server import Incoming
+from vfs.service.health import Health
 from vfs.store import Store
 
 HOST = "localhost:9000"
@@ -57,7 +58,7 @@ class Desk:
     def __init__(self, folder: Path) -> None:
         self.offset_s = 0.0
         self.store = Store.open(folder / "store", clock=lambda: int((time.time() + self.offset_s) * 1e9))
-        self.door = Door(self.store, self._settle)
+        self.door = Door(self.store, self._settle, Health(self.store))
         self.settled = 0
 
     async def _settle(self, _: Sequence[Changed]) -> None:

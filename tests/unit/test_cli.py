@@ -20,7 +20,7 @@ import pytest
 
 from tests.syncing import sync
 from vfs import __version__
-from vfs.cli import checking, mounting, mounts, output, space, stores, versions
+from vfs.cli import checking, logs, mounting, mounts, output, space, stores, versions
 from vfs.cli.main import COMMANDS, cli, run
 from vfs.cli.mounts import Mount
 from vfs.cli.output import Cell, Column, Failure
@@ -567,18 +567,17 @@ def test_a_store_in_use_names_the_process(vfs: Run, store: Path, command: str) -
 
 
 @pytest.mark.parametrize(
-    ("scrub", "cell"),
+    ("scrub", "text"),
     [
-        (None, Cell("off")),
-        ({"DamagedBlocks": 0, "LastPass": None, "Progress": 0.126}, Cell("13% so far")),
-        ({"DamagedBlocks": 0, "LastPass": "2026-11-20T15:16:17+00:00", "Progress": 0.5}, None),
-        ({"DamagedBlocks": 3, "LastPass": None, "Progress": 0.5}, Cell("3 damaged blocks; see its log", "red")),
+        (None, "off"),
+        (stores.Scrubbed(0, 0.126, None), "13% so far"),
+        (stores.Scrubbed(0, 0.5, "2026-11-20T15:16:17+00:00"), output.human_time("2026-11-20T15:16:17+00:00")),
+        (stores.Scrubbed(3, 0.5, None), "damaged blocks: 3; see its log"),
     ],
 )
-def test_status_tells_of_the_scrub(scrub: object, cell: Cell | None) -> None:
-    found = stores._scrubbed({"Pid": 5, "Scrub": scrub})
-    assert found == (cell or Cell(output.human_time("2026-11-20T15:16:17+00:00")))
-    assert stores._scrubbed({}) == Cell("-")
+def test_status_tells_of_the_scrub(scrub: stores.Scrubbed | None, text: str) -> None:
+    assert stores._scrubbed(stores.Status("mounted", Pid=5, Scrub=scrub)) == text
+    assert stores._scrubbed(stores.Status("dead")) == ""
 
 
 # --- mount and umount: what is refused before anything is mounted
@@ -665,7 +664,7 @@ def test_a_store_is_held_while_it_is_open(store: Path, tmp_path: Path) -> None:
 
 def test_the_log_has_priorities_in_the_journal_of_systemd() -> None:
     record = logging.LogRecord("vfs.store", logging.WARNING, "", 1, "one\ntwo", None, None)
-    formatter = mounting.PriorityFormatter("%(name)s: %(message)s")
+    formatter = logs.PriorityFormatter("%(name)s: %(message)s")
     assert formatter.format(record) == "<4>vfs.store: one\n<4>two"
 
 
@@ -673,11 +672,11 @@ def test_stderr_is_the_journal_only_if_systemd_says_so(monkeypatch: pytest.Monke
     with (tmp_path / "stream").open("w") as stream:
         found = os.fstat(stream.fileno())
         monkeypatch.delenv("JOURNAL_STREAM", raising=False)
-        assert not mounting._is_journal(stream.fileno())
+        assert not logs.is_journal(stream.fileno())
         monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino + 1}")
-        assert not mounting._is_journal(stream.fileno())
+        assert not logs.is_journal(stream.fileno())
         monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino}")
-        assert mounting._is_journal(stream.fileno())
+        assert logs.is_journal(stream.fileno())
 
 
 # --- where things are mounted

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from pathlib import Path
 
 import pytest
 
 from vfs.fuse import daemon, mount
 from vfs.fuse.daemon import MountFailed, check_options
+from vfs.holding import read_holder, tell_holder
+from vfs.service.process import notify
 from vfs.store import Store
 
 LABEL = 'context="system_u:object_r:tmp_t:s0:c1,c2"'
@@ -81,3 +85,23 @@ def test_flags_of_our_own_mount(
     ((_, source, _, kind, told, text),) = seen
     assert (source, kind, told.value) == (b"/s\xff", b"fuse.vfs", flags)
     assert text.decode().endswith(f",default_permissions{data}")
+
+
+def test_what_systemd_is_told_has_a_line_each_whatever_the_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+        channel.bind(str(tmp_path / "notify"))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        notify("READY=1", "STATUS=serving /ü\nSTOPPING=1\udcff")
+        assert channel.recv(4096).decode().split("\n") == ["READY=1", "STATUS=serving /ü\\nSTOPPING=1\\udcff"]
+
+
+def test_the_mount_point_in_the_lock_file_may_end_in_a_newline(tmp_path: Path) -> None:
+    fd = os.open(tmp_path / "lock", os.O_RDWR | os.O_CREAT)
+    try:
+        for mountpoint in ("", "/mnt", "/m\nn\n", "/\udcff"):
+            tell_holder(fd, mountpoint)
+            assert read_holder(fd) == (os.getpid(), mountpoint)
+    finally:
+        os.close(fd)

@@ -11,8 +11,8 @@ import pytest
 
 from tests.unit.test_tree import LIST
 from vfs import acl, content
-from vfs.errors import NoSpace, NoSuchInode
-from vfs.model import NO_INFO, NOBODY_UID, Ino, Kind, Version, Writer
+from vfs.errors import BucketNotEmpty, NoSpace, NoSuchInode
+from vfs.model import NO_INFO, NOBODY_UID, Ino, Kind, State, Version, Writer
 from vfs.store import Store
 
 ANN = Writer(1000, 2, "ann")
@@ -146,6 +146,38 @@ def test_s3_sees_what_was_promised_of_a_displaced_file(store: Store, bucket: Ino
     assert text(store, store.objects.current(bucket, b"f").version) == b"one, promised"
     store.files.release(handle)
     assert [text(store, version) for version in history(store, bucket, b"f")] == [b"one, promised", b"put", b"one"]
+
+
+def test_what_was_written_to_a_file_with_history_is_kept_when_s3_deletes_it(store: Store, bucket: Ino) -> None:
+    handle = store.files.open(write(store, bucket, b"f", b"one"), ANN)
+    store.files.write(handle, 3, b", open")
+    store.objects.delete(bucket, b"f", S3)
+    store.files.release(handle)
+    assert [text(store, version) for version in history(store, bucket, b"f")] == [None, b"one, open", b"one"]
+
+
+def test_a_purge_of_the_null_version_is_of_what_was_promised(store: Store) -> None:
+    bucket = store.create_bucket(b"plain", uid=1000, gid=1000, state=State.UNVERSIONED)
+    handle = store.files.open(write(store, bucket, b"f", b"one"), ANN)
+    store.files.write(handle, 3, b", promised")
+    store.files.flush(handle)
+    store.objects.purge(bucket, b"f", "null", S3)
+    assert history(store, bucket, b"f") == []
+    store.files.release(handle)
+    assert history(store, bucket, b"f") == []
+
+
+@pytest.mark.parametrize("door", ["mount", "s3"])
+def test_a_bucket_stays_for_what_was_promised_of_a_displaced_file(store: Store, bucket: Ino, door: str) -> None:
+    handle = store.files.open(write(store, bucket, b"f", b"one"), ANN)
+    store.objects.purge(bucket, b"f", store.objects.current(bucket, b"f").version_id, S3)
+    store.files.write(handle, 3, b", promised")
+    store.files.flush(handle)
+    delete = store.delete_bucket if door == "mount" else store.objects.delete_bucket
+    with pytest.raises(BucketNotEmpty):
+        delete(b"bucket")
+    assert [text(store, version) for version in history(store, bucket, b"f")] == [None, b"one, promised"]
+    store.files.release(handle)
 
 
 @pytest.mark.parametrize("gone", [False, True])

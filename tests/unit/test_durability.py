@@ -174,9 +174,14 @@ def test_a_quick_disk_is_waited_for_inline_but_not_while_the_segments_are_synced
     store.close()
 
 
+@pytest.mark.parametrize("sync", [Store.sync, lambda store: trio.run(Durability(store).sync)])
 @pytest.mark.parametrize(("error", "failed"), [(DiskFailed, True), (NoSpace, False)])
 def test_the_log_cannot_be_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception], failed: bool
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: type[Exception],
+    failed: bool,
+    sync: Callable[[Store], None],
 ) -> None:
     store, _ = logging_store(tmp_path)
 
@@ -187,10 +192,10 @@ def test_the_log_cannot_be_written(
     save(store, store.find_bucket(b"bucket"), b"name", b"content")
     if failed:
         with pytest.raises(DiskFailed):
-            trio.run(Durability(store).sync)
+            sync(store)
         assert store.core.failed
     else:  # a file system that writes to a new place each time: what is to be synced is where it belongs
-        trio.run(Durability(store).sync)
+        sync(store)
         assert synced(store)
     store.abandon()
 
@@ -425,9 +430,22 @@ def test_what_begins_a_segment_is_synced_in_its_own_place(
     names = [b"0", b"1", b"2"]
     for name in names:
         save(store, bucket, name, name * 1000)
-        store.sync()
+        sync(store)
         assert synced(store)
     all_survives(store, disk, names)
+
+
+def test_after_a_record_that_could_not_be_written_the_store_takes_nothing_more(tmp_path: Path) -> None:
+    """Nobody knows what of it is on the disk."""
+    disk = SimDisk()
+    store = open_store(tmp_path / "store", disk)
+    bucket = store.create_bucket(b"bucket", uid=0, gid=0)
+    disk.fault = fail_at(1, DiskFailed, calls={"append"}, under="journal")
+    for _ in range(2):
+        with pytest.raises(DiskFailed):
+            store.tree.mkdir(bucket, b"d", 0o755, 0, WRITER)
+        disk.fault = no_fault
+    store.abandon()
 
 
 def test_after_a_change_that_was_written_and_not_applied_the_store_takes_nothing_more(

@@ -84,6 +84,14 @@ def test_round_trip(change: Change) -> None:
     assert type(found.changes[0]) is type(change)
 
 
+@pytest.mark.parametrize("change", EACH, ids=lambda change: type(change).__name__)
+def test_a_recovery_asks_for_whatever_content_a_change_has(change: Change) -> None:
+    """History ends before an event whose blocks went with the power (Store._replay)."""
+    event = Event(5, "test", [change])
+    has_content = CONTENT.root in events.encode(event)
+    assert events.contents(event) == ([CONTENT] if has_content else [])
+
+
 def test_several_changes_in_order_and_none() -> None:
     event = Event(5, "all", list(EACH))
     assert events.decode(events.encode(event)) == event

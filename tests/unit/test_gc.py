@@ -487,6 +487,40 @@ def test_who_has_the_journal_alone_does_not_look_for_what_was_freed(tmp_path: Pa
         again.abandon()
 
 
+@pytest.mark.parametrize(("call", "thorough"), [("punch", False), ("remove", True)])
+def test_who_has_the_catalog_does_not_take_what_was_freed_for_stored(tmp_path: Path, call: str, thorough: bool) -> None:
+    """The process dies right after the first bytes went. No event says that they did: the index must be committed."""
+    path, disk = tmp_path / "store", SimDisk()
+    store = open_store(path, disk)
+    bucket = store.create_bucket(b"bucket", uid=0, gid=0)
+    for number in range(60):
+        save(store, bucket, b"name-%d" % number, random_bytes(20_000, number))
+    gone = [number for number in range(45) if number % 2 or thorough]
+    for number in gone:
+        store.tree.unlink(bucket, b"name-%d" % number, WRITER)
+        purge(store, b"name-%d" % number)
+    store.checkpoint()
+    freed = []
+
+    def die(what: str, where: str) -> None:
+        if freed:
+            raise Crash
+        if what == call and where.startswith("blocks/"):
+            freed.append(where)
+
+    disk.watch = die
+    with pytest.raises(Crash):
+        gc.run(store, thorough=thorough)
+    assert freed
+    store.abandon()
+    again = open_store(path, disk.kill())
+    for number in gone:
+        save(again, bucket, b"again", random_bytes(20_000, number))
+        assert read(again, b"again") == random_bytes(20_000, number)
+    audit(again)
+    again.abandon()
+
+
 def test_what_is_left_of_a_freed_block_may_look_like_headers(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     """As it does if somebody keeps the segments of another store in this one."""
     header = blocks.header_of(blocks.identify(b"somewhere else"), node=False, length=100_000)

@@ -419,6 +419,17 @@ def test_a_moment_shows_what_was_there_and_nothing_else(store: Store, bucket: In
             past.lookup(now, name, AS_ROOT)
 
 
+def test_an_empty_directory_that_went_is_not_of_1970(store: Store, bucket: Ino, clock: Clock) -> None:
+    past = PastTree(store)
+    mkdir(store, bucket, b"d")
+    then = moment(store, bucket, past)
+    shown = past.lookup(then, b"d", AS_ROOT).mtime
+    clock.pass_s(5)
+    remove_all(store, bucket, b"d")
+    assert store.core.clock() - past.lookup(then, b"d", AS_ROOT).mtime < 10 * 10**9
+    assert past.lookup(then, b"d", AS_ROOT).mtime >= shown
+
+
 # -- listings that go on ----------------------------------------------------------------------------------------------
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.desk import ALL_RIGHTS, Desk, document
-from tests.unit.test_objects import MOUNT, S3, put
+from tests.unit.test_objects import MOUNT, S3, put, read
 from vfs import expiring, locks, purging
 from vfs.errors import Locked, NotPermitted, ReadOnly, VfsError
 from vfs.model import Bucket, Ino, LifecycleRule, PurgePolicy, Seq, State, Writer
@@ -131,6 +131,19 @@ def test_never_of_a_directory_that_stood_there_before(store: Store, bucket: Ino)
     store.set_purge_policy(bucket, PurgePolicy.ROOT)
     store.objects.purge(bucket, b"d/k", old, S3)
     assert (b"d/k", old) not in chain(store, bucket)
+
+
+def test_a_purge_from_a_directory_that_stood_there_before_takes_no_other_version(store: Store, bucket: Ino) -> None:
+    ids = [put(store, bucket, b"d/k", data).version_id or "" for data in (b"one", b"two")]
+    store.objects.delete(bucket, b"d/k", S3)
+    other = store.tree.mkdir(bucket, b"n", 0o755, 0, USER)[0]
+    store.tree.create(other, b"k", 0o644, 0, USER)
+    store.tree.rename(bucket, b"n", bucket, b"d", USER)
+    put(store, bucket, b"d/k", b"three")
+    before = chain(store, bucket)
+    store.objects.purge(bucket, b"d/k", ids[0], S3)
+    assert chain(store, bucket) == [one for one in before if one[1] != ids[0]]
+    assert read(store, store.objects.version(bucket, b"d/k", ids[1])) == b"two"
 
 
 def test_never_passes_lifecycles_over(store: Store, bucket: Ino) -> None:

@@ -425,3 +425,26 @@ def test_history_that_is_gathered_is_no_easier_to_read(
     [place] = {store.core.catalog.key_name(one.key_id).parent for one in store.objects.versions(bucket, b"d/f")}
     found = {right[:3] for right in rights(store, place, b"f") if right.uid == ANN.uid}
     assert {(uid, mode) for uid, _, mode in found} == {(ANN.uid, wanted)}
+
+
+def test_of_null_versions_that_are_gathered_one_stays_null(store: Store, bucket: Ino, tmp_path: Path) -> None:
+    """A key has no more than one; the others get the ids of when they were made, and stay."""
+    store.tree.set_attributes(bucket, mode=0o777)
+    for who in (ANN, BEN):
+        ino, _ = store.tree.mkdir(bucket, b"d", 0o755, 0, who)
+        if who is ANN:
+            write(store, ino, b"f", 0o644, who)
+            store.tree.unlink(ino, b"f", who)
+            store.set_versioning(bucket, State.SUSPENDED)
+        write(store, ino, b"f", 0o644, who)
+        store.tree.unlink(ino, b"f", who)
+        store.tree.rmdir(bucket, b"d", who)
+    *stay, oldest = store.objects.versions(bucket, b"d/f")
+    assert [one.version_id for one in stay].count("null") == len({one.key_id for one in stay}) == 2
+    store.objects.purge(bucket, b"d/f", oldest.version_id, S3)
+    found = list(store.objects.versions(bucket, b"d/f"))
+    assert len({one.key_id for one in found}) == 1
+    assert [one.seq for one in found] == [one.seq for one in stay]
+    assert [one.version_id for one in found].count("null") == 1
+    store.close()
+    assert check(tmp_path / "store", lambda problem: pytest.fail(str(problem)), lambda what, done, total: None)

@@ -57,7 +57,9 @@ def test_events_made_stands_still_while_nothing_changes(tmp_path: Path) -> None:
     store.create_bucket(b"bucket", uid=0, gid=0)
     changed = store.events_made
     assert changed == before + 1
+    number = store.core.journal.end.number
     store.checkpoint()
+    assert store.core.catalog.checkpoint.journal.number == number, "what came without any block is committed too"
     store.checkpoint()
     assert store.events_made == changed
     store.close()

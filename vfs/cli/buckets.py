@@ -168,6 +168,11 @@ def create(path: str) -> None:
         os.mkdir(place.path)
     except FileExistsError:
         raise Failure(f"{path} exists") from None
+    except PermissionError:
+        top = place.mount.mountpoint
+        raise Failure(
+            f"{path}: you may not write to {top}; its owner lets others make buckets: chgrp, chmod g+w {top}"
+        ) from None
     except OSError as error:
         raise Failure(f"{path}: {error.strerror}") from error
     output.write(f"made bucket {path}, versioning {existing(path)['Versioning']}")
@@ -289,8 +294,9 @@ def lock(path: str, rule: str | None, days: int | None, years: int | None, yes: 
         time = f"{days or years} {'days' if days else 'years'}"
         value = rule if rule == "on" else f"{rule} {time}"
         if rule == "compliance" and not yes:
+            stays = time if (days or years) != 1 else time.removesuffix("s")
             output.confirm(
-                f"From now on, what is written to {path} stays for {time}; not even root can remove it sooner."
+                f"From now on, what is written to {path} stays for {stays}; not even root removes it sooner."
             )
         try:
             os.setxattr(facts["Path"], LOCK, value.encode())

@@ -171,7 +171,8 @@ def _advice(store: str, seen: Seen, *, repaired: bool) -> Iterator[str]:
         yield "To give up what is only there, and nothing else:"
         yield f"  vfs rebuild --cut {quoted}   puts the rest of the log in its place, and moves the log aside"
     if kinds[Kind.JOURNAL]:
-        yield "The journal is damaged. If there is a copy of the store, put back what is named above from there."
+        yield "The journal is damaged. If there is a copy of the store, write its segments over those named above (dd"
+        yield "conv=notrunc; not in their place: an older copy ends sooner)."
         yield "Without it nothing is repaired: what the catalog knows may be nowhere else. Keep a copy of all of it."
         if seen.figures.opens and kinds[Kind.CATALOG]:
             yield "The store can be mounted, and its files copied to a new one, but for what is wrong in the catalog."
@@ -193,8 +194,9 @@ def _advice(store: str, seen: Seen, *, repaired: bool) -> Iterator[str]:
         yield "The disk cannot read all of the store. Copy it, as far as it can be read, to a disk that is well (as"
         yield "ddrescue does), and check the copy: nothing is repaired here."
     if kinds[Kind.BLOCK] and seen.lost:
-        yield "The versions named above cannot be read to their end; everything else can. To mend them, put back the"
-        yield "segments named above from a copy of the store. Or, if their content is still somewhere else:"
+        yield "The versions named above cannot be read to their end; everything else can. To mend them, write the"
+        yield "segments of a copy of the store over those named above (dd conv=notrunc; not in their place: an older"
+        yield "copy ends sooner). Or, if their content is still somewhere else:"
         yield f"  vfs rebuild {quoted}   then mount the store, and copy that content into any bucket"
         yield "To give up versions for good, and nothing else, mount the store:"
         for path, problems in groupby(seen.lost, key=lambda problem: problem.path):

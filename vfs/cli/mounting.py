@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -24,10 +25,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 import click
 
 from vfs.cli import output
+from vfs.cli.conf import conf_option
+from vfs.cli.logs import LOG, log_to_file, log_to_stderr
 from vfs.cli.mounts import STATUS, Mount, is_dead, is_within, mount_of, mounted_on
 from vfs.cli.options import foreign_owner, split_options
 from vfs.cli.output import FAILED, WRONG, Failure
 from vfs.cli.usage import Command
+from vfs.cli.users import named, own_namespace, users_of
 from vfs.errors import DiskFailed, InvalidName, NoSpace, StoreInUse, Unsafe, VfsError
 from vfs.folder import Folder
 from vfs.fuse import connection
@@ -38,15 +42,13 @@ if TYPE_CHECKING:
     from vfs.service.process import MoreDoor
 
 READY = "ready"
-LOG = "daemon.log"
 CLOSE_SECONDS_MAX = 60.0  # that an unmounted store is waited for to be closed
 POLL_SECONDS = 0.02
+COPY_SECONDS = 1.0  # that closing takes before somebody is looked for who keeps a daemon from it
 DEAD_MOUNTS_MAX = 16  # one upon the other
 _PIPE: Any = {"encoding": "utf-8", "errors": "surrogateescape", "newline": "\n"}  # paths may hold anything
 
 Result = TypeVar("Result")
-
-_PRIORITIES = {"DEBUG": 7, "INFO": 6, "WARNING": 4, "ERROR": 3, "CRITICAL": 2}  # sd-daemon(3)
 
 log = logging.getLogger("vfs.mount")
 
@@ -79,6 +81,7 @@ class Order(NamedTuple):
 )
 @click.option("--s3", metavar="[ADDR:]PORT", default="", help="Serve the same buckets over S3 at an address.")
 @foreign_owner
+@conf_option("VFS_STORE", "VFS_MOUNTPOINT")
 @click.option(
     "--ready-fd",
     type=click.IntRange(0, 1 << 20),
@@ -273,7 +276,7 @@ def _serve_in_background(order: Order, ready_fd: int) -> int:
             daemon.check_options(order.options)
             with Folder.at(order.store, foreign=order.foreign, make=True) as root:
                 _check_is_store(root)
-                _log_to_file(root)
+                log_to_file(root)
             os.chdir("/")
             _serve(order, lambda: tell(READY))
         except (VfsError, Failure, OSError, MemoryError) as error:
@@ -343,43 +346,6 @@ def _report_failure(store: Path, code: int, answer: str) -> NoReturn:
     raise Failure(f"the daemon ended without a word ({how}); look into {store / LOG}", FAILED)
 
 
-def _log_to_file(root: Folder) -> None:
-    """From now on, all output of this process goes to the end of the store's log."""
-    fd = root.open_or_make(LOG, os.O_WRONLY | os.O_APPEND)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os.dup2(fd, 1)
-    os.dup2(fd, 2)
-    os.close(fd)
-    log_to_stderr()
-
-
-def log_to_stderr() -> None:
-    handler = logging.StreamHandler()
-    if _is_journal(sys.stderr.fileno()):
-        handler.setFormatter(PriorityFormatter("%(name)s: %(message)s"))
-    else:
-        handler.setFormatter(
-            logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
-        )
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-
-
-def _is_journal(fd: int) -> bool:
-    """Whether a descriptor leads to systemd's journal, which adds the time itself (systemd.exec(5), JOURNAL_STREAM)."""
-    found = os.fstat(fd)
-    return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
-
-
-class PriorityFormatter(logging.Formatter):
-    """Lines with a priority in front of each, as systemd's journal reads them (sd-daemon(3))."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """One or more lines."""
-        prefix = f"<{_PRIORITIES.get(record.levelname, 6)}>"
-        return "\n".join(prefix + line for line in super().format(record).split("\n"))
-
-
 # -- unmounting -------------------------------------------------------------------------------------------------------
 
 
@@ -389,19 +355,69 @@ def umount(mountpoint: str) -> None:
     """Unmount what is mounted on MOUNTPOINT, and return when its daemon has closed the store."""
     there = _mounted(mountpoint)
     store = _store_of(there)
+    device = connection.device_on(there.mountpoint)
     error = _unmount(there.mountpoint)
     if error.rstrip(".").endswith("busy"):
-        raise Failure(f"{mountpoint} is busy: somebody has files open there; `fuser -vm {mountpoint}` shows who")
+        raise Failure(f"{mountpoint} is busy: {_who_is_in(device, mountpoint)}; try again when that is done")
     if error:
         raise Failure(f"{mountpoint} cannot be unmounted: {error}")
-    deadline = time.monotonic() + CLOSE_SECONDS_MAX
+    if _is_closed(store, COPY_SECONDS):
+        return
+    _end_for_copies(store, mountpoint, device)
+    if not _is_closed(store, CLOSE_SECONDS_MAX):
+        raise Failure(
+            f"{mountpoint} is unmounted, and its store is not closed after {CLOSE_SECONDS_MAX:.0f} s; "
+            f"look into {store / LOG}"
+        )
+
+
+def _is_closed(store: Path, seconds: float) -> bool:
+    """Whether nobody holds a store any more, within so many seconds."""
+    deadline = time.monotonic() + seconds
     while is_held(store):
         if time.monotonic() > deadline:
-            raise Failure(
-                f"{mountpoint} is unmounted, and its store is not closed after {CLOSE_SECONDS_MAX:.0f} s; "
-                f"look into {store / LOG}"
-            )
+            return False
         time.sleep(POLL_SECONDS)
+    return True
+
+
+def _who_is_in(device: str | None, mountpoint: str) -> str:
+    here = own_namespace()
+    users = [] if device is None else [user for user in users_of(device) if user.opens and user.namespace == here]
+    if not users:
+        return f"somebody has files open there; as root, `fuser -vm {mountpoint}` shows who"
+    return f"{named(users)} {'has' if len(users) == 1 else 'have'} files or the working directory there"
+
+
+def _end_for_copies(store: Path, mountpoint: str, device: str | None) -> None:
+    """End a daemon that goes on because another mount namespace (of a container, perhaps) has a copy of the mount.
+    Raises Failure if somebody there uses it, or the daemon cannot be ended.
+    """
+    copies = [] if device is None else users_of(device)
+    if not copies:
+        return
+    daemon = _read_lock(store)
+    end = (
+        f"kill {daemon.pid}" if daemon is not None and daemon.pid else f"that of the process that {store / LOCK} names"
+    )
+    using = [user for user in copies if user.opens]
+    if using:
+        uses = "uses" if len(using) == 1 else "use"
+        raise Failure(
+            f"{mountpoint} is unmounted here, but {named(using)} {uses} a copy of it in another mount namespace (a "
+            f"container?), and the daemon goes on; end {'it' if len(using) == 1 else 'them'}, or the daemon: {end}"
+        )
+    try:
+        if daemon is None or not daemon.pid:
+            raise PermissionError
+        os.kill(daemon.pid, signal.SIGTERM)
+    except PermissionError:
+        raise Failure(
+            f"{mountpoint} is unmounted here, but {named(copies)} has a copy of it; end the daemon: {end}"
+        ) from None
+    except ProcessLookupError:
+        pass  # it has just ended
+    output.write_note(f"ended the daemon: {named(copies)} had a copy of {mountpoint} in another mount namespace")
 
 
 def _store_of(mount: Mount) -> Path:

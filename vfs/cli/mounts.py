@@ -115,7 +115,7 @@ def locate(path: str) -> Place:
         names.insert(0, name)
     real = os.path.realpath(above)
     if is_dead(real):
-        raise Failure(f"{above}: the daemon of this mount has died; mount the store again (vfs mount)")
+        raise Failure(f"{above or '.'}: the daemon of this mount has died; mount the store again (vfs mount)")
     place = Place(mount_of(real), real, tuple(names))
     if VERSIONS in place.path[len(place.mount.mountpoint) :].split("/"):
         raise Failure(f"{path} lies in {VERSIONS}; name the file itself, as it is or was outside", WRONG)

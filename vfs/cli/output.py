@@ -12,6 +12,7 @@ import json
 import os
 import pwd
 import re
+import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
@@ -22,6 +23,7 @@ import click
 
 FAILED = 1  # the operation failed
 WRONG = 2  # wrong usage, store, mount point or option
+FITTED_LEAST = 8  # characters of a column that is cut
 WIDTH_ROWS = 200  # rows that decide how wide a column is; later ones may stick out
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
@@ -42,10 +44,11 @@ class Cell(NamedTuple):
 
 
 class Column(NamedTuple):
-    """A column of a table; numbers stand to the right."""
+    """A column of a table; numbers stand to the right. fits: it may be cut in the middle where a terminal is narrow."""
 
     title: str
     right: bool = False
+    fits: bool = False
 
 
 def open_streams() -> None:
@@ -175,13 +178,33 @@ def _write_aligned(columns: Sequence[Column], rows: Iterator[list[Cell]]) -> Non
         return
     titles = [Cell(column.title, "bright_black") for column in columns]
     widths = [max(len(row[at].text) for row in [titles, *first]) for at in range(len(columns))]
+    _narrow(columns, widths)
     for row in chain([titles], first, rows):
         line = ""
-        for column, width, cell in zip(columns, widths, row, strict=True):
+        for column, width, uncut in zip(columns, widths, row, strict=True):
+            cell = Cell(_cut(uncut.text, width), uncut.colour) if column.fits else uncut
             padding = " " * (width - len(cell.text))
             text = _styled(cell.text, cell.colour, wanted=True)
             line += (padding + text if column.right else text + padding) + "  "
         _echo(line.rstrip(), color=True)
+
+
+def _narrow(columns: Sequence[Column], widths: list[int]) -> None:
+    """Take from the widest of the columns that may be cut until the terminal is wide enough."""
+    over = sum(widths) + 2 * (len(widths) - 1) - shutil.get_terminal_size().columns
+    while over > 0:
+        wide = [at for at, column in enumerate(columns) if column.fits and widths[at] > FITTED_LEAST]
+        if not wide:
+            break
+        widths[max(wide, key=widths.__getitem__)] -= 1
+        over -= 1
+
+
+def _cut(text: str, width: int) -> str:
+    if len(text) <= width:
+        return text
+    end = (width - 1) // 2
+    return f"{text[: width - 1 - end]}…{text[-end:]}"
 
 
 def printable(text: str) -> str:

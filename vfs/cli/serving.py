@@ -13,7 +13,9 @@ import click
 
 import vfs
 from vfs.cli import output
+from vfs.cli.conf import conf_option
 from vfs.cli.installing import TARGET
+from vfs.cli.logs import log_to_stderr
 from vfs.cli.options import foreign_owner
 from vfs.cli.output import WRONG, Cell, Column, Failure
 from vfs.cli.usage import Command, Group
@@ -64,6 +66,7 @@ def parse_address(text: str) -> Address:
 @click.argument("store")
 @click.option("--s3", metavar="[ADDR:]PORT", required=True, help="Where to listen; without ADDR on this machine only.")
 @foreign_owner
+@conf_option("VFS_STORE", "VFS_S3")
 def serve(store: str, s3: str, foreign: bool) -> None:
     """Serve STORE over S3 (and OSS, and OBS) in the foreground, without a mount. STORE is made if it is missing.
 
@@ -79,7 +82,7 @@ def serve(store: str, s3: str, foreign: bool) -> None:
     address = parse_address(s3)
     mounting.free_from_killed(path)
     mounting.check_store(path)
-    mounting.log_to_stderr()
+    log_to_stderr()
     try:
         mounting.when_closed(lambda: daemon.serve(path, address, foreign=foreign, on_ready=lambda: None))
     except (NoSpace, DiskFailed):

@@ -1,90 +1,249 @@
-"""`vfs status`: what stores are mounted."""
+"""`vfs status`: what stores are mounted or served, and whether they are well."""
 
 from __future__ import annotations
 
-import json
+import errno
 import os
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
+from vfs import daemons
 from vfs.cli import output
-from vfs.cli.mounts import STATUS, Mount, is_dead, mount_of, vfs_mounts
-from vfs.cli.output import Cell, Column
+from vfs.cli.mounts import STATUS, Mount, mount_of, vfs_mounts
+from vfs.cli.output import FAILED, Cell, Column
 from vfs.cli.usage import Command
 
+MOUNTED, SERVED, DEAD, HUNG, PRIVATE, UNKNOWN = "mounted", "served", "dead", "no answer", "private", "unknown"
+ANSWER_S_MAX = 5.0  # that a mount may take, and all of them together
+
 _COLUMNS = (
-    Column("mount point"),
-    Column("store"),
+    Column("at", fits=True),
+    Column("store", fits=True),
     Column("state"),
-    Column("pid", right=True),
-    Column("buckets", right=True),
-    Column("versions", right=True),
     Column("live", right=True),
     Column("history", right=True),
     Column("on disk", right=True),
-    Column("reclaimable", right=True),
-    Column("scrubbed"),
 )
+
+
+class Scrubbed(msgspec.Struct):
+    """How far the scrub is."""
+
+    DamagedBlocks: int
+    Progress: float
+    LastPass: str | None
+
+
+class Trouble(msgspec.Struct):
+    """What is wrong with a store, as its daemon tells it."""
+
+    Trouble: str
+    Since: str
+    Message: str
+
+
+class Status(msgspec.Struct):
+    """What there is to know of a mount or a daemon. What comes from a daemon may be anybody's: it is checked."""
+
+    State: str
+    Store: str = ""
+    Mountpoint: str = ""
+    S3: list[str] = []
+    Pid: int | None = None
+    Version: str = ""
+    Since: str = ""
+    Buckets: int | None = None
+    Versions: int | None = None
+    LiveBytes: int | None = None
+    HistoryBytes: int | None = None
+    StoreBytes: int | None = None
+    ReclaimableBytes: int | None = None
+    RecordsSetAside: int = 0
+    DraftsKept: int = 0
+    Scrub: Scrubbed | None = None
+    Troubles: list[Trouble] = []
+
+    @property
+    def is_well(self) -> bool:
+        """What is somebody else's is not ours to judge."""
+        return self.State in (MOUNTED, SERVED, PRIVATE) and not self.Troubles
+
+    @property
+    def place(self) -> str:
+        return self.Mountpoint or " ".join(self.S3)
 
 
 @click.command(cls=Command)
 @click.argument("path", required=False)
 @click.option("--json", "as_json", is_flag=True, help="A list of objects, with every figure that there is.")
-def status(path: str | None, as_json: bool) -> None:
-    """Show all mounts of vfs with their figures, or only the one that PATH lies in. A daemon that died leaves a dead
-    mount: mount the store again, and it works as before.
+@click.pass_context
+def status(context: click.Context, path: str | None, as_json: bool) -> None:
+    """Show all mounts of vfs and the stores that `vfs serve` serves, or all that there is to know of the one that PATH
+    lies in; PATH may be a store, too.
+
+    \b
+    mounted, served       it is well
+    full                  its disk is full: writing is refused
+    read-only             its disk failed: it takes no more changes until it is mounted again
+    damaged               something stored cannot be read
+    dead                  its daemon has died: mount the store again, and it works as before
+    no answer             its daemon lives, and does not answer
+    private               another user's, and not for you to see
+
+    Exit code 1 if anything of it is not well (all but the first and the last of these).
     """
-    mounts = vfs_mounts() if path is None else [mount_of(os.path.realpath(path))]
-    found = list(map(_status, mounts))
+    told = _every() if path is None else _at(path)
     if as_json:
-        output.write_json_list(found)
-        return
-    output.write_table(_COLUMNS, map(_row, found))
-    for facts in found:
-        for line in _set_aside(facts):
-            output.write(line)
+        output.write_json_list(facts for facts, _ in told)
+    else:
+        found = [status for _, status in told]
+        if path is None:
+            output.write_table(_COLUMNS, map(_row, found))
+        else:
+            for status in found:
+                output.write_table((Column(""), Column("")), _details(status))
+        for status in found:
+            for line in _lines(status):
+                output.write(line)
+    context.exit(0 if all(status.is_well for _, status in told) else FAILED)
 
 
-def _status(mount: Mount) -> dict[str, Any]:
-    facts: dict[str, Any] = {"Mountpoint": mount.mountpoint, "Store": mount.source}
+Told = tuple[dict[str, Any], Status]  # as the daemon says it, and what is understood of that
+
+
+def _every() -> list[Told]:
+    return _mounts(vfs_mounts()) + [_served(place, answer) for place, answer in daemons.ask_all()]
+
+
+def _at(path: str) -> list[Told]:
+    real = os.path.realpath(path)
+    found = [told for told in _every() if told[1].Store and os.path.realpath(told[1].Store) == real]
+    return found or _mounts([mount_of(real)])
+
+
+def _mounts(mounts: Sequence[Mount]) -> list[Told]:
+    """All are asked at once, in threads: one that does not answer keeps no other from being shown."""
+    answers: list[bytes | OSError | None] = [None] * len(mounts)
+
+    def ask(at: int, mountpoint: str) -> None:
+        try:
+            answers[at] = os.getxattr(mountpoint, STATUS)
+        except OSError as error:
+            answers[at] = error
+
+    threads = [threading.Thread(target=ask, args=(at, one.mountpoint), daemon=True) for at, one in enumerate(mounts)]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + ANSWER_S_MAX
+    for thread in threads:
+        thread.join(max(deadline - time.monotonic(), 0))
+    return [_mounted(mount, answer) for mount, answer in zip(mounts, answers, strict=True)]
+
+
+def _mounted(mount: Mount, answer: bytes | OSError | None) -> Told:
+    known: dict[str, Any] = {"Mountpoint": mount.mountpoint, "Store": mount.source, "State": MOUNTED}
+    match answer:
+        case bytes():
+            return _understood(known, answer)
+        case None:
+            known["State"] = HUNG
+        case OSError(errno=errno.ENOTCONN):
+            known["State"] = DEAD
+        case OSError(errno=errno.EACCES):
+            known["State"] = PRIVATE
+        case _:
+            known["State"] = (answer.strerror or UNKNOWN).lower()
+    return known, Status(**known)
+
+
+def _served(place: Path, answer: bytes) -> Told:
+    if answer:
+        return _understood({"State": SERVED}, answer)
+    known: dict[str, Any] = {"State": HUNG, "S3": [str(place)]}
+    return known, Status(**known)
+
+
+def _understood(known: dict[str, Any], answer: bytes) -> Told:
     try:
-        facts |= {"State": "mounted"} | json.loads(os.getxattr(mount.mountpoint, STATUS))
-    except OSError as error:
-        facts["State"] = "dead" if is_dead(mount.mountpoint) else (error.strerror or "unknown").lower()
-    return facts
+        facts = known | msgspec.json.decode(answer, type=dict[str, Any])
+        facts |= {name: known[name] for name in ("Mountpoint", "State") if name in known}
+        return facts, msgspec.convert(facts, Status)
+    except (msgspec.DecodeError, RecursionError):  # of another vfs, or of something that says it is one
+        known["State"] = UNKNOWN
+        return known, Status(**known)
 
 
-def _set_aside(facts: dict[str, Any]) -> Iterator[str]:
-    """What opening a store had to pass over."""
-    store = facts["Store"]
-    if records := facts.get("RecordsSetAside"):
-        yield f"{store}: {records} records that nobody can apply are set aside, in {store}/set-aside"
-    if drafts := facts.get("DraftsKept"):
-        yield f"{store}: {drafts} files have changes that could not be published; the daemon's log says why"
+def _row(status: Status) -> list[Cell]:
+    sizes = [_size(size) for size in (status.LiveBytes, status.HistoryBytes, status.StoreBytes)]
+    return [Cell(status.place, "blue"), Cell(status.Store), _state(status), *sizes]
 
 
-def _row(facts: dict[str, Any]) -> list[Cell]:
-    state = Cell(facts["State"], "green" if facts["State"] == "mounted" else "red")
-    figures = [Cell(str(facts.get(name, "-"))) for name in ("Pid", "Buckets", "Versions")]
-    sizes = [_size(facts, name) for name in ("LiveBytes", "HistoryBytes", "StoreBytes", "ReclaimableBytes")]
-    return [Cell(facts["Mountpoint"], "blue"), Cell(facts["Store"]), state, *figures, *sizes, _scrubbed(facts)]
+def _details(status: Status) -> Iterator[list[Cell]]:
+    figures = {
+        "mount point": status.Mountpoint,
+        "S3": " ".join(status.S3),
+        "store": status.Store,
+        "pid": _number(status.Pid),
+        "since": output.human_time(status.Since) if status.Since else "",
+        "version": status.Version,
+        "buckets": _number(status.Buckets),
+        "versions": _number(status.Versions),
+        "live": _size(status.LiveBytes).text,
+        "history": _size(status.HistoryBytes).text,
+        "on disk": _size(status.StoreBytes).text,
+        "reclaimable": _size(status.ReclaimableBytes).text,
+        "scrubbed": _scrubbed(status),
+    }
+    yield [Cell("state", "blue"), _state(status)]
+    for name, text in figures.items():
+        if text:
+            yield [Cell(name, "blue"), Cell(text)]
 
 
-def _size(facts: dict[str, Any], name: str) -> Cell:
-    return Cell(output.human_size(facts[name]) if name in facts else "-")
+def _state(status: Status) -> Cell:
+    words = [trouble.Trouble for trouble in status.Troubles] or [status.State]
+    return Cell(", ".join(words), "green" if status.is_well else "red")
 
 
-def _scrubbed(facts: dict[str, Any]) -> Cell:
+def _number(number: int | None) -> str:
+    return "" if number is None else str(number)
+
+
+def _size(size: int | None) -> Cell:
+    return Cell("-" if size is None else output.human_size(size))
+
+
+def _scrubbed(status: Status) -> str:
     """When the daemon had last read every block, and what it found damaged."""
-    if "Pid" not in facts:
-        return Cell("-")
-    scrub = facts.get("Scrub")
+    scrub = status.Scrub
     if scrub is None:
-        return Cell("off")
-    if scrub["DamagedBlocks"]:
-        return Cell(f"{scrub['DamagedBlocks']} damaged blocks; see its log", "red")
-    if scrub["LastPass"] is None:
-        return Cell(f"{scrub['Progress']:.0%} so far")
-    return Cell(output.human_time(scrub["LastPass"]))
+        return "off" if status.Pid else ""
+    if scrub.DamagedBlocks:
+        return f"damaged blocks: {scrub.DamagedBlocks}; see its log"
+    if scrub.LastPass is None:
+        return f"{scrub.Progress:.0%} so far"
+    return output.human_time(scrub.LastPass)
+
+
+def _lines(status: Status) -> Iterator[str]:
+    """What is wrong, and what opening a store had to pass over."""
+    for trouble in status.Troubles:
+        yield f"{status.place}: {trouble.Trouble} since {output.human_time(trouble.Since)}: {trouble.Message}"
+    if status.State == DEAD:
+        yield f"{status.place}: its daemon has died; mount it again: vfs mount {status.Store} {status.Mountpoint}"
+    if status.RecordsSetAside:
+        yield (
+            f"{status.Store}: {status.RecordsSetAside} records that nobody can apply are set aside, in "
+            f"{status.Store}/set-aside"
+        )
+    if status.DraftsKept:
+        yield (
+            f"{status.Store}: {status.DraftsKept} files have changes that could not be published; the daemon's log "
+            "says why"
+        )

@@ -73,7 +73,7 @@ def cannot_end(pid: int) -> bool:
         return False
 
 
-def start_guard(mountpoint: str, device: str) -> None:
+def start_guard(mountpoint: str, device: str) -> subprocess.Popen[bytes]:
     """Start the process that ends the connection when this one was killed and cannot end. It ends when this one does.
 
     To be called in the first thread, which is the one that a signal surely ends. Raises OSError.
@@ -81,6 +81,14 @@ def start_guard(mountpoint: str, device: str) -> None:
     command = [sys.executable, "-I", "-S", __file__, mountpoint, device, str(os.getpid())]
     guard = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, cwd="/")
     guard.returncode = 0  # it outlives this process, so nobody waits for it
+    return guard
+
+
+def end_guard(guard: subprocess.Popen[bytes]) -> None:
+    """Nothing is mounted any more: end it, before a service manager finds it left behind, and says that it kills it."""
+    guard.returncode = None
+    guard.kill()
+    guard.wait()
 
 
 def main(mountpoint: str, device: str, daemon: int) -> None:

@@ -27,6 +27,7 @@ from vfs.model import STORE_ROOT, Ino
 from vfs.names import check_bucket_name
 from vfs.service.collecting import Collecting
 from vfs.service.durability import Durability
+from vfs.service.health import Health
 from vfs.service.lifecycles import Lifecycles
 from vfs.service.process import MoreDoor, Task, notify, want_open_files
 from vfs.service.scrubbing import Scrubbing
@@ -139,22 +140,25 @@ def serve(
             "Version": __version__,
             "Since": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        durability = Durability(opened)
-        scrubbing = Scrubbing(opened, facts)
+        health = Health(opened, facts, serving=str(mountpoint))
+        durability = Durability(opened, health)
+        scrubbing = Scrubbing(opened, facts, health)
         collecting = Collecting(opened, durability, facts)
         lifecycles = Lifecycles(opened)
         operations = Operations(opened, durability, collecting, lifecycles, root, facts)
-        tasks: list[Task] = [durability.run, scrubbing.run, collecting.run, partial(lifecycles.run, operations.settle)]
-        tasks += [] if door is None else [door(opened, operations.settle, facts)]
+        tasks: list[Task] = [health.run, durability.run, scrubbing.run, collecting.run]
+        tasks += [partial(lifecycles.run, operations.settle)]
+        tasks += [] if door is None else [door(opened, operations.settle, health, facts)]
         opened.tell_mountpoint(os.path.realpath(mountpoint))
         channel = _mount(operations, mountpoint, source, _without_labels(options))
         place = Place(mountpoint, connection.device_on(str(mountpoint)))
         clean = False
+        guard = None
         try:
-            _start_guard(place)
+            guard = _start_guard(place)
             handshake.shake_hands()
             polling.install(opened.settings.poll_us)
-            trio.run(_main, tasks, place, on_ready)
+            trio.run(_main, tasks, place, health, on_ready)
             clean = True
         finally:
             polling.uninstall()
@@ -162,6 +166,8 @@ def serve(
             if unmount and channel is not None:
                 mount.detach(str(mountpoint), channel)
             pyfuse3.close(unmount=unmount)
+            if guard is not None:
+                connection.end_guard(guard)
     finally:
         opened.close()
     log.info("the store is closed")
@@ -186,12 +192,13 @@ def _mount(operations: Operations, mountpoint: Path, source: str, options: Seque
     return channel
 
 
-def _start_guard(place: Place) -> None:
+def _start_guard(place: Place) -> subprocess.Popen[bytes] | None:
     try:
         if place.device is not None:
-            connection.start_guard(str(place.mountpoint), place.device)
+            return connection.start_guard(str(place.mountpoint), place.device)
     except OSError as error:
         log.warning("nothing will end the connection if this is killed and cannot end: %s", error)
+    return None
 
 
 def _want_read_ahead(device: str) -> None:
@@ -212,26 +219,26 @@ def _bucket(store: Store, name: str) -> Ino:
     return store.create_bucket(encoded, uid=os.getuid(), gid=os.getgid())
 
 
-async def _main(tasks: Sequence[Task], place: Place, on_ready: Callable[[], None]) -> None:
+async def _main(tasks: Sequence[Task], place: Place, health: Health, on_ready: Callable[[], None]) -> None:
     gc.freeze()  # what is here stays: do not look through it again and again
     async with trio.open_nursery() as nursery:
         for task in tasks:
             nursery.start_soon(task)
         nursery.start_soon(_stop_on_signal, place, nursery.cancel_scope)
-        nursery.start_soon(_tell_when_ready, place, on_ready)
+        nursery.start_soon(_tell_when_ready, place, health, on_ready)
         await pyfuse3.main()
         nursery.cancel_scope.cancel()
     log.info("%s is unmounted", place.mountpoint)
 
 
-async def _tell_when_ready(place: Place, on_ready: Callable[[], None]) -> None:
+async def _tell_when_ready(place: Place, health: Health, on_ready: Callable[[], None]) -> None:
     mountpoint = place.mountpoint
     await trio.to_thread.run_sync(os.statvfs, mountpoint, abandon_on_cancel=True)
     if place.device is not None:
         _want_read_ahead(place.device)
     log.info("%s is mounted", mountpoint)
     on_ready()
-    notify("READY=1", f"STATUS=serving {mountpoint}")
+    notify("READY=1", f"STATUS={health.line}")
 
 
 async def _stop_on_signal(place: Place, serving: trio.CancelScope) -> None:

@@ -27,9 +27,10 @@ from vfs.core import Changed
 from vfs.disk import LIMITS
 from vfs.errors import (
     Corrupt,
+    DiskFailed,
     Exists,
     InvalidName,
-    LimitReached,
+    NoSpace,
     NoSuchKey,
     NotPermitted,
     ReadOnly,
@@ -51,6 +52,7 @@ from vfs.openfiles import Handle
 from vfs.purging import Way
 from vfs.service.collecting import Collecting
 from vfs.service.durability import Durability
+from vfs.service.health import Health
 from vfs.service.lifecycles import Lifecycles
 from vfs.store import Store
 from vfs.tree import Gone
@@ -72,19 +74,21 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def _fail(error: Exception, name: str) -> NoReturn:
+def _fail(health: Health, error: Exception, name: str) -> NoReturn:
     """Turn an engine's error into the errno for the kernel."""
     if isinstance(error, FUSEError):
         raise error
     if isinstance(error, VfsError):
-        if isinstance(error, Corrupt | LimitReached):
-            log.error("%s", error)
+        if isinstance(error, Corrupt | NoSpace | DiskFailed):
+            health.met(error)
         raise FUSEError(ERRNO[type(error)]) from error
     if isinstance(error, MemoryError):
         log.error("%s failed: out of memory; %s", name, LIMITS[errno.ENOMEM])
         raise FUSEError(errno.ENOMEM) from error
     if isinstance(error, UNREADABLE):
-        log.error("%s failed: the catalog is damaged (%r); unmount, and run `vfs rebuild`", name, error)
+        health.damaged(f"the catalog is damaged ({error!r}); unmount, and run `vfs rebuild`")
+    elif isinstance(error, OSError):
+        log.error("%s failed: %s", name, error)
     else:
         log.error("%s failed; this is a bug in vfs", name, exc_info=error)
     raise FUSEError(errno.EIO) from error
@@ -100,7 +104,7 @@ def _quick(
         try:
             return handler(self, *args, **kwargs)
         except Exception as error:
-            _fail(error, handler.__name__)
+            _fail(self._health, error, handler.__name__)
 
     return wrapper
 
@@ -119,7 +123,7 @@ def _change(
                 await self.durability.sync()
             return result
         except Exception as error:
-            _fail(error, handler.__name__)
+            _fail(self._health, error, handler.__name__)
 
     return wrapper
 
@@ -134,7 +138,7 @@ def _waiting(
         try:
             return await handler(self, *args, **kwargs)
         except Exception as error:
-            _fail(error, handler.__name__)
+            _fail(self._health, error, handler.__name__)
 
     return wrapper
 
@@ -240,6 +244,7 @@ class Operations(pyfuse3.Operations):
         self._collecting = collecting
         self._trace = Trace(self)
         self.durability = durability
+        self._health = durability.health
         self.sync_each = store.settings.durability == "close"
         self._tree = store.tree
         self._files = store.files
@@ -395,7 +400,7 @@ class Operations(pyfuse3.Operations):
     def mkdir(self, parent: int, name: bytes, mode: int, ctx: RequestContext) -> EntryAttributes:
         directory = self._live(parent)
         if directory == STORE_ROOT:
-            ino = self.store.create_bucket(name, uid=ctx.uid, gid=ctx.gid, mode=mode & ~ctx.umask)
+            ino = self.store.create_bucket(name, uid=ctx.uid, gid=ctx.gid, mode=mode, umask=self._umask(ctx))
             return self._entry(ino, self._tree.inode(ino))
         writer = self._callers.writer(ctx)
         return self._entry(*self._tree.mkdir(directory, name, mode, ctx.gid, writer, self._umask(ctx)))
@@ -498,7 +503,7 @@ class Operations(pyfuse3.Operations):
             only_name = inode.is_dir or inode.nlink == 1
             return (inode.key if only_name else key(directory, sort_name)) or child, self._entry(child, inode)
         except (NoSuchKey, InvalidName, OverflowError, *UNREADABLE) as error:
-            log.error("%s leads to inode %d, which cannot be read: %s", show(sort_name), child, error)
+            self._health.damaged(f"{show(sort_name)} leads to inode {child}, which cannot be read: {error}")
         damaged = EntryAttributes()
         damaged.st_ino = child
         damaged.st_mode = stat.S_IFDIR if sort_name.endswith(b"/") else stat.S_IFREG
@@ -578,8 +583,8 @@ class Operations(pyfuse3.Operations):
                 return self._files.read(handle, off, size)
             if isinstance(handle, OpenVersion):
                 return handle.copy.read(off, size)
-        except Corrupt as error:
-            log.error("damage harms %s: %s", self._what(handle), error)
+        except (Corrupt, DiskFailed) as error:
+            self._health.met(error, self._what(handle))
             raise FUSEError(errno.EIO) from error
         assert isinstance(handle, OpenLog)
         return handle.read(off, size)

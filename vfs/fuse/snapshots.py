@@ -155,9 +155,9 @@ class Snapshots:
         owned = rights or inode
         if owned is None:
             raise NoSuchKey("the bucket is gone")
-        # Of what was made and removed without anything ever below, there are only records.
-        time = 0 if inode is None else inode.mtime
-        time = time if moment is None else min(time, moment * 1000)
+        # Of what was made and removed without anything ever below, there are only records, which tell no time.
+        times = [*([] if inode is None else [inode.mtime]), *([] if moment is None else [moment * 1000])]
+        time = min(times)
         mode = stat.S_IFDIR | shown_bits(stat.S_IFDIR | stat.S_IMODE(owned.mode))
         return Stat(ino, mode, owned.uid, owned.gid, 0, time, time, acl=owned.acl)
 

@@ -10,21 +10,26 @@ import signal
 import socket
 import ssl
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import trio
 
+from vfs import __version__
 from vfs.core import Changed
 from vfs.errors import VfsError
 from vfs.s3 import server
 from vfs.s3.door import Door
 from vfs.service.collecting import Collecting
 from vfs.service.durability import Durability
+from vfs.service.health import Health
 from vfs.service.lifecycles import Lifecycles
 from vfs.service.process import MoreDoor, Settle, Task, notify, want_open_files
 from vfs.service.scrubbing import Scrubbing
+from vfs.service.telling import tell_of
 from vfs.settings import Settings
 from vfs.store import Store
 
@@ -52,11 +57,11 @@ class Address(NamedTuple):
 def door_at(address: Address) -> MoreDoor:
     """The endpoint, to be opened beside another door."""
 
-    def open_door(store: Store, settle: Settle, facts: dict[str, object]) -> Task:
+    def open_door(store: Store, settle: Settle, health: Health, facts: dict[str, object]) -> Task:
         sockets, tls = _open(address, store.settings)
         facts["S3"] = urls = _urls(sockets, tls)
         log.info("S3 on %s", " ".join(urls))
-        door = Door(store, settle)
+        door = Door(store, settle, health)
 
         async def run() -> None:
             await server.serve(sockets, door.answer, tls)
@@ -100,8 +105,14 @@ def serve(store: Path, address: Address, *, foreign: bool = False, on_ready: Cal
     want_open_files()
     opened = Store.open(store, foreign=foreign)
     try:
-        facts: dict[str, object] = {}
-        durability = Durability(opened)
+        facts: dict[str, object] = {
+            "Store": str(store),
+            "Pid": os.getpid(),
+            "Version": __version__,
+            "Since": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        health = Health(opened, facts, serving=f"{store} over S3")
+        durability = Durability(opened, health)
 
         async def settle(_: Sequence[Changed]) -> None:
             durability.changed()
@@ -109,26 +120,28 @@ def serve(store: Path, address: Address, *, foreign: bool = False, on_ready: Cal
                 await durability.sync()
 
         tasks: list[Task] = [
+            health.run,
             durability.run,
-            Scrubbing(opened, facts).run,
+            Scrubbing(opened, facts, health).run,
             Collecting(opened, durability, facts).run,
             partial(Lifecycles(opened).run, settle),
-            door_at(address)(opened, settle, facts),
+            door_at(address)(opened, settle, health, facts),
+            partial(tell_of, opened, lambda: msgspec.json.encode(facts | opened.figures())),
         ]
-        trio.run(_main, tasks, on_ready)
+        trio.run(_main, tasks, health, on_ready)
     finally:
         opened.close()
     log.info("the store is closed")
 
 
-async def _main(tasks: Sequence[Task], on_ready: Callable[[], None]) -> None:
+async def _main(tasks: Sequence[Task], health: Health, on_ready: Callable[[], None]) -> None:
     gc.freeze()  # what is here stays: do not look through it again and again
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
             for task in tasks:
                 nursery.start_soon(task)
             on_ready()
-            notify("READY=1", f"STATUS=serving, pid {os.getpid()}")
+            notify("READY=1", f"STATUS={health.line}")
             async for number in signals:
                 log.info("%s: ending", signal.Signals(number).name)
                 notify("STOPPING=1")

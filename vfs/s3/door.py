@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from enum import Enum
 from typing import NamedTuple
 
+from vfs.catalog import UNREADABLE
 from vfs.errors import NoSuchKey, VfsError
 from vfs.names import show
 from vfs.s3 import buckets, forms, lifecycle, listings, multipart, objects, protection
@@ -22,6 +23,7 @@ from vfs.s3.response import Document, Response, failed
 from vfs.s3.server import Disconnected, Incoming, TooSlow
 from vfs.s3.signatures import authenticate, authenticate_form, dialect_for, dialect_of
 from vfs.s3.signed import Signed
+from vfs.service.health import Health
 from vfs.service.process import Settle
 from vfs.store import Store
 
@@ -158,7 +160,8 @@ METHODS = frozenset(("GET", "HEAD", "PUT", "POST", "DELETE"))
 class Door:
     """Answers requests to a store. settle: waits until what changed is safe and seen."""
 
-    def __init__(self, store: Store, settle: Settle) -> None:
+    def __init__(self, store: Store, settle: Settle, health: Health) -> None:
+        self._health = health
         self._store = store
         self._settle = settle
         self._keys = Keys(store.root)
@@ -181,7 +184,12 @@ class Door:
         except Exception as error:
             if type(error).__module__.startswith(("trio", "h11")):
                 raise
-            log.exception("%s %s failed; this is a bug in vfs", incoming.method, show(_path(incoming)))
+            if isinstance(error, UNREADABLE):
+                self._health.damaged(f"the catalog is damaged ({error!r}); unmount, and run `vfs rebuild`")
+            elif isinstance(error, OSError):
+                log.error("%s %s failed: %s", incoming.method, show(_path(incoming)), error)
+            else:
+                log.exception("%s %s failed; this is a bug in vfs", incoming.method, show(_path(incoming)))
             response = self._failed(S3Error("InternalError", "an internal error"), request, incoming, request_id)
         log.debug("%s %s: %d", incoming.method, show(_path(incoming)), response.status)
         now = self._store.core.clock() // 1000
@@ -191,7 +199,7 @@ class Door:
     def _failed(self, error: S3Error | VfsError, request: Request | None, incoming: Incoming, number: str) -> Response:
         found = error if isinstance(error, S3Error) else translated(error)
         if found.status >= 500 and isinstance(error, VfsError):
-            log.error("%s %s failed: %s", incoming.method, show(_path(incoming)), error)
+            self._health.met(error, f"{incoming.method} {show(_path(incoming))}")
         if isinstance(error, NoSuchKey) and error.marker is None and self._store.settings.s3_compatibility == "ceph":
             found.headers = {"x-amz-delete-marker": "false"}
         resource = _path(incoming).decode("utf-8", "replace")

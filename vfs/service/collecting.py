@@ -78,6 +78,8 @@ class Collecting:
         except (VfsError, OSError, MemoryError) as error:
             failed = str(error) or repr(error)
             log.warning("no more space is freed for now: %s", failed)
+            if isinstance(error, VfsError):
+                self._durability.health.met(error)
         except Exception as error:  # the mount is worth more
             failed = f"{error!r}; this is a bug in vfs"
             log.exception("the collection ends; this is a bug in vfs")

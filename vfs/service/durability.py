@@ -16,6 +16,7 @@ from collections.abc import Callable
 import trio
 
 from vfs.errors import DiskFailed, NoSpace
+from vfs.service.health import Health
 from vfs.store import Store, sync_files
 
 log = logging.getLogger("vfs.durability")
@@ -54,8 +55,9 @@ class Durability:
     segments run at a time.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, health: Health | None = None) -> None:
         self._store = store
+        self.health = Health(store) if health is None else health
         self._lock = trio.Lock()
         self._placing = trio.Lock()
         self._pace = Pace()
@@ -165,8 +167,8 @@ class Durability:
                 for _ in interims.make():
                     await trio.lowlevel.checkpoint()
                 self.changed()
-            except NoSpace as error:
-                log.error("%s; what was written to open files is not safe until there is room", error)
+            except NoSpace as error:  # what was written to open files is not safe until there is room
+                self.health.met(error)
             except DiskFailed:
                 await trio.sleep(math.inf)  # logged; the store is read-only from here on
             if interims.are_due:
@@ -187,7 +189,7 @@ class Durability:
                 if not self._store.wants_checkpoint:  # what came while it was synced is committed too
                     self._urgent = trio.Event()
             except NoSpace as error:
-                log.error("%s; trying again in %d s", error, RETRY_S)
+                self.health.met(error)
                 self._changed.set()
                 await trio.sleep(RETRY_S)
             except DiskFailed:

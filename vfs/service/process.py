@@ -9,11 +9,15 @@ import os
 import resource
 import socket
 from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING
 
 from vfs.core import Changed
 from vfs.disk import LIMITS
 from vfs.errors import LimitReached
 from vfs.store import Store
+
+if TYPE_CHECKING:
+    from vfs.service.health import Health
 
 log = logging.getLogger("vfs.daemon")
 
@@ -24,7 +28,7 @@ Settle = Callable[[Sequence[Changed]], Awaitable[None]]
 
 
 Task = Callable[[], Awaitable[None]]  # runs until it is cancelled
-MoreDoor = Callable[[Store, Settle, dict[str, object]], Task]
+MoreDoor = Callable[[Store, Settle, "Health", dict[str, object]], Task]
 """Opens another door to a store, and adds to the facts of its status; the task serves who comes. Raises VfsError if it
 cannot be opened.
 """

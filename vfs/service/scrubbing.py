@@ -12,6 +12,7 @@ import trio
 from vfs.catalog import UNREADABLE
 from vfs.model import BlockId, Seq
 from vfs.scrub import Damage, Scrub, Target, read_blocks, read_parents
+from vfs.service.health import Health
 from vfs.store import Store
 
 log = logging.getLogger("vfs.scrub")
@@ -31,14 +32,17 @@ Arguments = TypeVarTuple("Arguments")
 class Scrubbing:
     """The scrub of one store. *facts*: of the mount, for its status; its entry ``Scrub`` is kept up to date."""
 
-    def __init__(self, store: Store, facts: dict[str, object]) -> None:
+    def __init__(self, store: Store, facts: dict[str, object], health: Health) -> None:
         self._facts = facts
+        self._health = health
         self._scrub = Scrub(store) if store.settings.scrub_period else None
         self._searches = 0
         self._tell()
 
     def _tell(self) -> None:
         self._facts["Scrub"] = None if self._scrub is None else self._scrub.figures()
+        if self._scrub is not None:
+            self._health.scrubbed(self._scrub.damaged_blocks)
 
     async def run(self) -> None:
         """Scrub for ever. A fault of the scrub itself is logged and ends it: the mount is worth more."""
@@ -55,7 +59,7 @@ class Scrubbing:
                 self._tell()
                 await trio.sleep(max(scrub.period_s / TURNS_PER_PERIOD, TURN_S_LEAST))
         except UNREADABLE as error:
-            log.error("the scrub ends: the catalog is damaged (%r); unmount, and run `vfs rebuild`", error)
+            self._health.damaged(f"the scrub ends: the catalog is damaged ({error!r}); unmount, and run `vfs rebuild`")
         except Exception:
             log.exception("the scrub ends; this is a bug in vfs")
         finally:

@@ -1,0 +1,244 @@
+"""`vfs status`: what daemons say, understood with care, in a table that fits the terminal, with an exit code."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vfs import daemons
+from vfs.cli import conf, output, stores
+from vfs.cli.main import run
+from vfs.cli.mounts import Mount
+from vfs.cli.output import Cell, Column, Failure
+
+TROUBLE = {"Trouble": "full", "Since": "2026-11-20T15:16:17+00:00", "Message": "no space left"}
+
+
+@pytest.fixture
+def mounts(monkeypatch: pytest.MonkeyPatch) -> dict[str, Callable[[], bytes]]:
+    """Mount points, and what their daemons say."""
+    found: dict[str, Callable[[], bytes]] = {}
+    monkeypatch.setattr(stores, "vfs_mounts", lambda: [Mount(path, "fuse.vfs", "/store") for path in found])
+    monkeypatch.setattr(stores.os, "getxattr", lambda path, name: found[path]())
+    monkeypatch.setattr(daemons, "ask_all", list)
+    return found
+
+
+def failing(number: int) -> Callable[[], bytes]:
+    def fail() -> bytes:
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+def saying(**facts: Any) -> Callable[[], bytes]:
+    return lambda: json.dumps({"Pid": 5, "Troubles": [], "LiveBytes": 7, **facts}).encode()
+
+
+def hanging() -> bytes:
+    time.sleep(60)
+    return b""
+
+
+@pytest.mark.parametrize(
+    ("answer", "state", "code"),
+    [
+        (saying(), "mounted", 0),
+        (saying(Troubles=[TROUBLE]), "full", 1),
+        (saying(Troubles=[TROUBLE, TROUBLE | {"Trouble": "damaged"}]), "full, damaged", 1),
+        (failing(errno.ENOTCONN), "dead", 1),
+        (failing(errno.EACCES), "private", 0),
+        (failing(errno.EIO), "input/output error", 1),
+        (hanging, "no answer", 1),
+        # Anybody may mount something that says it is a vfs.
+        (lambda: b"nonsense", "unknown", 1),
+        (lambda: b"[" * 100_000, "unknown", 1),
+        (lambda: b"[]", "unknown", 1),
+        (saying(LiveBytes="many"), "unknown", 1),
+        (saying(Troubles=[1]), "unknown", 1),
+        (saying(Scrub={"Progress": None}), "unknown", 1),
+        (saying(State="well", Mountpoint="/elsewhere"), "mounted", 0),
+    ],
+)
+def test_states_and_exit_codes(
+    mounts: dict[str, Callable[[], bytes]],
+    answer: Callable[[], bytes],
+    state: str,
+    code: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(stores, "ANSWER_S_MAX", 0.2)
+    mounts["/mnt"] = answer
+    assert run(["status"]) == code
+    row, *lines = capsys.readouterr().out.splitlines()
+    assert row.split("\t")[:3] == ["/mnt", "/store", state]
+    assert any("no space left" in line for line in lines) == ("full" in state)
+    assert run(["status", "--json"]) == code
+    (facts,) = json.loads(capsys.readouterr().out)
+    assert facts["Mountpoint"] == "/mnt"
+
+
+def test_one_that_hangs_hides_no_other(
+    mounts: dict[str, Callable[[], bytes]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(stores, "ANSWER_S_MAX", 0.3)
+    mounts |= {f"/hung-{number}": hanging for number in range(10)} | {"/mnt": saying()}
+    began = time.monotonic()
+    assert run(["status"]) == 1
+    assert time.monotonic() - began < 2
+    assert capsys.readouterr().out.count("no answer") == 10
+
+
+@pytest.mark.parametrize("columns", [80, 60])
+def test_the_table_fits_the_terminal(
+    mounts: dict[str, Callable[[], bytes]],
+    columns: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr(output, "on_terminal", lambda: True)
+    long = "/srv/a/mount/point/of/a/depth/that/nobody/would/type/" + "x" * 100
+    mounts |= {long: saying(LiveBytes=1 << 40, HistoryBytes=1 << 40), "/mnt": saying(Store="/home/user/" + "y" * 90)}
+    assert run(["status"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    assert max(map(len, lines)) <= columns
+    assert "…" in lines[1]
+
+
+def test_only_columns_that_may_be_cut_are(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr(output, "on_terminal", lambda: True)
+    output.write_table((Column("path", fits=True), Column("id")), [(Cell("abcdefghijklm"), Cell("0123456789"))])
+    assert capsys.readouterr().out.splitlines()[1] == "abcd…klm  0123456789"
+
+
+# -- daemons without a mount ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    directory = tmp_path / "run"
+    monkeypatch.setattr(daemons, "_directory", lambda uid: directory)
+    monkeypatch.setattr(daemons, "_directories", lambda: [directory])
+    return directory
+
+
+def answering(channel: socket.socket, answer: bytes) -> threading.Thread:
+    def serve() -> None:
+        connection, _ = channel.accept()
+        connection.sendall(answer)
+        connection.close()
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_a_daemon_is_asked_and_a_dead_one_is_not_there(place: Path, tmp_path: Path) -> None:
+    channel = daemons.listen(tmp_path / "store")
+    assert channel is not None
+    assert place.stat().st_mode & 0o777 == 0o700
+    answering(channel, b"well")
+    assert [answer for _, answer in daemons.ask_all()] == [b"well"]
+    channel.close()
+    assert daemons.ask_all() == [], "its socket is still there"
+    again = daemons.listen(tmp_path / "store")
+    assert again is not None, "the next daemon takes its place"
+    assert len(list(place.iterdir())) == 1
+    again.close()
+
+
+def test_a_daemon_that_does_not_answer_is_shown(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(stores, "vfs_mounts", list)
+    monkeypatch.setattr(daemons, "ASK_S_MAX", 0.1)
+    channel = daemons.listen(tmp_path / "store")
+    assert channel is not None
+    assert run(["status"]) == 1
+    assert capsys.readouterr().out.split("\t")[:3] == [channel.getsockname(), "", "no answer"]
+    channel.close()
+
+
+def test_where_others_can_put_something_nothing_is_asked(place: Path, tmp_path: Path) -> None:
+    place.mkdir()
+    place.chmod(0o777)
+    assert daemons.listen(tmp_path / "store") is None
+    assert daemons.ask_all() == []
+
+
+# -- the settings of a unit -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in [name for name in os.environ if name.startswith("VFS_")]:
+        monkeypatch.delenv(name)
+    path = tmp_path / "docs.conf"
+    path.touch()
+    return path
+
+
+@pytest.mark.parametrize(
+    ("given", "environment", "told"),
+    [
+        (
+            {"VFS_STORE": "", "VFS_MOUNTPOINT": "/srv"},
+            {},
+            "sets no VFS_STORE; add a line like VFS_STORE=/var/lib/vfs/docs",
+        ),
+        (
+            {"VFS_STORE": "/s", "VFS_MOUNTPOINT": ""},
+            {},
+            "sets no VFS_MOUNTPOINT; add a line like VFS_MOUNTPOINT=/srv/docs",
+        ),
+        ({"VFS_STORE": "/s", "VFS_S3": ""}, {}, "sets no VFS_S3; add a line like VFS_S3=9000"),
+        ({"VFS_STORE": "docs", "VFS_S3": "9000"}, {}, "VFS_STORE=docs is no absolute path"),
+        (
+            {"VFS_STORE": "", "VFS_S3": "9000"},
+            {"VFS_STOR": "/s"},
+            "sets no VFS_STORE (it sets VFS_STOR, which is not known)",
+        ),
+        ({"VFS_STORE": "/s", "VFS_MOUNTPOINT": "/m"}, {"VFS_OPTION": "-o ro"}, "sets VFS_OPTION, which is not known"),
+        ({"VFS_STORE": "/s", "VFS_S3": "9000"}, {"VFS_OPTIONS": "-o ro"}, "sets VFS_OPTIONS, which is not known"),
+    ],
+)
+def test_wrong_settings_are_named(
+    file: Path, given: dict[str, str], environment: dict[str, str], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (given | environment).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(Failure) as raised:
+        conf.check_conf(str(file), list(given))
+    assert str(raised.value).startswith(str(file))
+    assert told in str(raised.value)
+    assert raised.value.code == 2
+
+
+def test_right_settings(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("VFS_OPTIONS", "-o allow_other"), ("VFS_STORE", "/s"), ("VFS_MOUNTPOINT", "/m")):
+        monkeypatch.setenv(name, value)
+    conf.check_conf(str(file), ["VFS_STORE", "VFS_MOUNTPOINT"])
+
+
+def test_a_missing_file_is_named_with_what_to_write(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    missing = tmp_path / "docs.conf"
+    assert run(["mount", "--foreground", f"--conf={missing}", "", ""]) == 2
+    wanted = "VFS_STORE=/var/lib/vfs/docs and VFS_MOUNTPOINT=/srv/docs"
+    assert capsys.readouterr().err == f"vfs: there is no {missing}; write it, with the lines {wanted}\n"
+    assert run(["serve", f"--conf={missing}", "", "--s3="]) == 2
+    assert "VFS_STORE=/var/lib/vfs/docs and VFS_S3=9000" in capsys.readouterr().err
