@@ -322,7 +322,7 @@ class Catalog:
             self._db = _open_tables(self._env, create=not read_only and not self._env.stat()["entries"])
         except lmdb.Error as error:
             if not read_only and self._is_full(error):
-                raise NoSpace(f"no space left for {path}: {error}") from error
+                raise NoSpace(f"no space left for {path}: the catalog cannot be made") from error
             raise Corrupt(str(path), expected="an LMDB catalog", found=str(error)) from error
         except FileNotFoundError as error:
             raise Corrupt(str(path), expected="an LMDB catalog", found="none") from error

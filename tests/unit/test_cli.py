@@ -36,8 +36,9 @@ Run = Callable[..., tuple[int, str, str]]  # arguments -> exit code, stdout, std
 
 
 @pytest.fixture
-def vfs(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run a command in this process."""
+def vfs(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run a command in this process, with help of one width."""
+    monkeypatch.setenv("COLUMNS", "80")
 
     def runner(*arguments: object) -> tuple[int, str, str]:
         code = run([str(argument) for argument in arguments])

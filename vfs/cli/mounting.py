@@ -27,7 +27,7 @@ import click
 from vfs.cli import output
 from vfs.cli.conf import conf_option
 from vfs.cli.logs import LOG, log_to_file, log_to_stderr
-from vfs.cli.mounts import STATUS, Mount, is_dead, is_within, lost_directory, mount_of, mounted_on
+from vfs.cli.mounts import STATUS, Mount, is_dead, is_within, lost_directory, mount_of, mounted_on, vfs_mounts
 from vfs.cli.options import foreign_owner, split_options
 from vfs.cli.output import FAILED, WRONG, Failure, quoted
 from vfs.cli.usage import Command
@@ -365,7 +365,9 @@ def umount(mountpoint: str) -> None:
         raise Failure(f"{mountpoint} cannot be unmounted: {error}")
     if _is_closed(store, COPY_SECONDS):
         return
-    _end_for_copies(store, mountpoint, device)
+    if device is not None:
+        _check_bound(there, mountpoint, device)
+        _end_for_copies(store, mountpoint, device)
     if not _is_closed(store, CLOSE_SECONDS_MAX):
         raise Failure(
             f"{mountpoint} is unmounted, and its store is not closed after {CLOSE_SECONDS_MAX:.0f} s; "
@@ -396,11 +398,21 @@ def _who_is_in(device: str | None, mountpoint: str) -> str:
     return " and ".join(told) or f"somebody has files open there; as root, `fuser -vm {quoted(mountpoint)}` shows who"
 
 
-def _end_for_copies(store: Path, mountpoint: str, device: str | None) -> None:
+def _check_bound(gone: Mount, mountpoint: str, device: str) -> None:
+    """See that what was unmounted is not mounted elsewhere here, too (mount --bind). Raises Failure."""
+    for mount in vfs_mounts():
+        if mount.source == gone.source and connection.device_on(mount.mountpoint) == device:
+            raise Failure(
+                f"{mountpoint} is unmounted, but part of it is mounted on {mount.mountpoint} (mount --bind), and the "
+                f"daemon goes on; unmount that, too: vfs umount {quoted(mount.mountpoint)}"
+            )
+
+
+def _end_for_copies(store: Path, mountpoint: str, device: str) -> None:
     """End a daemon that goes on because another mount namespace (of a container, perhaps) has a copy of the mount.
     Raises Failure if somebody there uses it, or the daemon cannot be ended.
     """
-    copies = [] if device is None else users_of(device)
+    copies = users_of(device)
     if not copies:
         return
     daemon = _read_lock(store)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import threading
 import time
@@ -173,10 +174,10 @@ def _served(place: Path, answer: bytes) -> Told:
 
 def _understood(known: dict[str, Any], answer: bytes) -> Told:
     try:
-        facts = known | msgspec.json.decode(answer, type=dict[str, Any])
+        facts = known | json.loads(answer)  # not msgspec's: paths may have bytes that are no UTF-8
         facts |= {name: known[name] for name in ("Mountpoint", "State") if name in known}
         return facts, msgspec.convert(facts, Status)
-    except (msgspec.DecodeError, RecursionError):  # of another vfs, or of something that says it is one
+    except (ValueError, TypeError, RecursionError):  # of another vfs, or of something that says it is one
         known["State"] = UNKNOWN
         return known, Status(**known)
 
