@@ -330,7 +330,6 @@ def spawn(order: Order) -> None:
                 stdout=subprocess.DEVNULL,
                 pass_fds=(writer,),
                 start_new_session=True,
-                cwd="/" if lost else None,
             )
         finally:
             os.close(writer)
