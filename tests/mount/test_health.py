@@ -249,6 +249,25 @@ def test_umount_names_who_uses_a_copy(mount: Watched, elsewhere: Any, command: s
     assert mount.process.wait(20) == 0
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root binds mounts")
+def test_umount_leaves_what_is_bound_elsewhere(mount: Watched, tmp_path: Path) -> None:
+    mount.start()
+    (mount.root / "folder").mkdir()
+    bound = tmp_path / "bound"
+    bound.mkdir()
+    run(["mount", "--bind", str(mount.root / "folder"), str(bound)])
+    try:
+        code, told = umount(mount)
+        assert code == 1
+        assert told.endswith(f"and the daemon goes on; unmount that, too: vfs umount {bound}\n")
+        (bound / "file").write_bytes(b"it works on")
+        done = run([sys.executable, "-m", "vfs", "umount", str(bound)], cwd=REPO)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert mount.process.wait(10) == 0
+    finally:
+        run(["umount", "-l", str(bound)], check=False)
+
+
 @pytest.mark.parametrize("how", ["cwd", "file", "program"])
 def test_umount_names_who_is_in_a_mount(mount: Watched, how: str) -> None:
     mount.start()
@@ -268,7 +287,7 @@ def test_umount_names_who_is_in_a_mount(mount: Watched, how: str) -> None:
         assert f"is busy: process {user.pid} ({program.read_text().strip()}) has files" in told
     finally:
         end(user)
-    assert umount(mount) == (0, "")
+    assert umount(mount)[0] == 0
 
 
 # -- the mount's own root ---------------------------------------------------------------------------------------------

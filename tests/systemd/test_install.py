@@ -18,7 +18,8 @@ STRANGER = 12345
 PARTS = ("LICENSE", "README.md", "pyproject.toml", "scripts", "systemd", "vfs")
 TARGET = "/usr/local/lib/vfs"
 SITE = f"{TARGET}/lib/python{sysconfig.get_python_version()}/site-packages"
-# What it writes to, for this namespace alone; systemctl, because there may be no systemd.
+# What it writes to, for this namespace alone, without what an installed vfs has there; systemctl, because there may be
+# no systemd.
 ALONE = """
 mount -t tmpfs none /mnt
 mkdir /mnt/bin /mnt/new /mnt/work
@@ -28,7 +29,7 @@ for place in /usr/local/lib /usr/local/bin /etc; do
 done
 mkdir -p /mnt/new/sbin /mnt/work/sbin /etc/systemd/system
 mount -t overlay -o lowerdir=/usr/sbin,upperdir=/mnt/new/sbin,workdir=/mnt/work/sbin overlay /usr/sbin
-rm -rf /usr/local/lib/vfs /usr/local/bin/vfs /usr/sbin/mount.fuse.vfs /etc/systemd/system/vfs*  # where it is installed
+rm -rf /usr/local/lib/vfs /usr/local/bin/vfs /sbin/mount.fuse.vfs /etc/vfs /etc/systemd/*/vfs*
 printf '#!/bin/sh\\necho "systemctl $*"\\n' >/mnt/bin/systemctl
 chmod +x /mnt/bin/systemctl
 export PATH=/mnt/bin:$PATH
@@ -155,7 +156,7 @@ TOLD = rf"""
     cd /mnt; export PYTHONPATH=/mnt; /usr/local/bin/vfs --version; /sbin/mount.fuse.vfs || true
     ls /etc/systemd/system | grep vfs
     test -s {TARGET}/systemd/example.conf
-    test -d {SITE}/awscrt  # the S3 door, which is installed here, too
+    cmp /etc/systemd/user/vfs.service {TARGET}/systemd/user/vfs.service
     test ! -e {SITE}/pytest  # and nothing that only developing needs
     setpriv --reuid=12345 --clear-groups /usr/local/bin/vfs --version
     """
@@ -169,6 +170,7 @@ def test_what_is_installed_is_roots_alone_and_needs_nothing_else(source: str, re
     mkdir -p {TARGET}/bin; echo old >{TARGET}/bin/vfs; ln -s /tmp /usr/local/bin/vfs
     install_service "$1"
     install_service "$1" >/dev/null  # again, after an update
+    test -d {SITE}/awscrt  # the S3 door, because it is there
     mv "$1" "$1.moved"
     {TOLD}
     """

@@ -53,7 +53,7 @@ class Plan:
 
     seconds: float = 0.0
     kills: int = 2
-    life_s: tuple[float, float] = (3.5, 4.5)
+    life_s: tuple[float, float] = (2.8, 3.4)
     seed: int = 0
     is_thorough: bool = False
 
@@ -96,10 +96,9 @@ class Both:
     def __init__(self, home: Path, plan: Plan, seed: str, result: Result) -> None:
         self._plan, self._seed, self._result = plan, seed, result
         self._chance = random.Random(seed)
-        self._home = home
         self._port = _free_port(self._chance)
         self._mount = Mounted(home, "--s3", f"127.0.0.1:{self._port}")
-        self._interval = self._chance.choice((0.5, 1.0))
+        self._interval = self._chance.choice((0.3, 0.5))
         self._judge = Judge(self._interval + LOST_S + LOST_S_BUSY, DAY_S)
         self._logs = home / "logs"
         self._logs.mkdir()

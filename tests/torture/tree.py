@@ -7,6 +7,7 @@ done or not, or in part where it is more than one atomic change: each state that
 from __future__ import annotations
 
 import contextlib
+import itertools
 import mmap
 import os
 import pickle
@@ -483,9 +484,11 @@ class Tree:
         read_again = self.chance.random if not everything else float
         view = observe(self.root, self.known, lambda _: read_again() < READ_AGAIN)
         problems: list[str] = []
-        for number, state in enumerate(self._states()):
+        for (number, state), by_clock in itertools.product(enumerate(self._states()), (False, True)):
             reference: Reference = pickle.loads(state)
             reference.now = time.time_ns()
+            if by_clock:
+                _make_safe(reference, view)
             reference.recover()
             expected = expect(reference)
             found = differences(view, expected)
@@ -536,15 +539,21 @@ def create(reference: Reference, _: None, directory: Directory, name: str) -> Ha
 
 
 def opened(reference: Reference, _: None, file: File, truncate: bool) -> Handle:
-    return reference.open(file, ROOT, truncate=truncate)
+    handle = reference.open(file, ROOT, truncate=truncate)
+    if truncate:
+        handle.shared.note(b"", 0, b"")
+    return handle
 
 
 def wrote(reference: Reference, _: None, handle: Handle, offset: int, data: bytes) -> None:
+    before = bytes(handle.shared.data)
     reference.write(handle, offset, data)
+    handle.shared.note(before, offset, data)
 
 
 def cut(reference: Reference, _: None, handle: Handle, size: int) -> None:
     reference.truncate(handle, size)
+    handle.shared.note(b"", 0, bytes(handle.shared.data))
 
 
 def flushed(reference: Reference, _: None, handle: Handle) -> None:
@@ -618,6 +627,25 @@ def restored(
 def same(_: Reference, result: Any) -> Any:
     """A step that changes nothing."""
     return result
+
+
+# -- what the clock made safe ------------------------------------------------------------------------------------------
+
+
+def _make_safe(reference: Reference, view: View) -> None:
+    """Whatever was open may have an interim draft of any moment since its last draft: as the view shows it."""
+    for file in reference.files():
+        if file.open is not None and file.open.dirty:
+            directory, name = file.names[0]
+            found = view.live.get(os.path.join(places_of(directory), name.decode()))
+            moments = [moment for moment in file.open.moments if moment.changes > file.open.safe]
+            drafts = (draft for moment in reversed(moments) for draft in moment.drafts())
+            file.interim = next((draft for draft in drafts if found is not None and _is(found, draft.data)), None)
+
+
+def _is(found: tuple[Any, ...], data: bytes) -> bool:
+    """Whether what the view has of a path is a file with that content."""
+    return found[0] == "file" and found[4:6] == (len(data), digest(data))
 
 
 # -- reading and mapping ----------------------------------------------------------------------------------------------

@@ -120,11 +120,35 @@ def test_the_table_fits_the_terminal(
     assert "…" in lines[1]
 
 
+def test_places_at_home_are_shown_as_they_are_typed(
+    mounts: dict[str, Callable[[], bytes]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    monkeypatch.setenv("NO_COLOR", "1")
+    mounts |= {"/home/ada/vault": saying(Store="/home/ada/store"), "/home/ada2": saying(Store="/s")}
+    run(["status"])
+    assert "/home/ada/vault\t/home/ada/store\t" in capsys.readouterr().out
+    monkeypatch.setattr(output, "on_terminal", lambda: True)
+    run(["status"])
+    assert [line.split()[:2] for line in capsys.readouterr().out.splitlines()[1:]] == [
+        ["~/vault", "~/store"],
+        ["/home/ada2", "/s"],
+    ]
+
+
+def test_nothing_is_mounted(mounts: dict[str, Callable[[], bytes]], capsys: pytest.CaptureFixture[str]) -> None:
+    assert mounts == {}
+    assert run(["status"]) == 0
+    assert capsys.readouterr() == ("", "nothing is mounted or served\n")
+    assert run(["status", "--json"]) == 0
+    assert capsys.readouterr() == ("[]\n", "")
+
+
 def test_only_columns_that_may_be_cut_are(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("COLUMNS", "20")
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setattr(output, "on_terminal", lambda: True)
-    output.write_table((Column("path", fits=True), Column("id")), [(Cell("abcdefghijklm"), Cell("0123456789"))])
+    output.write_table((Column("path", fits=8), Column("id")), [(Cell("abcdefghijklm"), Cell("0123456789"))])
     assert capsys.readouterr().out.splitlines()[1] == "abcd…klm  0123456789"
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import shlex
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -19,15 +18,15 @@ from vfs import daemons
 from vfs.cli import output
 from vfs.cli.mounting import read_lock
 from vfs.cli.mounts import STATUS, Mount, mount_of, vfs_mounts
-from vfs.cli.output import FAILED, Cell, Column, Failure
+from vfs.cli.output import FAILED, Cell, Column, Failure, quoted
 from vfs.cli.usage import Command
 
 MOUNTED, SERVED, DEAD, HUNG, PRIVATE, UNKNOWN = "mounted", "served", "dead", "no answer", "private", "unknown"
 ANSWER_S_MAX = 5.0  # that a mount may take, and all of them together
 
 _COLUMNS = (
-    Column("at", fits=True),
-    Column("store", fits=True),
+    Column("at", fits=8),
+    Column("store", fits=8),
     Column("state"),
     Column("live", right=True),
     Column("history", right=True),
@@ -108,6 +107,8 @@ def status(context: click.Context, path: str | None, as_json: bool) -> None:
         found = [status for _, status in told]
         if path is None:
             output.write_table(_COLUMNS, map(_row, found))
+            if not found:
+                output.write_note("nothing is mounted or served")
         else:
             for status in found:
                 output.write_table((Column(""), Column("")), _details(status))
@@ -192,7 +193,8 @@ def _understood(known: dict[str, Any], answer: bytes) -> Told:
 
 def _row(status: Status) -> list[Cell]:
     sizes = [_size(size) for size in (status.LiveBytes, status.HistoryBytes, status.StoreBytes)]
-    return [Cell(status.place, "blue"), Cell(status.Store), _state(status), *sizes]
+    shown = output.at_home if output.on_terminal() else str
+    return [Cell(shown(status.place), "blue"), Cell(shown(status.Store)), _state(status), *sizes]
 
 
 def _details(status: Status) -> Iterator[list[Cell]]:
@@ -254,9 +256,9 @@ def _lines(status: Status) -> Iterator[str]:
     for trouble in status.Troubles:
         yield f"{status.place}: {trouble.Trouble} since {output.human_time(trouble.Since)}: {trouble.Message}"
     if status.State == DEAD:
-        options = "".join(f" {shlex.quote(option)}" for option in _options(status))
-        again = f"vfs mount {status.Store} {status.Mountpoint}{options}"
-        yield f"{status.place}: its daemon has died; mount it again: {again}"
+        options = "".join(f" {quoted(option)}" for option in _options(status))
+        places = f"{quoted(status.Store)} {quoted(status.Mountpoint)}"
+        yield f"{status.place}: its daemon has died; mount it again: vfs mount {places}{options}"
     if status.RecordsSetAside:
         yield (
             f"{status.Store}: {status.RecordsSetAside} records that nobody can apply are set aside, in "
