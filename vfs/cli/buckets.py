@@ -152,6 +152,15 @@ def existing(path: str) -> dict[str, Any]:
     return facts
 
 
+def why_not_set(facts: dict[str, Any], error: OSError) -> str:
+    """Why the caller could not set what a bucket does with versions."""
+    if error.errno not in (errno.EPERM, errno.EACCES):
+        return str(error.strerror)
+    if facts["Purge"] in ("root", "never") and os.stat(facts["Path"]).st_uid == os.geteuid():
+        return f"its purge policy is {facts['Purge']}, so only root sets what has old versions lost"
+    return "only the bucket's owner and root set that"
+
+
 @bucket.command("create", short_help="Make a bucket.")
 @click.argument("path")
 def create(path: str) -> None:
@@ -238,6 +247,8 @@ def purge(path: str, policy: str | None) -> None:
     root     root alone, by `vfs purge`
     never    nobody, and neither S3 nor a lifecycle; new content still takes the place of a null version
 
+    With root and never, only root suspends versioning, or has a lifecycle purge old versions.
+
     The owner of the bucket may make it stricter (in the order rm, command, root, never), only root less so.
     """
     facts = existing(path)
@@ -271,7 +282,7 @@ def versioning(path: str, state: str | None) -> None:
             if error.errno == errno.EPERM and facts["MfaDelete"]:
                 message = f"{path} has MFA delete: its state changes through S3 only, with the code of the device"
                 raise Failure(message) from error
-            raise Failure(f"{path}: {error.strerror}") from error
+            raise Failure(f"{path}: {why_not_set(facts, error)}") from error
         facts = existing(path)
     output.write(facts["Versioning"])
 
