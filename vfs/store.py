@@ -520,6 +520,7 @@ class Store:
             owner=owner,
             location=location,
             lock=lock,
+            purge=PurgePolicy[self.settings.new_buckets_purge.upper()],
         )
         now = core.clock()
         ino = Ino(core.new_id())

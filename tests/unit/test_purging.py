@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -59,6 +60,16 @@ def test_only_root_loosens() -> None:
 
 def test_old_buckets_have_the_default(store: Store, bucket: Ino) -> None:
     assert store.bucket(bucket).purge is PurgePolicy.COMMAND
+
+
+@pytest.mark.parametrize("policy", PurgePolicy)
+def test_the_setting_for_new_buckets(tmp_path: Path, policy: PurgePolicy) -> None:
+    place = tmp_path / "store"
+    place.mkdir()
+    (place / "config.toml").write_text(f'new_buckets_purge = "{policy.name.lower()}"\n')
+    with contextlib.closing(Store.open(place)) as store:
+        for name, state in ((b"by-mkdir", None), (b"by-s3", State.UNVERSIONED)):
+            assert store.bucket(store.create_bucket(name, uid=9, gid=9, state=state)).purge is policy
 
 
 # -- never ------------------------------------------------------------------------------------------------------------
