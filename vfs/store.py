@@ -691,6 +691,7 @@ def _prepare(path: Path, *, foreign: bool) -> Folder:
     if DESCRIPTION not in names:
         check_empty(path, names)
         _describe(root, FORMATS[-1])
+        log.info("made a new store in %s", path)
     return root
 
 

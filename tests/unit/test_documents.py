@@ -16,7 +16,7 @@ from xxhash import xxh3_64_intdigest
 
 from tests.typed import section
 from vfs import blocks, catalog, content, errors, events, journal, model, names, rules
-from vfs.cli import installing
+from vfs.cli import conf, installing
 from vfs.cli.main import cli
 from vfs.disk import RealDisk
 from vfs.folder import Folder
@@ -182,7 +182,7 @@ def test_what_is_installed_is_uninstalled() -> None:
     assert found
     removed = found[1].split()
     units = [place / f"{unit.stem}.service" for place in installing.UNITS.values() for unit in SERVICES]
-    for path in (installing.TARGET, installing.CONFIGURATION, *installing.LINKS.values(), *units):
+    for path in (installing.TARGET, conf.CONFIGURATION, *installing.LINKS.values(), *units):
         assert any(path.match(pattern) for pattern in removed), path
 
 

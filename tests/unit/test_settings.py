@@ -29,7 +29,8 @@ def test_every_setting(tmp_path: Path) -> None:
     found = load(
         tmp_path,
         'commit_interval = 1\ndurability = "close"\nnew_buckets = "Unversioned"\npoll_us = 0\n'
-        'new_buckets_purge = "root"\nscrub_period = 7\ngc_interval = 60\ngc_rate = 5\ncompression = "zstd"\n# a comment\n'
+        'new_buckets_purge = "root"\n'
+        'scrub_period = 7\ngc_interval = 60\ngc_rate = 5\ncompression = "zstd"\n# a comment\n'
         "lifecycle_interval = 5\nlifecycle_day = 10\n"
         's3_durability = "close"\ns3_domains = ["store.lan"]\ns3_certificate = "c"\ns3_certificate_key = "k"\n'
         's3_compatibility = "ceph"\n',

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from vfs.cli import output
+from vfs.cli.conf import mount_again
 from vfs.cli.mounts import Mount, locate, mount_of, vfs_mounts
 from vfs.cli.output import WRONG, Cell, Column, Failure
 from vfs.cli.usage import Command, Group
@@ -127,7 +128,8 @@ def _read(path: str) -> dict[str, Any] | None:
 
 def _unreadable(path: str, error: OSError) -> Failure:
     if error.errno == errno.ENOTCONN:
-        return Failure(f"{path}: the daemon of this mount has died; mount the store again (vfs mount)")
+        again = mount_again(mount_of(path).mountpoint)
+        return Failure(f"{path}: the daemon of this mount has died; {again}")
     return Failure(f"{path}: {error.strerror}")
 
 
