@@ -23,7 +23,7 @@ import pytest
 from tests.mount.test_bad_disk import Disk, disk  # noqa: F401
 from tests.mount.test_full_disk import disk_of
 from tests.mount.test_scrub import flip
-from tests.mounted import REPO, Mounted, run, wait_until
+from tests.mounted import REPO, Mounted, run, versions, wait_until
 from tests.systemd.conftest import NotifySocket, notify  # noqa: F401
 
 pytestmark = pytest.mark.fuse
@@ -109,14 +109,49 @@ def test_damage_that_a_reader_met(mount: Watched, notify: NotifySocket) -> None:
         with pytest.raises(OSError, match="Input/output error"):
             (mount.root / "file").read_bytes()
     assert (mount.root / "other").read_bytes() == b"another " * 1000
-    assert "damage harms bucket/file version" in said(notify, mount, "; damaged: ")
+    assert said(notify, mount, "; damaged: ").endswith(
+        "; damaged: damaged blocks: 1; the log and `vfs check` name what is harmed"
+    )
     code, shown = status(mount.root)
     assert code == 1
-    assert "damage harms bucket/file version" in shown
-    assert "`vfs check` names all" in shown
+    assert "damaged blocks: 1" in shown
+    assert "bucket/file" not in shown + status()[1], "what somebody may not list, systemctl does not tell him"
     assert states(mount) == ["damaged"]
     assert len(lines(mount, "damage harms bucket/file version")) == 1
     mount.stop()
+
+
+@pytest.mark.parametrize("scrub_period", [0, 30])
+def test_damage_is_told_until_it_is_mended_or_purged(
+    mount: Watched, scrub_period: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NOTIFY_SOCKET")  # nobody listens there
+    mount.start()
+    (mount.store / "config.toml").write_text(f"scrub_period = {scrub_period}\n")
+    (mount.root / "file").write_bytes(b"some content " * 1000)
+    (mount.root / "purged").write_bytes(b"other content " * 1000)
+    mount.stop()
+    for content in (b"some content ", b"other content "):
+        flip(mount, content)
+    mount.start()
+    for name in ("file", "purged"):
+        with pytest.raises(OSError, match="Input/output error"):
+            (mount.root / name).read_bytes()
+    mount.stop()
+    for _ in range(2):
+        mount.start()
+        assert "damaged blocks: 2;" in status(mount.root)[1], "nobody has read it since"
+        mount.stop()
+    flip(mount, bytes((b"s"[0] ^ 1,)) + b"ome content ")
+    mount.start()
+    wait_until(lambda: "damaged blocks: 1;" in status(mount.root)[1], "what is mended")
+    (version,) = versions(mount.root / "purged")
+    run([sys.executable, "-m", "vfs", "purge", str(mount.root / "purged"), version.name])
+    mount.stop()
+    mount.start()
+    assert status(mount.root)[0] == 0
+    assert (mount.root / "file").read_bytes() == b"some content " * 1000
+    mount.end(expected=["damage harms"])
 
 
 def test_a_disk_that_failed(
