@@ -283,6 +283,7 @@ def test_what_systemctl_status_says(container: Container) -> None:
     container.run("until vfs status; do sleep 0.5; done")
     assert container.show("vfs@docs", "StatusText") == "serving /srv/docs"
     container.run("systemctl stop vfs@docs")
+    assert container.show("vfs@docs", "StatusText") == "", "it serves nothing"
     assert "SIGKILL" not in container.run("journalctl -o cat -u vfs@docs"), "the guard was left to systemd"
 
 

@@ -74,6 +74,22 @@ def test_a_full_disk_is_told_once_and_so_is_its_end(
     assert told == [f"STATUS=serving /srv/docs; full: {lines[0]}", "STATUS=serving /srv/docs"]
 
 
+def test_what_a_collection_freed_is_seen_at_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    facts: dict[str, object] = {}
+    well = Health(store, facts)
+    free = 5
+    monkeypatch.setattr(Folder, "free_bytes", lambda self: free)
+    monkeypatch.setattr(Store, "is_short", True)
+    well.met(NoSpace("no space left"))
+    well.collected()
+    assert troubles(facts) == ["full"]
+    free += health.COLLECTED_BYTES
+    well.collected()
+    assert troubles(facts) == []
+    well.met(NoSpace("no space left"))
+    assert troubles(facts) == ["full"], "it begins again"
+
+
 def test_a_disk_that_is_full_from_the_start(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Store, "is_short", True)
     facts: dict[str, object] = {}

@@ -189,5 +189,5 @@ def test_what_the_installed_copy_says_of_it(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(vfs, "__file__", str(package))
     monkeypatch.setattr(serving, "_MODULES", ("no_such_module",))
     monkeypatch.setattr(serving, "TARGET", tmp_path)
-    with pytest.raises(Failure, match="in the clone, scripts/setup --s3, then sudo scripts/install-service$"):
+    with pytest.raises(Failure, match=r"in the clone, scripts/setup --s3, then sudo scripts/install-service$"):
         serving.check_installed()

@@ -131,6 +131,7 @@ def serve(store: Path, address: Address, *, foreign: bool = False, on_ready: Cal
         trio.run(_main, tasks, health, on_ready)
     finally:
         opened.close()
+        notify("STATUS=")
     log.info("the store is closed")
 
 

@@ -23,6 +23,7 @@ log = logging.getLogger("vfs.health")
 LOOK_S = 2.0  # between two looks whether a full disk has room again
 QUIET_S = 10.0  # without a refusal, before it is called well again
 ROOM_BYTES = 16 << 20  # that must have been freed meanwhile, if nobody has tried to write
+COLLECTED_BYTES = 1 << 20  # the same, by a collection
 DAMAGES_MAX = 1000  # that are named in the log
 UNNAMED = "something cannot be read"
 
@@ -149,12 +150,25 @@ class Health:
             await self._filled.wait()
             await trio.sleep(LOOK_S)
             if self._has_room():
-                self._filled = trio.Event()
-                log.info("there is room on the disk of the store again")
-                self._end(Trouble.FULL)
+                self._end_full()
+
+    def collected(self) -> None:
+        """Space was given back: if it was enough to write something, nobody needs to wait for that."""
+        if not self._store.is_short or self._freed_bytes >= COLLECTED_BYTES:
+            self._end_full()
+
+    def _end_full(self) -> None:
+        if Trouble.FULL in self._troubles:
+            self._filled = trio.Event()
+            log.info("there is room on the disk of the store again")
+            self._end(Trouble.FULL)
 
     def _has_room(self) -> bool:
         """Whether nothing was refused lately, and either something was written since, or much was freed."""
         quiet = time.monotonic() - self._refused_at > QUIET_S
-        freed = self._store.root.free_bytes() - self._free_then
-        return quiet and (not self._store.is_short or freed >= ROOM_BYTES)
+        return quiet and (not self._store.is_short or self._freed_bytes >= ROOM_BYTES)
+
+    @property
+    def _freed_bytes(self) -> int:
+        """How much more room there is than when something was refused last."""
+        return self._store.root.free_bytes() - self._free_then
