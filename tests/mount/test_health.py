@@ -8,6 +8,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -25,6 +26,7 @@ from tests.mount.test_full_disk import disk_of
 from tests.mount.test_scrub import flip
 from tests.mounted import REPO, Mounted, run, versions, wait_until
 from tests.systemd.conftest import NotifySocket, notify  # noqa: F401
+from tests.typed import section
 
 pytestmark = pytest.mark.fuse
 
@@ -365,6 +367,53 @@ def test_a_team_makes_buckets_and_works_in_them(everybodys: Path) -> None:
         with pytest.raises(OSError, match="not permitted") as raised:
             (mount.root / "file").touch()
         assert raised.value.errno == errno.EPERM
+        mount.end()
+    finally:
+        mount.clean_up()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts for others")
+def test_a_bucket_for_each_and_one_for_all(everybodys: Path) -> None:
+    """The lines of systemd/README.md, as they stand but for names and places."""
+    text = section(REPO / "systemd/README.md", "For a team").partition("**If members")[0]
+    lines = re.findall(r"^    (?:sudo )?(echo .*|(?:install|setfacl) .*)$", text, re.MULTILINE)
+    assert [line.split()[0] for line in lines] == ["echo", "install", "install", "setfacl"]
+
+    def by(uid: int, command: str) -> subprocess.CompletedProcess[str]:
+        groups = f"{uid},{TEAM}" if uid != STRANGER else str(uid)
+        who = ["setpriv", f"--reuid={uid}", f"--regid={uid}", f"--groups={groups}"]
+        python = f"{sys.executable} -m vfs"
+        script = f'umask 022; cd /; vfs() {{ PYTHONPATH={REPO} {python} "$@"; }}; cd {mount.root}; {command}'
+        return run([*who, "sh", "-c", script], check=False)
+
+    mount = Mounted(everybodys, "-o", "allow_other,acl")
+    try:
+        mount.start()
+        mount.stop()
+        for number, line in enumerate(lines):
+            if number == 1:
+                mount.start()
+            line = line.replace("sudo ", "").replace("/var/lib/vfs/docs", str(mount.store))
+            line = line.replace("/srv/docs/ada", f"{mount.root}/hers").replace("/srv/docs", str(mount.root))
+            run(["sh", "-ec", re.sub(r"\bada\b", str(MEMBER), re.sub(r"\bteam\b", str(TEAM), line))])
+        assert by(MEMBER, "echo one >hers/note && echo two >hers/note && echo x >shared/note").returncode == 0
+        assert (
+            by(MEMBER + 10, "echo y >shared/note && mkdir shared/sub && cat shared/.versions/note/*").stdout == "x\ny\n"
+        )
+        assert by(MEMBER, "echo z >shared/sub/new && cat shared/note").stdout == "y\n"
+        assert "Permission denied" in by(MEMBER + 10, "ls hers").stderr
+        assert "Permission denied" in by(STRANGER, "ls shared").stderr
+        for command in ("mkdir other", "rmdir hers", "mv hers mine"):
+            assert by(MEMBER, command).returncode != 0
+        assert (mount.root.stat().st_mode & 0o7777, mount.root.stat().st_uid) == (0o755, 0)
+        first = versions(mount.root / "hers/note")[0].name
+        for bucket in ("hers", "shared"):
+            for words in ("lifecycle set {} --keep 1", "versioning {} suspended", "bucket purge {} command"):
+                done = by(MEMBER, f"vfs {words.format(bucket)}")
+                assert done.returncode == 1, words
+                assert "only" in done.stderr
+        assert by(MEMBER, f"vfs purge hers/note {first}").returncode == 1
+        assert by(0, f"vfs purge hers/note {first}").returncode == 0
         mount.end()
     finally:
         mount.clean_up()
