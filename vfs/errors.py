@@ -151,6 +151,10 @@ class TooManyLinks(VfsError):
     """The file has as many names as a file can have."""
 
 
+class AttributesFull(VfsError):
+    """The attributes of a file, or its ACL, have no room beside what is there. The disk has."""
+
+
 class AttributeTooLarge(VfsError):
     """An extended attribute over the kernel's limit."""
 

@@ -118,6 +118,14 @@ class History:
             raise NoSuchKey(f"no history of {show(name)}")
         return past
 
+    def removal_of(self, directory: Ino) -> tuple[Seq, Version] | None:
+        """The record by which a directory was removed, if it was."""
+        inode = self._catalog.find_inode(directory)
+        if inode is None or inode.nlink or not inode.key:
+            return None
+        records = self._catalog.versions(inode.key)
+        return next((one for one in records if one[1].kind is Kind.NO_DIRECTORY and one[1].ino == directory), None)
+
     def names(self, parent: Ino, after: bytes = b"", reach: Reach = everywhere) -> Iterator[tuple[bytes, bytes, Past]]:
         """(sort name, name, past) of every name with history behind sort name *after*; deleted ones too."""
         places = self.places(parent, reach)

@@ -15,6 +15,7 @@ import msgspec
 from vfs import acl, events, locks, rules
 from vfs.core import Core
 from vfs.errors import (
+    AttributesFull,
     AttributeTooLarge,
     CrossBucket,
     DirectoryNotEmpty,
@@ -23,7 +24,6 @@ from vfs.errors import (
     IsADirectory,
     Locked,
     NameTooLong,
-    NoSpace,
     NoSuchAttribute,
     NoSuchKey,
     NotADirectory,
@@ -559,7 +559,7 @@ class Tree:
         inode = self._catalog.inode(ino)
         others = self._core.attributes_of(ino, inode) if inode.attributes else ()
         if sum(len(other) + len(kept) for other, kept in others if other != name) + len(value) > ATTRIBUTES_BYTES_MAX:
-            raise NoSpace(f"the attributes of a file have at most {ATTRIBUTES_BYTES_MAX} bytes in all")
+            raise AttributesFull(f"the attributes of a file have at most {ATTRIBUTES_BYTES_MAX} bytes in all")
         inode.ctime = self._core.clock()
         inode.attributes = True
         self._core.commit("setxattr", [events.AttributeSet(ino, name, value), events.InodeSet(ino, inode)])
@@ -605,7 +605,7 @@ class Tree:
         if len(value) > ATTRIBUTE_BYTES_MAX:
             raise AttributeTooLarge(f"an ACL has at most {ATTRIBUTE_BYTES_MAX} bytes")
         if not _can_be_published(inode.nlink, value) and len(value) > len(inode.acl):
-            raise NoSpace(f"an ACL of {len(value)} bytes is too large for a file with {inode.nlink} names")
+            raise AttributesFull(f"an ACL of {len(value)} bytes is too large for a file with {inode.nlink} names")
         inode.acl = value
         inode.ctime = self._core.clock()
         self._core.commit("setxattr", [events.InodeSet(ino, inode)])

@@ -770,12 +770,12 @@ class Reference:
         if mode is not None:
             node.mode = stat.S_IFMT(node.mode) | mode
         nothing = mode is uid is gid is atime is mtime is None
-        if nothing and stat.S_ISREG(node.mode):
+        if nothing and not stat.S_ISDIR(node.mode):
             self._drop_setid(node)
         if uid is not None or gid is not None:
             node.uid = node.uid if uid is None else uid
             node.gid = node.gid if gid is None else gid
-            if mode is None and stat.S_ISREG(node.mode):
+            if mode is None and not stat.S_ISDIR(node.mode):
                 self._drop_setid(node)
         node.atime = node.atime if atime is None else atime
         if mtime is not None:

@@ -44,7 +44,7 @@ def test_readme(city: str) -> None:
         mine.follow(README.read_text().replace("9000", port))
         offset = mine.type("date +%:z").strip()
         assert offset != "+00:00"
-        assert offset in mine.type("vfs log ~/vault/docs/letter.txt")
+        assert offset in mine.type("vfs log ~/vault/docs/letter.txt | cat")
         # What came back is as it was, to be worked in.
         mine.type("cd ~/vault/docs; touch trip/new; echo Day 2 >>trip/plan.txt; rm -r trip")
 
@@ -85,6 +85,25 @@ def test_uninstall(mine: Terminal) -> None:
     mine.type(last[1])
     assert mine.type("cat ~/docs/note") == "two\n"
     mine.type("[ ! -e ~/.local/share/vfs ] && [ ! -e ~/.local/bin/vfs ] && [ ! -e ~/vfs ]")
+
+
+def test_get_something_back(mine: Terminal) -> None:
+    copy, count = re.findall(r"^    (.*)", section(BACKUP, "Get something back"), re.MULTILINE)
+    assert "10 minutes ago" in copy
+    mine.type("sleep 1.1; rm -rf ~/vault/docs/trip")
+    mine.type(copy.replace("10 minutes", "0 seconds"))
+    assert mine.type(count) == "2\n"
+    assert "cp -a " in mine.type("rm -rf ~/vault/docs/trip; vfs log ~/vault/docs/trip", code=2)
+    mine.type("echo secret >~/vault/docs/s; chmod 0 ~/vault/docs/s; rm -f ~/vault/docs/s; cd ~/vault/docs; touch s")
+    mine.type("vfs restore s $(vfs log s | tail -n 1 | cut -f1)")
+    assert mine.type("cat s") == "secret\n"
+
+
+def test_delete_something_for_good(mine: Terminal) -> None:
+    mine.type("mkdir ~/vault/docs/trip/a; echo one >~/vault/docs/trip/a/'x y'; rm ~/vault/docs/trip/a/*")
+    follow(mine, "Delete something for good")
+    assert mine.type("ls; find .versions ! -type d") == ""
+    assert "has no history" in mine.type("vfs log note", code=1)
 
 
 def test_a_dead_mount(mine: Terminal) -> None:

@@ -6,6 +6,7 @@ import errno
 import json
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import lmdb
 import pytest
 
 from tests.syncing import sync
-from vfs import __version__
+from vfs import __version__, gc
 from vfs.cli import checking, logs, mounting, mounts, output, space, stores, versions
 from vfs.cli.main import COMMANDS, cli, run
 from vfs.cli.mounts import Mount
@@ -529,6 +530,15 @@ def test_rebuild(vfs: Run, store: Path) -> None:
     assert str(store / "catalog.before-rebuild") in out
 
 
+def test_rebuild_says_what_stands_for_the_beginning(vfs: Run, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A journal whose beginning a snapshot stands for has no events from before."""
+    monkeypatch.setattr(gc, "FOLD_THOROUGH_BYTES_MIN", 0)
+    assert vfs("gc", store)[0] == 0
+    code, out, _ = vfs("rebuild", store)
+    assert code == 0
+    assert re.match(r"made the catalog of .* again from the snapshot of 20\S+ \S+ and 0 events after it\n", out)
+
+
 def test_rebuild_of_a_damaged_store(vfs: Run, store: Path) -> None:
     damage(store)
     code, _, err = vfs("rebuild", store)
@@ -774,7 +784,7 @@ def version(number: int, *, deleted: bool = False, newest: bool = False) -> dict
         "DeleteMarker": deleted,
         "Writer": {"Uid": 0, "Pid": 5, "Program": "vi"},
     }
-    return found if deleted else found | {"Size": 1200, "ETag": '"0-1"'}
+    return found if deleted else found | {"Size": 1200, "ETag": f'"{number}-1"'}
 
 
 @pytest.fixture
@@ -814,13 +824,24 @@ def test_log_on_a_terminal(vfs: Run, history: Callable[..., None]) -> None:
     history(version(2, newest=True), version(1))
     _, out, _ = vfs("log", "../file")
     title, first, second = out.splitlines()
-    assert click.unstyle(title) == "version id               when                                 size  user  program"
-    assert (
-        click.unstyle(first)
-        == "20261120T151617.000002Z  2026-11-20 15:16:17.000002+00:00  1.2 KiB  root  vi       current"
-    )
-    assert click.unstyle(second) == "20261120T151617.000001Z  2026-11-20 15:16:17.000001+00:00  1.2 KiB  root  vi"
+    assert click.unstyle(title) == "version id               local time              size  user  program"
+    assert click.unstyle(first) == "20261120T151617.000002Z  2026-11-20 15:16:17  1.2 KiB  root  vi       current"
+    assert click.unstyle(second) == "20261120T151617.000001Z  2026-11-20 15:16:17  1.2 KiB  root  vi"
     assert click.style("current", fg="green") in first
+
+
+@pytest.mark.usefixtures("terminal")
+def test_log_fits_a_terminal_of_80_columns(
+    vfs: Run, history: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(output, "user_name", lambda uid: "montgomery")
+    wide = with_content(2, "x", program="libreoffice.bin", newest=True) | {"Size": 1023 << 10}
+    history(wide, version(1))
+    lines = [click.unstyle(line) for line in vfs("log", "../file")[1].splitlines()]
+    assert max(map(len, lines)) <= 80
+    assert lines[1].startswith(str(wide["VersionId"]))
+    assert lines[1].endswith("current")
 
 
 def test_log_as_json_is_what_the_mount_says(vfs: Run, history: Callable[..., None]) -> None:
@@ -833,12 +854,31 @@ def test_log_as_json_is_what_the_mount_says(vfs: Run, history: Callable[..., Non
 def test_log_of_directories_says_what_to_do(vfs: Run, tree: Path) -> None:
     (tree / "docs" / ".versions" / "gone").mkdir(parents=True)
     for path, words in (
-        ("../dir", "is a directory; name a file in it: `ls ../dir/.versions` lists them"),
-        ("../gone", "was a directory and is deleted"),
+        ("../dir", f"is a directory, and this takes one file: `ls {tree}/docs/dir/.versions` lists its files"),
+        ("../gone", f"take a time before: cp -a {tree}/docs/.snapshots/TIME/gone {tree}/docs\n"),
+        ("../nowhere/f", "has no history"),
+        ("../../nowhere/f", f"there is no bucket {tree}/nowhere; `ls {tree}` lists them"),
+        ("../../../" + tree.name, "is a mount of vfs; name a file in one of its buckets"),
+        ("../.snapshots/20261120/f", "lies in .snapshots; name the file itself"),
     ):
         code, _, err = vfs("log", path)
-        assert code == 2
+        assert code == (1 if path == "../nowhere/f" else 2)
         assert words in err
+
+
+def test_hints_can_be_pasted(vfs: Run, tree: Path) -> None:
+    (tree / "docs" / "a dir").mkdir()
+    assert f"`ls '{tree}/docs/a dir/.versions'` lists" in vfs("log", "../a dir")[2]
+
+
+def test_the_working_directory_is_gone(vfs: Run, tree: Path) -> None:
+    (tree / "docs" / "dir").rmdir()
+    for line in (["log", "file"], ["restore", "./file"], ["mount", "store", "mnt"], ["umount", "mnt"]):
+        code, _, err = vfs(*line)
+        assert code == 1
+        assert err.startswith("vfs: the working directory was removed")
+        assert err.endswith(": cd out of it (cd ~), and again\n")
+    assert "has no history" in vfs("log", tree / "docs" / "other")[2]
 
 
 def test_log_of_a_name_that_never_was(vfs: Run, tree: Path) -> None:
@@ -859,7 +899,68 @@ def test_log_of_a_name_that_never_was(vfs: Run, tree: Path) -> None:
 @pytest.mark.usefixtures("tree")
 def test_which_version_restore_takes(history: Callable[..., None], found: list[dict[str, object]], chosen: int) -> None:
     history(*found)
-    assert versions._choose("file", mounts.locate("../file"), None) == version(chosen)
+    assert versions._choose("file", mounts.locate("../file"), None) == (version(chosen), "")
+
+
+def with_content(number: int, content: str, *, program: str = "vi", newest: bool = False) -> dict[str, object]:
+    writer = {"Uid": 0, "Pid": 5, "Program": program}
+    return version(number, newest=newest) | {"ETag": f'"{content}"', "Writer": writer}
+
+
+@pytest.mark.parametrize(
+    ("contents", "program", "chosen", "why"),
+    [  # newest first; the number of each is its place from the end
+        ("BA", "vi", 1, ""),
+        ("BBA", "vi", 1, ", the last with other content than the current one"),
+        ("ABA", "vi", 2, ""),  # typed again
+        ("BCBA", "vfs", 1, ", which is further back than the restore before"),
+        ("ACA", "vfs", None, "was restored from 20261120T151617.000001Z, and nothing else is older"),
+        ("BCBBA", "vfs", 1, ", which is further back than the restore before"),
+        ("AAA", "vi", None, "all older versions have the same content as the current one"),
+    ],
+)
+@pytest.mark.usefixtures("tree")
+def test_restoring_again_goes_further_back(
+    history: Callable[..., None], contents: str, program: str, chosen: int | None, why: str
+) -> None:
+    _, *older = [with_content(len(contents) - at, content) for at, content in enumerate(contents)]
+    history(with_content(len(contents), contents[0], program=program, newest=True), *older)
+    place = mounts.locate("../file")
+    if chosen is None:
+        with pytest.raises(Failure, match=why):
+            versions._choose("file", place, None)
+    else:
+        found, told = versions._choose("file", place, None)
+        assert (found["VersionId"], told) == (version(chosen)["VersionId"], why)
+
+
+@pytest.mark.usefixtures("tree")
+def test_empty_files_are_compared_by_what_they_are(tree: Path, history: Callable[..., None]) -> None:
+    """Symbolic links: the ETag is that of no content."""
+    found = [with_content(number, "empty", newest=number == 3) | {"Size": 0} for number in (3, 2, 1)]
+    history(*found)
+    for number, target in ((3, "b"), (2, "b"), (1, "a")):
+        (tree / "docs/.versions/file" / str(version(number)["VersionId"])).symlink_to(target)
+    assert versions._choose("file", mounts.locate("../file"), None)[0] == found[2]
+
+
+@pytest.mark.usefixtures("tree")
+def test_restore_to_a_directory_that_is_not_there(vfs: Run, history: Callable[..., None]) -> None:
+    history(version(2, newest=True), version(1))
+    code, _, err = vfs("restore", "../file", version(1)["VersionId"], "--to", "../a new one/")
+    assert (code, err.split("; ")[1]) == (2, "make it (mkdir -p '../a new one'), or leave out the slash\n")
+    code, _, err = vfs("restore", "../file", "../dir")
+    assert (code, err) == (2, "vfs: ../dir is no version id; name one file at a time\n")
+
+
+def test_an_id_is_one_wherever_one_stands(
+    tree: Path, history: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    history(version(2, newest=True), version(1))
+    version_id = str(version(1)["VersionId"])
+    (tree / "docs/.versions/file" / version_id).touch()
+    monkeypatch.chdir(tree / "docs/.versions/file")
+    assert versions._choose("f", mounts.locate(str(tree / "docs/file")), version_id) == (version(1), "")
 
 
 @pytest.mark.parametrize(

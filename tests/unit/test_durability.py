@@ -174,7 +174,7 @@ def test_a_quick_disk_is_waited_for_inline_but_not_while_the_segments_are_synced
     store.close()
 
 
-@pytest.mark.parametrize("sync", [Store.sync, lambda store: trio.run(Durability(store).sync)])
+@pytest.mark.parametrize("sync", [sync, lambda store: trio.run(Durability(store).sync)])
 @pytest.mark.parametrize(("error", "failed"), [(DiskFailed, True), (NoSpace, False)])
 def test_the_log_cannot_be_written(
     tmp_path: Path,

@@ -10,6 +10,8 @@ from pyfuse3 import FUSEError
 
 from vfs.errors import LimitReached
 from vfs.fuse.operations import _fail
+from vfs.service.health import Health
+from vfs.store import Store
 
 
 @pytest.mark.parametrize(
@@ -20,10 +22,10 @@ from vfs.fuse.operations import _fail
     ],
 )
 def test_a_limit_is_one_line_in_the_log(
-    caplog: pytest.LogCaptureFixture, error: Exception, code: int, words: str
+    store: Store, caplog: pytest.LogCaptureFixture, error: Exception, code: int, words: str
 ) -> None:
     with pytest.raises(FUSEError) as caught:
-        _fail(error, "read")
+        _fail(Health(store), error, "read")
     assert caught.value.errno == code
     (record,) = caplog.records
     assert record.levelno == logging.ERROR

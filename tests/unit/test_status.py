@@ -16,6 +16,7 @@ import pytest
 
 from vfs import daemons
 from vfs.cli import conf, output, stores
+from vfs.cli import mounts as cli_mounts
 from vfs.cli.main import run
 from vfs.cli.mounts import Mount
 from vfs.cli.output import Cell, Column, Failure
@@ -118,11 +119,35 @@ def test_the_table_fits_the_terminal(
     assert "…" in lines[1]
 
 
+def test_places_at_home_are_shown_as_they_are_typed(
+    mounts: dict[str, Callable[[], bytes]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    monkeypatch.setenv("NO_COLOR", "1")
+    mounts |= {"/home/ada/vault": saying(Store="/home/ada/store"), "/home/ada2": saying(Store="/s")}
+    run(["status"])
+    assert "/home/ada/vault\t/home/ada/store\t" in capsys.readouterr().out
+    monkeypatch.setattr(output, "on_terminal", lambda: True)
+    run(["status"])
+    assert [line.split()[:2] for line in capsys.readouterr().out.splitlines()[1:]] == [
+        ["~/vault", "~/store"],
+        ["/home/ada2", "/s"],
+    ]
+
+
+def test_nothing_is_mounted(mounts: dict[str, Callable[[], bytes]], capsys: pytest.CaptureFixture[str]) -> None:
+    assert mounts == {}
+    assert run(["status"]) == 0
+    assert capsys.readouterr() == ("", "nothing is mounted or served\n")
+    assert run(["status", "--json"]) == 0
+    assert capsys.readouterr() == ("[]\n", "")
+
+
 def test_only_columns_that_may_be_cut_are(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("COLUMNS", "20")
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setattr(output, "on_terminal", lambda: True)
-    output.write_table((Column("path", fits=True), Column("id")), [(Cell("abcdefghijklm"), Cell("0123456789"))])
+    output.write_table((Column("path", fits=8), Column("id")), [(Cell("abcdefghijklm"), Cell("0123456789"))])
     assert capsys.readouterr().out.splitlines()[1] == "abcd…klm  0123456789"
 
 
@@ -258,6 +283,16 @@ def test_a_dead_mount_that_systemd_serves(
     told = capsys.readouterr().out
     assert "/srv/docs: its daemon has died; systemd starts it again; if not: systemctl restart vfs@docs" in told
     assert "/srv/own: its daemon has died; mount it again: vfs mount /store /srv/own" in told
+
+
+def test_a_path_in_a_dead_mount(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli_mounts, "is_dead", lambda path: True)
+    monkeypatch.setattr(cli_mounts, "vfs_mounts", lambda: [Mount(str(tmp_path), "fuse.vfs", "/store")])
+    with pytest.raises(Failure, match=r"has died; mount the store again \(vfs mount\)$"):
+        cli_mounts.locate(str(tmp_path / "docs/note"))
+    (files / "docs.conf").write_text(f"VFS_STORE=/store\nVFS_MOUNTPOINT={tmp_path}\n")
+    with pytest.raises(Failure, match=r"has died; systemd starts it again; if not: systemctl restart vfs@docs$"):
+        cli_mounts.locate(str(tmp_path / "docs/note"))
 
 
 # -- the settings of a unit -------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from tests.unit.test_objects import put
 from vfs import acl, tree
 from vfs.core import CAPABILITY
 from vfs.errors import (
+    AttributesFull,
     AttributeTooLarge,
     CrossBucket,
     DirectoryNotEmpty,
@@ -22,7 +23,6 @@ from vfs.errors import (
     InvalidName,
     IsADirectory,
     NameTooLong,
-    NoSpace,
     NoSuchAttribute,
     NoSuchKey,
     NotADirectory,
@@ -186,7 +186,7 @@ def test_all_attributes_of_a_file_have_a_limit(store: Store, bucket: Ino, monkey
     monkeypatch.setattr(tree, "ATTRIBUTES_BYTES_MAX", 100)
     ino = save(store, bucket, b"f", b"x")
     store.tree.set_attribute(ino, b"user.a", bytes(60))
-    unchanged(store, NoSpace, lambda: store.tree.set_attribute(ino, b"user.b", bytes(60)))
+    unchanged(store, AttributesFull, lambda: store.tree.set_attribute(ino, b"user.b", bytes(60)))
     store.tree.set_attribute(ino, b"user.a", bytes(90))  # in place of itself
     store.tree.remove_attribute(ino, b"user.a")
     store.tree.set_attribute(ino, b"user.b", bytes(60))

@@ -16,7 +16,7 @@ import click
 import pytest
 
 from vfs.cli import buckets, helper, lifecycles, mounting, mounts, output
-from vfs.cli.main import cli, run
+from vfs.cli.main import COMMANDS, MEANT, cli, run
 from vfs.cli.mounts import Mount
 from vfs.cli.output import Cell, Column, Failure
 from vfs.cli.usage import nearest
@@ -72,6 +72,21 @@ def all_commands() -> Iterator[tuple[tuple[str, ...], click.Command]]:
 )
 def test_the_nearest_is_named_or_nothing(word: str, known: list[str], found: str | None) -> None:
     assert nearest(word, known) == (f", the nearest is {found!r}" if found else "")
+
+
+@pytest.mark.parametrize(("word", "found"), MEANT.items())
+def test_what_others_call_it_leads_to_it(vfs: Run, word: str, found: str) -> None:
+    assert found in COMMANDS
+    code, _, err = vfs(word, "file")
+    assert (code, err) == (2, f"vfs: No such command {word!r}, the nearest is {found!r}; see `vfs --help`\n")
+
+
+@pytest.mark.parametrize("line", [["log", "f", "g"], ["log", "f", "g", "h"], ["restore", "f", "g", "h"]])
+def test_one_file_at_a_time(vfs: Run, line: list[str]) -> None:
+    code, _, err = vfs(*line)
+    assert code == 2
+    assert "this takes one file at a time" in err
+    assert "one file at a time" not in vfs("s3", "key", "list", "a", "b")[2]
 
 
 # -- arguments that cannot be right -----------------------------------------------------------------------------------
@@ -187,7 +202,7 @@ def test_values_that_no_system_call_takes(vfs: Run, nowhere: Path, line: list[st
 def test_a_host_that_dns_cannot_say(tmp_path: Path) -> None:
     done = in_a_process("serve", str(tmp_path / "store"), "--s3", "a..b:9000", capture_output=True)
     assert (done.returncode, done.stdout) == (2, b"")
-    assert done.stderr.startswith(b"vfs: cannot listen on a..b:9000: ")
+    assert done.stderr.splitlines()[-1].startswith(b"vfs: cannot listen on a..b:9000: ")
     assert done.stderr.count(b"\n") == 1
 
 

@@ -87,6 +87,9 @@ class Fold:
         self._uncommitted = 0
         self.journal.end = self.journal.locate(self.catalog.checkpoint.journal)
         self._recount = bool(snapshots)
+        self.began_at = (
+            self.catalog.last_seq if snapshots else 0
+        )  # when the snapshot's last event was, in µs since 1970
         if snapshots:
             self.catalog.forget_blocks()  # the snapshot has them where they were then
 

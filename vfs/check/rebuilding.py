@@ -34,7 +34,8 @@ class Rebuilt:
     """events: replayed. lost: that the old catalog knew and the journal no longer has. before: where the old catalog
     is, if there was one. cut: where the end of the journal is, if it was cut. kept: damaged blocks put into DAMAGED.
     log: where the sync log is, if it could not be read. last_event: when the last event that is left happened, in µs
-    since 1970; 0 if nobody can say. aside: records in ``set-aside/``, now and before.
+    since 1970; 0 if nobody can say. aside: records in ``set-aside/``, now and before. snapshot: when the last event was
+    (as above) that a snapshot stands for, with all before it; 0 if there is no snapshot.
     """
 
     events: int
@@ -45,6 +46,7 @@ class Rebuilt:
     log: Path | None = None
     last_event: int = 0
     aside: int = 0
+    snapshot: int = 0
 
 
 class Held(NamedTuple):
@@ -127,6 +129,7 @@ def rebuild(path: Path, progress: Progress, *, cut: bool = False, foreign: bool 
                 if not cut:
                     raise survey.damage
                 cut_to = _cut(root, disk, survey.end)
+            began_at = fold.began_at
             made = _make(fold, survey, RealDisk(root), cut=cut)
         except BaseException:
             fold.close()
@@ -160,6 +163,7 @@ def rebuild(path: Path, progress: Progress, *, cut: bool = False, foreign: bool 
         log,
         survey.last_event,
         aside,
+        began_at,
     )
 
 

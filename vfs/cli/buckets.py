@@ -14,7 +14,7 @@ import click
 from vfs.cli import output
 from vfs.cli.conf import mount_again
 from vfs.cli.mounts import Mount, locate, mount_of, vfs_mounts
-from vfs.cli.output import WRONG, Cell, Column, Failure
+from vfs.cli.output import WRONG, Cell, Column, Failure, quoted
 from vfs.cli.usage import Command, Group
 from vfs.errors import InvalidName
 from vfs.names import check_bucket_name
@@ -150,7 +150,9 @@ def existing(path: str) -> dict[str, Any]:
     mount = mount_of(real)
     facts = _read(real) if os.path.isdir(real) else None
     if facts is None:
-        raise Failure(f"{path} is no bucket; `vfs bucket list {mount.mountpoint}` lists those that there are", WRONG)
+        raise Failure(
+            f"{path} is no bucket; `vfs bucket list {quoted(mount.mountpoint)}` lists those that there are", WRONG
+        )
     return facts
 
 
@@ -182,7 +184,7 @@ def create(path: str) -> None:
     except PermissionError:
         top = place.mount.mountpoint
         raise Failure(
-            f"{path}: you may not write to {top}; its owner lets others make buckets: chgrp, chmod g+w {top}"
+            f"{path}: you may not write to {top}; its owner lets others make buckets: chgrp, chmod g+w {quoted(top)}"
         ) from None
     except OSError as error:
         raise Failure(f"{path}: {error.strerror}") from error
@@ -251,7 +253,8 @@ def purge(path: str, policy: str | None) -> None:
 
     With root and never, only root suspends versioning, or has a lifecycle purge old versions.
 
-    The owner of the bucket may make it stricter (in the order rm, command, root, never), only root less so.
+    The owner of the bucket may make it stricter (in the order rm, command, root, never), only root less so: in a mount
+    of your own, root gets in when you have unmounted it, and root has mounted it with --foreign-owner (docs/backup.md).
     """
     facts = existing(path)
     if policy is not None:

@@ -143,9 +143,19 @@ def _repair(store: str, foreign: bool, seen: Seen) -> list[str]:
     if seen.kinds[Kind.CATALOG] or seen.kinds[Kind.REFERENCES]:
         with Bar() as bar:
             rebuilt = rebuild_store(Path(store), bar.show, foreign=foreign)
-        done.append(f"made the catalog again from {rebuilt.events} events, and with it every count")
+        done.append(f"made the catalog again {_made_from(rebuilt)}, and with it every count")
         done += _what_is_kept(store, rebuilt)
     return done
+
+
+def _made_from(rebuilt: Rebuilt) -> str:
+    if not rebuilt.snapshot:
+        return f"from {rebuilt.events} events"
+    return f"from the snapshot of {_time(rebuilt.snapshot)} and {rebuilt.events} events after it"
+
+
+def _time(at: int) -> str:
+    return output.human_time(datetime.fromtimestamp(at / 1e6, UTC).isoformat())
 
 
 def _what_is_kept(store: str, rebuilt: Rebuilt) -> Iterator[str]:
@@ -211,11 +221,7 @@ def _advice(store: str, seen: Seen, *, repaired: bool) -> Iterator[str]:
 
 
 def _last_event(at: int) -> str:
-    if at <= 0:
-        return ""
-    return (
-        f" The last event that is left was at {output.human_time(datetime.fromtimestamp(at / 1e6, UTC).isoformat())}."
-    )
+    return f" The last event that is left was at {_time(at)}." if at > 0 else ""
 
 
 def _title(fields: dict[str, Any]) -> dict[str, Any]:
@@ -251,7 +257,7 @@ def rebuild(store: str, cut: bool, foreign: bool) -> None:
 
     with Bar() as bar:
         done = when_closed(lambda: rebuild_store(Path(store), bar.show, cut=cut, foreign=foreign))
-    output.write(f"made the catalog of {store} again from {done.events} events")
+    output.write(f"made the catalog of {store} again {_made_from(done)}")
     if done.log is not None:
         output.write(f"the sync log, which cannot be read to its end, is in {done.log}.{_last_event(done.last_event)}")
     if done.lost:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import click
 
 from vfs import __version__
-from vfs.cli import output, usage
+from vfs.cli import mounts, output, usage
 from vfs.cli.output import FAILED, WRONG, Failure
 from vfs.errors import InvalidName, NotAStore, StoreInUse, VfsError
 
@@ -37,12 +37,25 @@ COMMANDS = {
     "install-service": ("installing", "Install vfs and its systemd units for this machine."),
 }
 
+# what other tools call it
+MEANT = {
+    "undelete": "restore",
+    "undo": "restore",
+    "revert": "restore",
+    "history": "log",
+    "versions": "log",
+    "list": "log",
+    "ls": "log",
+}
+
 _WRONG = (InvalidName, NotAStore, StoreInUse)  # the caller named the wrong thing
 _WRONG_PATH = (errno.ENAMETOOLONG, errno.ELOOP)
 
 
 class LazyGroup(usage.Group):
     """A group whose commands are imported when they are run or asked for help: `vfs --help` needs none of them."""
+
+    others = MEANT
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The names of all commands, for help."""
@@ -109,7 +122,10 @@ def run(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         return FAILED
     except OSError as error:
-        output.write_error(output.reason(error))
+        lost = (
+            "" if error.filename is not None else mounts.lost_directory()
+        )  # what getcwd and abspath raise names no file
+        output.write_error(lost or output.reason(error))
         return WRONG if error.errno in _WRONG_PATH else FAILED
     except MemoryError:
         output.write_error("out of memory; raise the limit of this process (ulimit -v)")

@@ -13,7 +13,6 @@ import functools
 import json
 import logging
 import os
-import shlex
 import shutil
 import signal
 import subprocess
@@ -28,11 +27,11 @@ import click
 from vfs.cli import output
 from vfs.cli.conf import conf_option
 from vfs.cli.logs import LOG, log_to_file, log_to_stderr
-from vfs.cli.mounts import STATUS, Mount, is_dead, is_within, mount_of, mounted_on, vfs_mounts
+from vfs.cli.mounts import STATUS, Mount, is_dead, is_within, lost_directory, mount_of, mounted_on, vfs_mounts
 from vfs.cli.options import foreign_owner, split_options
-from vfs.cli.output import FAILED, WRONG, Failure
+from vfs.cli.output import FAILED, WRONG, Failure, quoted
 from vfs.cli.usage import Command
-from vfs.cli.users import named, own_namespace, users_of
+from vfs.cli.users import caller, named, own_namespace, users_of
 from vfs.errors import DiskFailed, InvalidName, NoSpace, StoreInUse, Unsafe, VfsError
 from vfs.folder import Folder
 from vfs.fuse import connection
@@ -140,7 +139,7 @@ def free_from_killed(store: Path) -> None:
     device = connection.device_on(mountpoint) if there is not None and there.is_vfs else None
     told = f"process {holder}, which holds {store}, was killed and cannot end"
     if device is None or not connection.abort(device):
-        raise Failure(f"{told}; end its connection as root: umount -f {mountpoint}")
+        raise Failure(f"{told}; end its connection as root: umount -f {quoted(mountpoint)}")
     output.write_error(f"{told}: ended its connection to {mountpoint}")
     deadline = time.monotonic() + CLOSE_SECONDS_MAX
     while is_held(store) and time.monotonic() < deadline:
@@ -171,7 +170,7 @@ def check_store(store: Path) -> None:
     if not store.parent.is_dir():
         above = store.parent
         raise Failure(
-            f"{store} cannot be made: there is no directory {above}; make it: mkdir -p {shlex.quote(str(above))}", WRONG
+            f"{store} cannot be made: there is no directory {above}; make it: mkdir -p {quoted(str(above))}", WRONG
         )
     _check_writable(store, store.parent)
 
@@ -188,12 +187,12 @@ def _check_writable(store: Path, directory: Path) -> None:
 
 def _check_mountpoint(mountpoint: Path) -> None:
     if not mountpoint.exists():
-        raise Failure(f"{mountpoint} does not exist; make it: mkdir {mountpoint}", WRONG)
+        raise Failure(f"{mountpoint} does not exist; make it: mkdir {quoted(str(mountpoint))}", WRONG)
     if not mountpoint.is_dir():
         raise Failure(f"{mountpoint} is not a directory, which a mount point must be", WRONG)
     there = mounted_on(os.path.realpath(mountpoint))
     if there is not None and there.is_vfs:
-        first = f"unmount it first: vfs umount {shlex.quote(there.mountpoint)}"
+        first = f"unmount it first: vfs umount {quoted(there.mountpoint)}"
         raise Failure(f"{mountpoint} is mounted already, from {there.source}; {first}", WRONG)
     try:
         names = os.listdir(mountpoint)
@@ -319,7 +318,8 @@ def _check_is_store(root: Folder) -> None:
 def spawn(order: Order) -> None:
     """Start the daemon in the background, and return when its mount answers. Raises Failure."""
     reader, writer = os.pipe()
-    safe = [] if sys.path[0] == os.getcwd() else ["-P"]  # no modules from the current directory, unless they are vfs
+    lost = lost_directory() != ""
+    safe = [] if not lost and sys.path[0] == os.getcwd() else ["-P"]  # no modules from here, unless they are vfs
     command = [sys.executable, *safe, "-m", "vfs", "mount", "--foreground", "--ready-fd", str(writer)]
     command += [f"--bucket={order.bucket}"] if order.bucket is not None else []
     command += [f"--source={order.source}"] if order.source else []
@@ -391,9 +391,14 @@ def _is_closed(store: Path, seconds: float) -> bool:
 def _who_is_in(device: str | None, mountpoint: str) -> str:
     here = own_namespace()
     users = [] if device is None else [user for user in users_of(device) if user.opens and user.namespace == here]
-    if not users:
-        return f"somebody has files open there; as root, `fuser -vm {mountpoint}` shows who"
-    return f"{named(users)} {'has' if len(users) == 1 else 'have'} files or the working directory there"
+    asking = caller()
+    others = [user for user in users if user.pid not in asking.pids]
+    told = []
+    if len(others) < len(users):
+        told.append(f"your {'shell stands' if asking.is_shell else 'working directory is'} in it (cd ~)")
+    if others:
+        told.append(f"{named(others)} {'has' if len(others) == 1 else 'have'} files or the working directory there")
+    return " and ".join(told) or f"somebody has files open there; as root, `fuser -vm {quoted(mountpoint)}` shows who"
 
 
 def _check_bound(gone: Mount, mountpoint: str, device: str) -> None:
@@ -402,7 +407,7 @@ def _check_bound(gone: Mount, mountpoint: str, device: str) -> None:
         if mount.source == gone.source and connection.device_on(mount.mountpoint) == device:
             raise Failure(
                 f"{mountpoint} is unmounted, but part of it is mounted on {mount.mountpoint} (mount --bind), and the "
-                f"daemon goes on; unmount that, too: vfs umount {mount.mountpoint}"
+                f"daemon goes on; unmount that, too: vfs umount {quoted(mount.mountpoint)}"
             )
 
 
@@ -458,7 +463,9 @@ def _mounted(mountpoint: str) -> Mount:
         except Failure:
             pass
         else:
-            raise Failure(f"{mountpoint} lies in a mount of vfs; unmount that: vfs umount {outer.mountpoint}", WRONG)
+            raise Failure(
+                f"{mountpoint} lies in a mount of vfs; unmount that: vfs umount {quoted(outer.mountpoint)}", WRONG
+            )
     raise Failure(f"no vfs is mounted on {mountpoint}; `vfs status` lists the mounts that there are", WRONG)
 
 

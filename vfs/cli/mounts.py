@@ -8,11 +8,13 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from vfs.cli.output import WRONG, Failure
+from vfs.cli.conf import mount_again
+from vfs.cli.output import WRONG, Failure, quoted
 
 FSTYPE = "fuse.vfs"
 STATUS = "user.vfs.status"  # of the root of a mount
 VERSIONS = ".versions"
+SNAPSHOTS = ".snapshots"
 _MOUNTINFO = Path("/proc/self/mountinfo")
 _ESCAPE = re.compile(r"\\([0-7]{3})")
 
@@ -46,6 +48,14 @@ class Place(NamedTuple):
     def history(self) -> str:
         """Where the versions of the path are."""
         return os.path.join(self.above, VERSIONS, *self.below)
+
+    @property
+    def bucket(self) -> str:
+        """The directory of the bucket that the path lies in, if there is such a bucket; else of none."""
+        top = self.mount.mountpoint
+        if os.path.isdir(os.path.join(top, SNAPSHOTS)):  # mounted with --bucket
+            return top
+        return os.path.join(top, os.path.relpath(self.path, top).split("/")[0])
 
 
 def all_mounts() -> list[Mount]:
@@ -101,22 +111,54 @@ def is_dead(path: str) -> bool:
     return False
 
 
+def lost_directory() -> str:
+    """Why the working directory cannot be used; empty if it can."""
+    try:
+        os.getcwd()
+    except OSError:
+        where = "is in a dead mount" if is_dead(".") else "was removed, or what it was in is not mounted any more"
+        return f"the working directory {where}: cd out of it (cd ~), and again"
+    return ""
+
+
 def locate(path: str) -> Place:
     """Where the key of a path is, alive or not. Raises Failure."""
+    lost = "" if os.path.isabs(path) else lost_directory()
+    if lost:
+        raise Failure(lost)
     trimmed = path.rstrip("/") or "/"
     if os.path.basename(trimmed) in ("", ".", ".."):
         trimmed = os.path.realpath(trimmed)
     above, name = os.path.split(trimmed)
     names = [name]
     while not os.path.isdir(above or "."):
+        _check_lives(above)
         above, name = os.path.split(above)
         if name in ("", ".", ".."):
             raise Failure(f"{path}: there is no {os.path.join(above, name)}", WRONG)
         names.insert(0, name)
+    _check_lives(above)
     real = os.path.realpath(above)
-    if is_dead(real):
-        raise Failure(f"{above or '.'}: the daemon of this mount has died; mount the store again (vfs mount)")
-    place = Place(mount_of(real), real, tuple(names))
-    if VERSIONS in place.path[len(place.mount.mountpoint) :].split("/"):
-        raise Failure(f"{path} lies in {VERSIONS}; name the file itself, as it is or was outside", WRONG)
+    try:
+        mount = mount_of(real)
+    except Failure:
+        itself = mounted_on(os.path.realpath(trimmed))
+        if itself is None or not itself.is_vfs:
+            raise
+        raise Failure(
+            f"{path} is a mount of vfs; name a file in one of its buckets: `ls {quoted(path)}`", WRONG
+        ) from None
+    place = Place(mount, real, tuple(names))
+    for word in (VERSIONS, SNAPSHOTS):
+        if word in place.path[len(place.mount.mountpoint) :].split("/"):
+            raise Failure(f"{path} lies in {word}; name the file itself, as it is or was outside", WRONG)
     return place
+
+
+def _check_lives(directory: str) -> None:
+    """Raise Failure if the daemon of the mount that a directory is in has died."""
+    if is_dead(directory or "."):
+        real = os.path.realpath(directory or ".")
+        inside = [mount.mountpoint for mount in vfs_mounts() if is_within(real, mount.mountpoint)]
+        again = mount_again(max(inside, key=len, default=real))
+        raise Failure(f"{directory or '.'}: the daemon of this mount has died; {again}")

@@ -1,7 +1,7 @@
 """What people and programs see: errors, tables, JSON. Owns the exit codes.
 
 On a terminal: a header, aligned columns, colours (unless NO_COLOR is set). In a pipe: the same cells, separated by
-tabs, without header and colours. Errors are one line on stderr.
+tabs, without header and colours. Errors are one line on stderr; the commands in them can be typed as they stand.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import os
 import pwd
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,7 +24,6 @@ import click
 
 FAILED = 1  # the operation failed
 WRONG = 2  # wrong usage, store, mount point or option
-FITTED_LEAST = 8  # characters of a column that is cut
 WIDTH_ROWS = 200  # rows that decide how wide a column is; later ones may stick out
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
@@ -44,11 +44,13 @@ class Cell(NamedTuple):
 
 
 class Column(NamedTuple):
-    """A column of a table; numbers stand to the right. fits: it may be cut in the middle where a terminal is narrow."""
+    """A column of a table; numbers stand to the right. fits: where a terminal is narrow it may be cut in the middle,
+    to so many characters.
+    """
 
     title: str
     right: bool = False
-    fits: bool = False
+    fits: int | None = None
 
 
 def open_streams() -> None:
@@ -182,7 +184,7 @@ def _write_aligned(columns: Sequence[Column], rows: Iterator[list[Cell]]) -> Non
     for row in chain([titles], first, rows):
         line = ""
         for column, width, uncut in zip(columns, widths, row, strict=True):
-            cell = Cell(_cut(uncut.text, width), uncut.colour) if column.fits else uncut
+            cell = uncut if column.fits is None else Cell(_cut(uncut.text, width), uncut.colour)
             padding = " " * (width - len(cell.text))
             text = _styled(cell.text, cell.colour, wanted=True)
             line += (padding + text if column.right else text + padding) + "  "
@@ -193,7 +195,7 @@ def _narrow(columns: Sequence[Column], widths: list[int]) -> None:
     """Take from the widest of the columns that may be cut until the terminal is wide enough."""
     over = sum(widths) + 2 * (len(widths) - 1) - shutil.get_terminal_size().columns
     while over > 0:
-        wide = [at for at, column in enumerate(columns) if column.fits and widths[at] > FITTED_LEAST]
+        wide = [at for at, column in enumerate(columns) if column.fits is not None and widths[at] > column.fits]
         if not wide:
             break
         widths[max(wide, key=widths.__getitem__)] -= 1
@@ -239,6 +241,17 @@ def exact_time(timestamp: str) -> str:
     ``2026-11-20 16:16:17.000001+01:00``.
     """
     return datetime.fromisoformat(timestamp).astimezone().isoformat(" ", "microseconds")
+
+
+def quoted(path: str) -> str:
+    """A path as a shell takes it."""
+    return shlex.quote(path)
+
+
+def at_home(path: str) -> str:
+    """A path as people type it: with ``~`` if it is in their home directory."""
+    home = os.path.expanduser("~").rstrip("/")
+    return "~" + path[len(home) :] if home and f"{path}/".startswith(f"{home}/") else path
 
 
 def user_name(uid: int) -> str:

@@ -17,7 +17,7 @@ import msgspec
 from vfs import daemons
 from vfs.cli import conf, output
 from vfs.cli.mounts import STATUS, Mount, mount_of, vfs_mounts
-from vfs.cli.output import FAILED, Cell, Column
+from vfs.cli.output import FAILED, Cell, Column, quoted
 from vfs.cli.usage import Command
 
 MOUNTED, SERVED, DEAD, HUNG, PRIVATE, UNKNOWN = "mounted", "served", "dead", "no answer", "private", "unknown"
@@ -25,8 +25,8 @@ NOT_MOUNTED, NOT_SERVED = "not mounted", "not served"
 ANSWER_S_MAX = 5.0  # that a mount may take, and all of them together
 
 _COLUMNS = (
-    Column("at", fits=True),
-    Column("store", fits=True),
+    Column("at", fits=8),
+    Column("store", fits=8),
     Column("state"),
     Column("live", right=True),
     Column("history", right=True),
@@ -109,6 +109,8 @@ def status(context: click.Context, path: str | None, as_json: bool) -> None:
         found = [status for _, status in told]
         if path is None:
             output.write_table(_COLUMNS, map(_row, found))
+            if not found:
+                output.write_note("nothing is mounted or served")
         else:
             for status in found:
                 output.write_table((Column(""), Column("")), _details(status))
@@ -210,7 +212,8 @@ def _understood(known: dict[str, Any], answer: bytes) -> Told:
 
 def _row(status: Status) -> list[Cell]:
     sizes = [_size(size) for size in (status.LiveBytes, status.HistoryBytes, status.StoreBytes)]
-    return [Cell(status.place, "blue"), Cell(status.Store), _state(status), *sizes]
+    shown = output.at_home if output.on_terminal() else str
+    return [Cell(shown(status.place), "blue"), Cell(shown(status.Store)), _state(status), *sizes]
 
 
 def _details(status: Status) -> Iterator[list[Cell]]:
@@ -273,7 +276,8 @@ def _lines(status: Status) -> Iterator[str]:
     if status.State == DEAD and status.Unit:
         yield f"{status.place}: its daemon has died; {conf.mount_again(status.Mountpoint)}"
     elif status.State == DEAD:
-        yield f"{status.place}: its daemon has died; mount it again: vfs mount {status.Store} {status.Mountpoint}"
+        places = f"{quoted(status.Store)} {quoted(status.Mountpoint)}"
+        yield f"{status.place}: its daemon has died; mount it again: vfs mount {places}"
     if status.RecordsSetAside:
         yield (
             f"{status.Store}: {status.RecordsSetAside} records that nobody can apply are set aside, in "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import click
 
@@ -37,6 +37,7 @@ class Group(click.Group):
 
     command_class = Command
     group_class = type
+    others: Mapping[str, str] = {}  # what else a command is called elsewhere, and its name here
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -44,7 +45,9 @@ class Group(click.Group):
         """Raises UsageError."""
         name = args[0]
         if not name.startswith("-") and self.get_command(ctx, name) is None:
-            raise click.UsageError(f"No such command {name!r}{nearest(name, self.list_commands(ctx))}", ctx)
+            meant = self.others.get(name)
+            near = f", the nearest is {meant!r}" if meant else nearest(name, self.list_commands(ctx))
+            raise click.UsageError(f"No such command {name!r}{near}", ctx)
         return super().resolve_command(ctx, args)
 
 
@@ -55,8 +58,14 @@ def explain(error: click.UsageError) -> str:
         options = [one for one in error.ctx.command.get_params(error.ctx) if isinstance(one, click.Option)]
         names = (name for one in options if not one.hidden for name in one.opts)
         message = f"No such option {error.option_name!r}{nearest(error.option_name, names)}"
+    if message.startswith("Got unexpected extra argument") and _takes_a_path(error.ctx):
+        message += ", and this takes one file at a time"
     where = error.ctx.command_path if error.ctx else "vfs"
     return f"{message}; see `{where} --help`"
+
+
+def _takes_a_path(context: click.Context | None) -> bool:
+    return context is not None and any(one.name == "path" for one in context.command.params)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

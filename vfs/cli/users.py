@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 NAMED_MAX = 3
+SHELLS = frozenset(("sh", "bash", "dash", "zsh", "fish", "ksh", "mksh", "csh", "tcsh", "ash", "busybox"))
+WRAPPERS = frozenset(("sudo", "doas", "timeout", "env", "nice", "ionice", "nohup", "setsid", "time", "strace"))
 
 _MOUNT_ID = re.compile(r"^mnt_id:\s*(\d+)$", re.MULTILINE)
 
@@ -26,6 +28,30 @@ class User(NamedTuple):
     program: str
     opens: bool
     namespace: str
+
+
+class Asking(NamedTuple):
+    """The processes that are there because somebody typed this command. is_shell: the last of them is a shell."""
+
+    pids: frozenset[int]
+    is_shell: bool
+
+
+def caller() -> Asking:
+    """This process, what it was run by (sudo, timeout…), and the shell above, if there is one."""
+    pids, pid, is_shell = [os.getpid()], os.getppid(), False
+    with contextlib.suppress(OSError):
+        while pid > 1:
+            before, _, after = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")
+            program = before.partition("(")[2].lstrip("-")
+            is_shell = program in SHELLS
+            if not is_shell and program not in WRAPPERS:
+                break
+            pids.append(pid)
+            if is_shell:
+                break
+            pid = int(after.split()[1])
+    return Asking(frozenset(pids), is_shell)
 
 
 def users_of(device: str) -> list[User]:

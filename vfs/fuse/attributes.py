@@ -53,6 +53,7 @@ from vfs.store import Store, shown_size
 
 PREFIX = b"user.vfs."
 _LOCK = re.compile(rb"(governance|compliance) ([1-9][0-9]{0,4}) (days|years)\Z")
+RESTORER = "vfs"  # the program of what is restored, whoever asks for it
 SEQ_DIGITS_MAX = 17  # of the number of a version: until the year 5138
 
 
@@ -77,6 +78,9 @@ class Attributes:
             seq, version = inode.seq, self._store.core.catalog.version(inode.key, inode.seq)
         elif split(ino)[0] is Node.KEY and word == b"purge":
             return self._tell_why_not(KeyId(split(ino)[1]), caller)
+        elif split(ino)[0] is Node.DIRECTORY and word == b"removed":
+            self._past.check_still_open(ino, caller)
+            return self._tell_removal(Ino(split(ino)[1]))
         elif split(ino)[0] in VERSION_NODES:
             self._past.check_readable(ino, caller)
             _, seq, version = self._past.version(ino)
@@ -100,6 +104,14 @@ class Attributes:
         except VfsError as error:
             return str(error).encode()
         return b""
+
+    def _tell_removal(self, directory: Ino) -> bytes:
+        """``user.vfs.removed`` of a directory's history: when it was removed, and by whom. Raises NoSuchAttribute."""
+        found = self._store.history.removal_of(directory)
+        if found is None:
+            raise NoSuchAttribute("the directory lives")
+        seq, version = found
+        return msgspec.json.encode({"Time": timestamp(seq), "Writer": writer_fields(version.writer)})
 
     def _tell_lock(self, seq: Seq) -> bytes:
         """``user.vfs.lock`` of a version: why it cannot be purged. Raises NoSuchAttribute."""
@@ -263,7 +275,8 @@ class Attributes:
             raise CrossBucket("a version cannot be restored into another bucket")
         check_makes(version, caller)
         self._check_writable(directory, name, version, caller)
-        return self._store.history.restore(seq, directory, name, writer, gid=ctx.gid)
+        by = msgspec.structs.replace(writer, program=RESTORER)
+        return self._store.history.restore(seq, directory, name, by, gid=ctx.gid)
 
     def _readable(self, seq: Seq, caller: Caller) -> tuple[KeyId, Version]:
         """A version that the caller may find and read: read permission on it and on its key, search permission on every

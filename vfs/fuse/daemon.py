@@ -9,7 +9,7 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -176,21 +176,42 @@ def serve(
 
 def _mount(operations: Operations, mountpoint: Path, source: str, options: Sequence[str]) -> int | None:
     """Mount, and begin a session of pyfuse3. Returns the connection if libfuse does not see to unmounting it."""
-    channel, own = None, sorted(_OWN.intersection(options))
+    channel, own, said = None, sorted(_OWN.intersection(options)), list[str]()
     try:
         if own:
             operations.enable_acl = "acl" in own
             channel = mount.attach(str(mountpoint), source, options)
         where = str(mountpoint) if channel is None else f"/dev/fd/{channel}"
-        pyfuse3.init(operations, where, _fuse_options(source, options))
+        with _listening(said):
+            pyfuse3.init(operations, where, _fuse_options(source, options))
     except (RuntimeError, OSError) as error:
         if channel is not None:
             mount.detach(str(mountpoint), channel)
-        hint = "is it allowed here (root, or fusermount3 and /dev/fuse; allow_other needs user_allow_other)?"
+        hint = "; ".join(said) or "is it allowed here (root, or fusermount3 and /dev/fuse)?"
+        if "could not determine username" in hint:
+            hint += f"; user {os.getuid()} has no name: give it one in /etc/passwd"
         if own and os.geteuid() != 0:
             hint = f"only root can mount with {' and '.join(own)}"
         raise MountFailed(f"cannot mount on {mountpoint}: {hint}") from error
     return channel
+
+
+@contextlib.contextmanager
+def _listening(said: list[str]) -> Iterator[None]:
+    """Add what libfuse and fusermount3 write to stderr meanwhile: they say nowhere else why they cannot mount."""
+    stderr, heard = os.dup(2), os.memfd_create("stderr")
+    try:
+        os.dup2(heard, 2)
+        try:
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            text = os.pread(heard, 1 << 16, 0)
+            os.write(2, text)
+            said += filter(None, map(str.strip, text.decode("utf-8", "replace").split("\n")))
+    finally:
+        os.close(heard)
+        os.close(stderr)
 
 
 def _start_guard(place: Place) -> subprocess.Popen[bytes] | None:

@@ -36,6 +36,7 @@ ERRNO: dict[type[errors.VfsError], int] = {
     errors.TooManyLinks: errno.EMLINK,
     errors.TooManyBuckets: errno.EDQUOT,
     errors.AttributeTooLarge: errno.E2BIG,
+    errors.AttributesFull: errno.ENOSPC,
     errors.NoSuchAttribute: errno.ENODATA,
     errors.NoSpace: errno.ENOSPC,
     errors.LimitReached: errno.ENFILE,

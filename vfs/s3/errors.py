@@ -100,6 +100,7 @@ CODE: dict[type[errors.VfsError], str] = {
     errors.TooManyLinks: "InvalidRequest",
     errors.TooManyBuckets: "TooManyBuckets",
     errors.AttributeTooLarge: "MetadataTooLarge",
+    errors.AttributesFull: "MetadataTooLarge",
     errors.NoSuchAttribute: "InvalidRequest",
     errors.NoSpace: "ServiceUnavailable",
     errors.LimitReached: "SlowDown",
