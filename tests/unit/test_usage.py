@@ -203,7 +203,7 @@ def test_a_host_that_dns_cannot_say(tmp_path: Path) -> None:
     done = in_a_process("serve", str(tmp_path / "store"), "--s3", "a..b:9000", capture_output=True)
     assert (done.returncode, done.stdout) == (2, b"")
     assert done.stderr.splitlines()[-1].startswith(b"vfs: cannot listen on a..b:9000: ")
-    assert done.stderr.count(b"\n") == 1
+    assert b"Traceback" not in done.stderr
 
 
 @pytest.fixture
