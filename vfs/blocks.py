@@ -18,7 +18,7 @@ from blake3 import blake3
 
 from vfs.compression import Compressor, decompress
 from vfs.disk import Buffer, Disk, File, segments
-from vfs.errors import Corrupt, NoSpace
+from vfs.errors import Corrupt, DiskFailed, NoSpace
 from vfs.model import BlockId
 
 FOLDER = "blocks"
@@ -172,10 +172,14 @@ class Blocks:
         if data is not None:
             self._cache.move_to_end(block)
             return data
-        place = self._index.block_place(block)
-        if place is None or place == LOST:
-            raise Corrupt("blocks", expected=f"block {block.hex()}", found="no such block")
-        data, _ = self._read(block, place, node=node)
+        try:
+            place = self._index.block_place(block)
+            if place is None or place == LOST:
+                raise Corrupt("blocks", expected=f"block {block.hex()}", found="no such block")
+            data, _ = self._read(block, place, node=node)
+        except (Corrupt, DiskFailed) as error:
+            error.block = block
+            raise
         self._remember(block, data)
         return data
 

@@ -98,7 +98,11 @@ class LimitReached(NoSpace):
 
 
 class DiskFailed(VfsError):
-    """The disk refused to write or to sync; the store takes no more changes until it is opened again."""
+    """The disk refused to write or to sync; the store takes no more changes until it is opened again. Or to read: block
+    is the id of that which was asked for, if it was one.
+    """
+
+    block = b""
 
 
 class NoSuchAttribute(VfsError):
@@ -108,8 +112,11 @@ class NoSuchAttribute(VfsError):
 class Corrupt(VfsError):
     """Stored bytes are not what was stored.
 
-    where: file, offset and what it holds; expected and found: what the check compared.
+    where: file, offset and what it holds; expected and found: what the check compared. block: the id of that which was
+    asked for, if it was one.
     """
+
+    block = b""
 
     def __init__(self, where: str, *, expected: str, found: str) -> None:
         super().__init__(f"{where}: expected {expected}, found {found}")

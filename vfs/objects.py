@@ -699,11 +699,14 @@ class Objects:
 
     # -- buckets ----------------------------------------------------------------------------------------------
 
-    def configure(self, bucket: Ino, *, code: bool = False, **changes: object) -> None:
+    def configure(
+        self, bucket: Ino, *, code: bool = False, way: Way = Way.REQUEST, is_root: bool = False, **changes: object
+    ) -> None:
         """Change settings of a bucket, in one event: owner, lock, lifecycle, tags, mfa_device, mfa_delete; and the
         state, which goes from Unversioned to Suspended by way of Enabled. code: the caller has shown that of the device
-        of MFA delete. Raises InvalidState: a state that does not follow, object lock in a bucket that is not Enabled,
-        or taken away, a lifecycle beside MFA delete; InvalidRule; Locked: the code is needed.
+        of MFA delete. is_root: the caller is root, through the mount. Raises InvalidState: a state that does not
+        follow, object lock in a bucket that is not Enabled, or taken away, a lifecycle beside MFA delete; InvalidRule;
+        Locked: the code is needed; NotPermitted (vfs.purging).
         """
         unknown = changes.keys() - CONFIGURABLE
         if unknown:
@@ -720,6 +723,7 @@ class Objects:
             raise InvalidState("a bucket has MFA delete or a lifecycle: nobody gives a code for what expires")
         locks.check_bucket(new.state, new.lock)
         lifecycle.check(new.lifecycle)
+        purging.check_settings(old, new, way, is_root=is_root)
         self._core.commit("configure", [events.BucketSet(bucket, new)])
 
     def delete_bucket(self, name: bytes) -> Ino:

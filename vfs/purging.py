@@ -6,6 +6,10 @@
     root       nobody (EROFS)         root                  yes
     never      nobody (EROFS)         nobody                no
 
+What has versions lost later asks for the same: a lifecycle rule that purges noncurrent versions, and suspending
+versioning, after which new content replaces. Through the mount, a bucket's owner has a say in that under `rm` and
+`command`, root alone under `root` and `never`; a client of S3 under all but `never`, with a key that may purge.
+
 Each allows less than the one above, so "looser" and "tighter" are the order of the table. Root is uid 0 coming through
 the mount; nobody else is. Who owns a version, and what a key of S3 may do, the doors know; locks hold beside this
 (vfs.locks). With MFA delete only a client of S3 purges, and gives the code of a device. What no policy is about: a null
@@ -18,7 +22,7 @@ from enum import Enum, auto
 
 from vfs import locks
 from vfs.errors import Locked, NotPermitted, ReadOnly
-from vfs.model import Bucket, PurgePolicy
+from vfs.model import Bucket, LifecycleRule, PurgePolicy, State
 
 
 class Way(Enum):
@@ -45,6 +49,26 @@ def check(bucket: Bucket, way: Way, *, is_root: bool) -> None:
     locks.check_code(bucket, code=way is Way.CODE)
     if way.by_mount and policy is PurgePolicy.ROOT and not is_root:
         raise NotPermitted("the bucket's purge policy is root: only root removes versions for good")
+
+
+def check_settings(old: Bucket, new: Bucket, way: Way, *, is_root: bool) -> None:
+    """Raise NotPermitted if the settings of a bucket would become such that versions are lost, and who sets them so
+    could not purge those.
+    """
+    if is_root or old.purge < PurgePolicy.ROOT or (old.purge is PurgePolicy.ROOT and not way.by_mount):
+        return
+    only = f"the bucket's purge policy is {old.purge.name.lower()}: only root"
+    if new.state is State.SUSPENDED and old.state is State.ENABLED:
+        raise NotPermitted(f"{only} suspends versioning")
+    before = {rule.id: rule for rule in old.lifecycle}
+    for rule in new.lifecycle:
+        if _purges(rule) and before.get(rule.id) != rule:
+            raise NotPermitted(f"{only} has a lifecycle purge old versions, as its rule {rule.id} would")
+
+
+def _purges(rule: LifecycleRule) -> bool:
+    """Whether a rule has content lost: what expires gets a marker, and a marker alone stands for nothing."""
+    return rule.enabled and (rule.noncurrent_days is not None or rule.noncurrent_newer > 0)
 
 
 def check_policy(old: PurgePolicy, new: PurgePolicy, *, is_root: bool) -> None:

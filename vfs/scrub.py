@@ -179,10 +179,26 @@ class Scrub:
             if target.place != damage.target.place:
                 moved.append(target)
                 continue
-            if len(self._damaged) < DAMAGED_KEPT_MAX:
-                self._damaged.add(block)
+            self._add(block)
             real.append(damage)
         return moved, real
+
+    def _add(self, block: BlockId) -> None:
+        if len(self._damaged) < DAMAGED_KEPT_MAX:
+            self._damaged.add(block)
+
+    def remember(self, block: BlockId) -> bool:
+        """Somebody found a block damaged. Returns whether that is remembered."""
+        row = self._catalog.block(block)
+        if row is not None and row.references:
+            self._add(block)
+        return block in self._damaged
+
+    def damaged(self) -> list[Target]:
+        """The blocks that are known to be damaged, to be read again."""
+        self.forget_mended((), ())
+        rows = ((block, self._catalog.block(block)) for block in sorted(self._damaged))
+        return [_target(block, row) for block, row in rows if row is not None]
 
     def forget_mended(self, read: Sequence[Target], damages: Sequence[Damage]) -> None:
         """Of what was damaged before, forget what is intact now, and what nobody needs any more."""

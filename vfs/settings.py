@@ -18,6 +18,7 @@ FILE_BYTES_MAX = 1 << 20
 class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     """commit_interval: seconds until what was closed also survives a power loss. durability: "close" makes every
     close and every change of the namespace survive one at once. new_buckets: the state in which mkdir makes a bucket.
+    new_buckets_purge: the purge policy of a bucket, whoever makes it.
     poll_us: how long the daemon polls for the next request before it sleeps, µs. scrub_period: days in which the daemon
     reads every block once; 0 is never. gc_interval: seconds between two looks for space to give back; 0 is never.
     gc_rate: how much of the disk that may take, MiB/s. compression: of what is written in buckets made from now on.
@@ -30,6 +31,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     commit_interval: float = 5.0
     durability: Literal["interval", "close"] = "interval"
     new_buckets: Literal["Enabled", "Unversioned"] = "Enabled"
+    new_buckets_purge: Literal["rm", "command", "root", "never"] = "command"
     poll_us: int = 30
     scrub_period: float = 30.0
     gc_interval: float = 60.0

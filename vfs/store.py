@@ -18,7 +18,7 @@ from typing import NamedTuple, Self
 
 import msgspec
 
-from vfs import acl, events, layout, locks, replay, rules, settings, snapshot, synclog
+from vfs import acl, events, layout, locks, purging, replay, rules, settings, snapshot, synclog
 from vfs.blocks import FOLDER as BLOCKS
 from vfs.blocks import Blocks, End
 from vfs.catalog import DAMAGE, FILE, Catalog
@@ -43,6 +43,7 @@ from vfs.journal import Journal, Position, Record
 from vfs.model import STORE_ROOT, Bucket, Compression, Ino, Inode, KeyId, ObjectLock, PurgePolicy, State
 from vfs.names import check_bucket_name, directory_key, show
 from vfs.objects import Objects
+from vfs.purging import Way
 from vfs.replay import Aside, Replay
 from vfs.settings import Settings
 from vfs.synclog import Entry, Piece, SyncLog
@@ -521,6 +522,7 @@ class Store:
             owner=owner,
             location=location,
             lock=lock,
+            purge=PurgePolicy[self.settings.new_buckets_purge.upper()],
         )
         now = core.clock()
         ino = Ino(core.new_id())
@@ -570,14 +572,15 @@ class Store:
         core.drop_bucket(name, ino)
         return ino
 
-    def set_versioning(self, ino: Ino, state: State) -> None:
-        """Change a bucket's versioning state. Raises InvalidState, Locked."""
+    def set_versioning(self, ino: Ino, state: State, *, is_root: bool = False) -> None:
+        """Change a bucket's versioning state through the mount. Raises InvalidState, Locked, NotPermitted."""
         bucket = self._core.catalog.bucket(ino)
         wanted = rules.change_state(bucket.state, state)
         locks.check_bucket(wanted, bucket.lock)
         if wanted is not bucket.state:
             locks.check_code(bucket)
             changed = msgspec.structs.replace(bucket, state=wanted)
+            purging.check_settings(bucket, changed, Way.COMMAND, is_root=is_root)
             self._core.commit("set versioning", [events.BucketSet(ino, changed)])
 
     def set_compression(self, ino: Ino, compression: Compression) -> None:
@@ -690,6 +693,7 @@ def _prepare(path: Path, *, foreign: bool) -> Folder:
     if DESCRIPTION not in names:
         check_empty(path, names)
         _describe(root, FORMATS[-1])
+        log.info("made a new store in %s", path)
     return root
 
 

@@ -345,7 +345,9 @@ def test_settings_are_understood_or_refused(sample: Sample, text: bytes) -> None
         path.unlink()
 
 
-SETTINGS = st.sampled_from(["commit_interval", "durability", "new_buckets", "poll_us", "compression", "another"])
+SETTINGS = st.sampled_from(
+    ["commit_interval", "durability", "new_buckets", "new_buckets_purge", "poll_us", "compression", "another"]
+)
 VALUES = st.sampled_from(["nan", "inf", "-1", "1e999", '"close"', '""', "[[1]]", "{}", "true", "2020-01-01", "9" * 400])
 
 

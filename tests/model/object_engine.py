@@ -650,7 +650,7 @@ class ObjectEngine(Lifetime):
         self.act(
             "configure",
             lambda: self.store.objects.configure(bucket.ino, lifecycle=RULES[which]),
-            lambda _: setattr(bucket, "rules", RULES[which]),
+            lambda _: self.reference.set_rules(bucket, RULES[which]),
         )
 
     @rule(most=st.integers(1, 5))
@@ -816,7 +816,7 @@ class ObjectEngine(Lifetime):
         bucket = self.reference.buckets[name]
         self.act(
             "set versioning",
-            lambda: self.store.set_versioning(bucket.ino, state),
+            lambda: self.store.set_versioning(bucket.ino, state, is_root=True),
             lambda _: self.reference.set_state(bucket, state),
         )
 

@@ -216,6 +216,12 @@ class ObjectReference:
             raise errors.Locked("", None)
         self._drop(bucket, key, [version])
 
+    def set_rules(self, bucket: Bucket, rules: tuple[LifecycleRule, ...]) -> None:
+        """By a client of S3."""
+        if bucket.never and any(rule.noncurrent_days for rule in rules if rule not in bucket.rules):
+            raise errors.NotPermitted
+        bucket.rules = rules
+
     def set_retention(self, bucket: Bucket, key: bytes, seq: Seq, retention: Retention | None, *, bypass: bool) -> None:
         if bucket.lock is None:
             raise errors.NoLock

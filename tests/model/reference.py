@@ -413,11 +413,13 @@ class Reference:
         ]
         return len(versions), sum(len(version.data) for version in versions)
 
-    def set_versioning(self, bucket: Bucket, state: State) -> None:
+    def set_versioning(self, bucket: Bucket, state: State, *, is_root: bool) -> None:
         if state is bucket.state:
             return
         if state is State.UNVERSIONED or (bucket.state is State.UNVERSIONED and state is State.SUSPENDED):
             raise errors.InvalidState
+        if state is State.SUSPENDED and bucket.policy in (PurgePolicy.ROOT, PurgePolicy.NEVER) and not is_root:
+            raise errors.NotPermitted
         bucket.state = state
         self.on_event()
 

@@ -112,15 +112,15 @@ class Engine(Lifetime):
             lambda ino: self.reference.create_bucket(name, state, 0, 0, ino),
         )
 
-    def _set_versioning(self, bucket: Bucket, state: State) -> None:
+    def _set_versioning(self, bucket: Bucket, state: State, *, is_root: bool = True) -> None:
         self.do(
-            lambda: self.store.set_versioning(Ino(bucket.root.ino), state),
-            lambda _: self.reference.set_versioning(bucket, state),
+            lambda: self.store.set_versioning(Ino(bucket.root.ino), state, is_root=is_root),
+            lambda _: self.reference.set_versioning(bucket, state, is_root=is_root),
         )
 
-    @rule(pick=PICK, state=st.sampled_from(State))
-    def set_versioning(self, pick: int, state: State) -> None:
-        self._set_versioning(self.bucket(pick), state)
+    @rule(pick=PICK, state=st.sampled_from(State), is_root=st.booleans())
+    def set_versioning(self, pick: int, state: State, is_root: bool) -> None:
+        self._set_versioning(self.bucket(pick), state, is_root=is_root)
 
     @rule(pick=PICK, compression=st.sampled_from(Compression))
     def set_compression(self, pick: int, compression: Compression) -> None:

@@ -168,7 +168,8 @@ def test_a_store_is_mounted_once(mount: Path, store: Path, tmp_path: Path) -> No
     (tmp_path / "other").mkdir()
     pid = status(mount)["Pid"]
     assert f"in use by process {pid}" in fails(2, "mount", store, tmp_path / "other")
-    assert "is mounted already, from" in fails(2, "mount", tmp_path / "new", mount)
+    hint = f"{mount} is mounted already, from {store}; unmount it first: vfs umount '{mount}'"
+    assert hint in fails(2, "mount", tmp_path / "new", mount)
     assert f"in use by process {pid}" in fails(2, "check", store)
     assert f"in use by process {pid}" in fails(2, "rebuild", store)
     (tmp_path / "link").symlink_to(mount)
@@ -186,7 +187,8 @@ def test_foreground_logs_to_stderr_and_stops_at_sigterm(store: Path, mountpoint:
         [sys.executable, "-m", "vfs", "mount", "--foreground", store, mountpoint], stderr=subprocess.PIPE, text=True
     )
     assert daemon.stderr is not None
-    assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d INFO vfs\.daemon: .* is mounted\n", daemon.stderr.readline())
+    for line in ("store: made a new store in .*", "daemon: .* is mounted"):
+        assert re.match(rf"\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d INFO vfs\.{line}\n", daemon.stderr.readline())
     (mountpoint / "docs").mkdir()
     daemon.send_signal(signal.SIGTERM)
     _, err = daemon.communicate(timeout=SECONDS_MAX)

@@ -8,6 +8,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -23,8 +24,9 @@ import pytest
 from tests.mount.test_bad_disk import Disk, disk  # noqa: F401
 from tests.mount.test_full_disk import disk_of
 from tests.mount.test_scrub import flip
-from tests.mounted import REPO, Mounted, run, wait_until
+from tests.mounted import REPO, Mounted, run, versions, wait_until
 from tests.systemd.conftest import NotifySocket, notify  # noqa: F401
+from tests.typed import section
 
 pytestmark = pytest.mark.fuse
 
@@ -109,14 +111,49 @@ def test_damage_that_a_reader_met(mount: Watched, notify: NotifySocket) -> None:
         with pytest.raises(OSError, match="Input/output error"):
             (mount.root / "file").read_bytes()
     assert (mount.root / "other").read_bytes() == b"another " * 1000
-    assert "damage harms bucket/file version" in said(notify, mount, "; damaged: ")
+    assert said(notify, mount, "; damaged: ").endswith(
+        "; damaged: damaged blocks: 1; the log and `vfs check` name what is harmed"
+    )
     code, shown = status(mount.root)
     assert code == 1
-    assert "damage harms bucket/file version" in shown
-    assert "`vfs check` names all" in shown
+    assert "damaged blocks: 1" in shown
+    assert "bucket/file" not in shown + status()[1], "what somebody may not list, systemctl does not tell him"
     assert states(mount) == ["damaged"]
     assert len(lines(mount, "damage harms bucket/file version")) == 1
     mount.stop()
+
+
+@pytest.mark.parametrize("scrub_period", [0, 30])
+def test_damage_is_told_until_it_is_mended_or_purged(
+    mount: Watched, scrub_period: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NOTIFY_SOCKET")  # nobody listens there
+    mount.start()
+    (mount.store / "config.toml").write_text(f"scrub_period = {scrub_period}\n")
+    (mount.root / "file").write_bytes(b"some content " * 1000)
+    (mount.root / "purged").write_bytes(b"other content " * 1000)
+    mount.stop()
+    for content in (b"some content ", b"other content "):
+        flip(mount, content)
+    mount.start()
+    for name in ("file", "purged"):
+        with pytest.raises(OSError, match="Input/output error"):
+            (mount.root / name).read_bytes()
+    mount.stop()
+    for _ in range(2):
+        mount.start()
+        assert "damaged blocks: 2;" in status(mount.root)[1], "nobody has read it since"
+        mount.stop()
+    flip(mount, bytes((b"s"[0] ^ 1,)) + b"ome content ")
+    mount.start()
+    wait_until(lambda: "damaged blocks: 1;" in status(mount.root)[1], "what is mended")
+    (version,) = versions(mount.root / "purged")
+    run([sys.executable, "-m", "vfs", "purge", str(mount.root / "purged"), version.name])
+    mount.stop()
+    mount.start()
+    assert status(mount.root)[0] == 0
+    assert (mount.root / "file").read_bytes() == b"some content " * 1000
+    mount.end(expected=["damage harms"])
 
 
 def test_a_disk_that_failed(
@@ -330,6 +367,53 @@ def test_a_team_makes_buckets_and_works_in_them(everybodys: Path) -> None:
         with pytest.raises(OSError, match="not permitted") as raised:
             (mount.root / "file").touch()
         assert raised.value.errno == errno.EPERM
+        mount.end()
+    finally:
+        mount.clean_up()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts for others")
+def test_a_bucket_for_each_and_one_for_all(everybodys: Path) -> None:
+    """The lines of systemd/README.md, as they stand but for names and places."""
+    text = section(REPO / "systemd/README.md", "For a team").partition("**If members")[0]
+    lines = re.findall(r"^    (?:sudo )?(echo .*|(?:install|setfacl) .*)$", text, re.MULTILINE)
+    assert [line.split()[0] for line in lines] == ["echo", "install", "install", "setfacl"]
+
+    def by(uid: int, command: str) -> subprocess.CompletedProcess[str]:
+        groups = f"{uid},{TEAM}" if uid != STRANGER else str(uid)
+        who = ["setpriv", f"--reuid={uid}", f"--regid={uid}", f"--groups={groups}"]
+        python = f"{sys.executable} -m vfs"
+        script = f'umask 022; cd /; vfs() {{ PYTHONPATH={REPO} {python} "$@"; }}; cd {mount.root}; {command}'
+        return run([*who, "sh", "-c", script], check=False)
+
+    mount = Mounted(everybodys, "-o", "allow_other,acl")
+    try:
+        mount.start()
+        mount.stop()
+        for number, line in enumerate(lines):
+            if number == 1:
+                mount.start()
+            line = line.replace("sudo ", "").replace("/var/lib/vfs/docs", str(mount.store))
+            line = line.replace("/srv/docs/ada", f"{mount.root}/hers").replace("/srv/docs", str(mount.root))
+            run(["sh", "-ec", re.sub(r"\bada\b", str(MEMBER), re.sub(r"\bteam\b", str(TEAM), line))])
+        assert by(MEMBER, "echo one >hers/note && echo two >hers/note && echo x >shared/note").returncode == 0
+        assert (
+            by(MEMBER + 10, "echo y >shared/note && mkdir shared/sub && cat shared/.versions/note/*").stdout == "x\ny\n"
+        )
+        assert by(MEMBER, "echo z >shared/sub/new && cat shared/note").stdout == "y\n"
+        assert "Permission denied" in by(MEMBER + 10, "ls hers").stderr
+        assert "Permission denied" in by(STRANGER, "ls shared").stderr
+        for command in ("mkdir other", "rmdir hers", "mv hers mine"):
+            assert by(MEMBER, command).returncode != 0
+        assert (mount.root.stat().st_mode & 0o7777, mount.root.stat().st_uid) == (0o755, 0)
+        first = versions(mount.root / "hers/note")[0].name
+        for bucket in ("hers", "shared"):
+            for words in ("lifecycle set {} --keep 1", "versioning {} suspended", "bucket purge {} command"):
+                done = by(MEMBER, f"vfs {words.format(bucket)}")
+                assert done.returncode == 1, words
+                assert "only" in done.stderr
+        assert by(MEMBER, f"vfs purge hers/note {first}").returncode == 1
+        assert by(0, f"vfs purge hers/note {first}").returncode == 0
         mount.end()
     finally:
         mount.clean_up()

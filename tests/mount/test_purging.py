@@ -231,3 +231,25 @@ def test_a_policy_outlives_the_daemon(tmp_path: Path) -> None:
         with pytest.raises(PermissionError):
             purge(versions(bucket / "f")[0])
         assert (bucket / "f").read_bytes() == b"x"
+
+
+def test_whoever_may_not_purge_has_no_rule_that_does(made: Path, mounted: Mounted) -> None:
+    """By the commands that the owner of a bucket would type."""
+
+    def vfs(uid: int, *words: str) -> str:
+        user = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
+        command = [*user, sys.executable, "-m", "vfs", *words[:-1], str(made), *words[-1].split()]
+        done = run(command, cwd="/", check=False)
+        return "" if done.returncode == 0 else done.stderr
+
+    vfs(OWNER, "versioning", "enabled")
+    for policy in ("root", "never"):
+        os.setxattr(made, POLICY, policy.encode())
+        for words in (("lifecycle", "set", "--keep 1"), ("versioning", "suspended")):
+            assert f"its purge policy is {policy}, so only root" in vfs(OWNER, *words)
+            assert "only the bucket's owner and root" in vfs(OTHER, *words)
+        assert vfs(OWNER, "lifecycle", "set", "--expire-days 9") == ""
+        assert vfs(ROOT, "lifecycle", "set", "--keep 1") == ""
+        assert vfs(ROOT, "versioning", "suspended") == ""
+        assert vfs(OWNER, "lifecycle", "remove", "") == ""
+        assert vfs(OWNER, "versioning", "enabled") == ""

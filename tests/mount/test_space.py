@@ -59,6 +59,14 @@ def test_only_the_owner_of_the_mount_has_it_collect(mounted: Mounted) -> None:
     script = "import os, sys; os.setuid(1234); os.setxattr(sys.argv[1], 'user.vfs.gc', b'')"
     done = subprocess.run([sys.executable, "-c", script, str(mounted.root)], capture_output=True, text=True, timeout=20)
     assert f"[Errno {errno.EPERM}]" in done.stderr
+    user = ["setpriv", "--reuid=1234", "--regid=1234", "--clear-groups"]
+    for mode in (0o777, 0o755):
+        os.chmod(mounted.root, mode)
+        done = subprocess.run(
+            [*user, sys.executable, "-m", "vfs", "gc", str(mounted.root)], capture_output=True, text=True, timeout=20
+        )
+        assert f"only root and who has mounted {mounted.root} have it collected; the daemon frees" in done.stderr
+        assert done.returncode == 1
 
 
 @pytest.fixture
@@ -130,6 +138,7 @@ def test_a_full_disk_harms_nothing_and_deleting_goes_on(small: Mounted) -> None:
         for version in versions(root / name):
             purge(version)  # the marker, which undeletes it, then the content, or the other way round
     assert json.loads(vfs("gc", "--json", str(root)))["FreedBytes"] > 20_000_000
+    assert json.loads(os.getxattr(root, "user.vfs.status"))["Troubles"] == [], "it is not full any more"
     (root / "again").write_bytes(b"writing goes on" * 100_000)
     assert (root / "again").read_bytes() == b"writing goes on" * 100_000
     assert (root / "renamed").read_bytes() == closed[names[31]]

@@ -220,7 +220,7 @@ def test_served_without_a_mount_and_beside_one(container: Container, tmp_path: P
     [
         ("vfs@docs", "VFS_STORE=/var/lib/vfs/docs\nVFS_MOUNTPOINT=/none", "/none does not exist; make it: mkdir /none"),
         ("vfs@docs", None, "there is no /etc/vfs/docs.conf; write it, with the lines VFS_STORE=/var/lib/vfs/docs and"),
-        ("vfs@docs", "VFS_MOUNTPOINT=/srv", "/etc/vfs/docs.conf sets no VFS_STORE; add a line like VFS_STORE="),
+        ("vfs@docs", "VFS_MOUNTPOINT=/srv", "/etc/vfs/docs.conf: it sets no VFS_STORE; add a line like VFS_STORE="),
         (
             "vfs-serve@docs",
             None,
@@ -229,7 +229,7 @@ def test_served_without_a_mount_and_beside_one(container: Container, tmp_path: P
         (
             "vfs-serve@docs",
             "VFS_STORE=/var/lib/vfs/docs",
-            "/etc/vfs/docs.conf sets no VFS_S3; add a line like VFS_S3=9000",
+            "/etc/vfs/docs.conf: it sets no VFS_S3; add a line like VFS_S3=9000",
         ),
     ],
 )
@@ -259,6 +259,14 @@ def test_a_store_on_a_disk_of_its_own(container: Container) -> None:
     assert container.show("vfs@docs", "ActiveState") == "inactive"
     assert container.show("vfs@docs", "Result") == "success"
     assert container.run("ls /data") == ""
+    assert "/srv/docs: /etc/vfs/docs.conf says" in container.sh("vfs status").stdout
+    container.run("rm -r /etc/systemd/system/vfs@docs.service.d; echo VFS_NEW=no >>/etc/vfs/docs.conf")
+    container.run("systemctl daemon-reload; systemctl --no-block start vfs@docs")
+    told = "there is no store in /data/docs, and VFS_NEW=no in /etc/vfs/docs.conf has none made"
+    container.run(f"until journalctl -o cat -u vfs@docs | grep '{told}'; do sleep 0.2; done")
+    assert container.run("ls /data") == ""
+    container.run("sed -i /VFS_NEW/d /etc/vfs/docs.conf; until vfs status; do sleep 0.2; done")  # at its next attempt
+    assert "made a new store in /data/docs" in container.run("journalctl -o cat -u vfs@docs")
 
 
 def test_what_systemctl_status_says(container: Container) -> None:
@@ -275,6 +283,7 @@ def test_what_systemctl_status_says(container: Container) -> None:
     container.run("until vfs status; do sleep 0.5; done")
     assert container.show("vfs@docs", "StatusText") == "serving /srv/docs"
     container.run("systemctl stop vfs@docs")
+    assert container.show("vfs@docs", "StatusText") == "", "it serves nothing"
     assert "SIGKILL" not in container.run("journalctl -o cat -u vfs@docs"), "the guard was left to systemd"
 
 

@@ -149,8 +149,6 @@ class Both:
                 (root / bucket).mkdir()
             for kind in {key.kind for key in KEYS if key.bucket == bucket}:
                 (root / bucket / kind).mkdir()
-            if bucket in POLICIES:
-                os.setxattr(root / bucket, "user.vfs.purge", POLICIES[bucket].encode())
         os.setxattr(root / "by-rm", "user.vfs.compression", b"zstd")
         worker = Worker(Doors(root, s3, s3, self._logs), 0, 0, self._seed)
         for key in KEYS:
@@ -164,6 +162,8 @@ class Both:
         }
         for bucket in ("command", "never"):
             s3.put_bucket_lifecycle_configuration(Bucket=bucket, LifecycleConfiguration={"Rules": [rule]})
+        for bucket, policy in POLICIES.items():  # last: with never, no such rule can be given
+            os.setxattr(root / bucket, "user.vfs.purge", policy.encode())
         self._judge.read_logs(self._logs, 0, time.monotonic_ns())
 
     def _put(self, worker: Worker, key: Key) -> None:

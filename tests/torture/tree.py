@@ -14,14 +14,15 @@ import pickle
 import random
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.model.reference import Directory, File, Handle, Reference, Version
+from tests.model.reference import Directory, Draft, File, Handle, Reference, Version
 from tests.mounted import purge
 from tests.torture.steps import DEAD, Died, Log, Lost, digest
 from tests.torture.view import (
+    DELETED,
     Known,
     View,
     differences,
@@ -46,6 +47,7 @@ HANDLES_MAX = 4
 DIFFERENCES_SHOWN_MAX = 8
 SIZES = (0, 1, 10, 100, 100, 100, 4096, 5000, 5000, 20_000, 20_000, 300_000)
 READ_AGAIN = 0.05  # the share of old versions whose content is read after each kill
+PUBLISHED_MAX = HANDLES_MAX + 1  # versions of a key that one recovery can make
 AMBIGUOUS_S = (45, 90)  # ages at which the model cannot be sure whether a renamed file counts as young (60 s)
 
 
@@ -484,11 +486,8 @@ class Tree:
         read_again = self.chance.random if not everything else float
         view = observe(self.root, self.known, lambda _: read_again() < READ_AGAIN)
         problems: list[str] = []
-        for (number, state), by_clock in itertools.product(enumerate(self._states()), (False, True)):
-            reference: Reference = pickle.loads(state)
+        for number, reference in self._recoveries(view):
             reference.now = time.time_ns()
-            if by_clock:
-                _make_safe(reference, view)
             reference.recover()
             expected = expect(reference)
             found = differences(view, expected)
@@ -501,6 +500,17 @@ class Tree:
         shown = problems[:DIFFERENCES_SHOWN_MAX]
         more = [f"and {len(problems) - len(shown)} more"] if len(problems) > len(shown) else []
         raise Lost("\n".join([f"{self.root} is not what was acknowledged:", *shown, *more]))
+
+    def _recoveries(self, view: View) -> Iterator[tuple[int, Reference]]:
+        """Each of `_states` by its number, and what it is with interim drafts: whatever was open may have one."""
+        for number, state in enumerate(self._states()):
+            reference: Reference = pickle.loads(state)
+            drafts = [(None, *_made_safe(file, view)) for file in _dirty(reference)]
+            for chosen in itertools.product(*drafts):
+                reference = pickle.loads(state)
+                for file, draft in zip(_dirty(reference), chosen, strict=True):
+                    file.interim = draft or file.interim
+                yield number, reference
 
     def _states(self) -> list[bytes]:
         """What may be there: the model without the step in flight, and after each atomic change of it."""
@@ -632,20 +642,21 @@ def same(_: Reference, result: Any) -> Any:
 # -- what the clock made safe ------------------------------------------------------------------------------------------
 
 
-def _make_safe(reference: Reference, view: View) -> None:
-    """Whatever was open may have an interim draft of any moment since its last draft: as the view shows it."""
-    for file in reference.files():
-        if file.open is not None and file.open.dirty:
-            directory, name = file.names[0]
-            found = view.live.get(os.path.join(places_of(directory), name.decode()))
-            moments = [moment for moment in file.open.moments if moment.changes > file.open.safe]
-            drafts = (draft for moment in reversed(moments) for draft in moment.drafts())
-            file.interim = next((draft for draft in drafts if found is not None and _is(found, draft.data)), None)
+def _dirty(reference: Reference) -> list[File]:
+    """The open files with changes that no draft has."""
+    files = [*reference.files(), *reference.displaced]
+    return [file for file in files if file.open is not None and file.open.dirty and not file.open.unlinked]
 
 
-def _is(found: tuple[Any, ...], data: bytes) -> bool:
-    """Whether what the view has of a path is a file with that content."""
-    return found[0] == "file" and found[4:6] == (len(data), digest(data))
+def _made_safe(file: File, view: View) -> list[Draft]:
+    """The interim draft that a file had if the view shows one, as of whatever moment since its last draft."""
+    assert file.open is not None
+    directory, name = file.displaced or file.names[0]
+    versions = view.past.get(os.path.join(history_path(directory), name.decode()), [])
+    found = {version[1:] for version in versions[-PUBLISHED_MAX:] if version != DELETED}
+    moments = [moment for moment in file.open.moments if moment.changes > file.open.safe]
+    drafts = (draft for moment in reversed(moments) for draft in moment.drafts())
+    return list(itertools.islice((one for one in drafts if (len(one.data), digest(one.data)) in found), 1))
 
 
 # -- reading and mapping ----------------------------------------------------------------------------------------------

@@ -619,7 +619,8 @@ def test_wrong_mount_points(vfs: Run, tmp_path: Path, mountpoint: Path) -> None:
 def test_wrong_stores(vfs: Run, tmp_path: Path, mountpoint: Path) -> None:
     (tmp_path / "file").touch()
     assert "is not a directory; name a store" in refused(vfs, tmp_path / "file", mountpoint)
-    assert "there is no directory" in refused(vfs, tmp_path / "missing" / "store", mountpoint)
+    hint = f"there is no directory {tmp_path}/a b; make it: mkdir -p '{tmp_path}/a b'"
+    assert hint in refused(vfs, tmp_path / "a b" / "store", mountpoint)
     assert "cannot lie in one another" in refused(vfs, mountpoint, mountpoint)
     assert "cannot lie in one another" in refused(vfs, mountpoint / "store", mountpoint)
     assert "cannot lie in one another" in refused(vfs, tmp_path, mountpoint)

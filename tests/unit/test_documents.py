@@ -16,7 +16,7 @@ from xxhash import xxh3_64_intdigest
 
 from tests.typed import section
 from vfs import blocks, catalog, content, errors, events, journal, model, names, rules
-from vfs.cli import installing
+from vfs.cli import conf, installing
 from vfs.cli.main import cli
 from vfs.disk import RealDisk
 from vfs.folder import Folder
@@ -178,11 +178,11 @@ def test_every_decision_is_told() -> None:
 
 
 def test_what_is_installed_is_uninstalled() -> None:
-    found = re.search(r"^    rm -rf (/.*)$", section(ROOT / "docs/backup.md", "Uninstall"), re.MULTILINE)
-    assert found
-    removed = found[1].split()
+    lines = re.findall(r"^    rm -rf (/.*)$", section(ROOT / "docs/backup.md", "Uninstall"), re.MULTILINE)
+    removed = " ".join(lines).split()
     units = [place / f"{unit.stem}.service" for place in installing.UNITS.values() for unit in SERVICES]
-    for path in (installing.TARGET, installing.CONFIGURATION, *installing.LINKS.values(), *units):
+    units += [Path(f"/etc/systemd/system/{unit.stem}docs.service.d") for unit in SERVICES if unit.stem.endswith("@")]
+    for path in (installing.TARGET, conf.CONFIGURATION, *installing.LINKS.values(), *units):
         assert any(path.match(pattern) for pattern in removed), path
 
 

@@ -74,6 +74,22 @@ def test_a_full_disk_is_told_once_and_so_is_its_end(
     assert told == [f"STATUS=serving /srv/docs; full: {lines[0]}", "STATUS=serving /srv/docs"]
 
 
+def test_what_a_collection_freed_is_seen_at_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    facts: dict[str, object] = {}
+    well = Health(store, facts)
+    free = 5
+    monkeypatch.setattr(Folder, "free_bytes", lambda self: free)
+    monkeypatch.setattr(Store, "is_short", True)
+    well.met(NoSpace("no space left"))
+    well.collected()
+    assert troubles(facts) == ["full"]
+    free += health.COLLECTED_BYTES
+    well.collected()
+    assert troubles(facts) == []
+    well.met(NoSpace("no space left"))
+    assert troubles(facts) == ["full"], "it begins again"
+
+
 def test_a_disk_that_is_full_from_the_start(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Store, "is_short", True)
     facts: dict[str, object] = {}
@@ -124,8 +140,11 @@ def test_each_damage_is_named_once(
         "damage harms docs/b version 2: cannot read blocks/00000002",
     ]
     assert troubles(facts) == ["damaged"]
-    assert "docs/a version 1" in told[-1]
-    assert "and 1 more in the log" in told[-1]
+    assert (
+        told[-1]
+        == "STATUS=serving ; damaged: something cannot be read, 1 more; the log and `vfs check` name what is harmed"
+    )
+    assert "docs" not in "".join(told), "names of files are nobody else's business"
     for number in range(100):
         well.damaged(f"another {number}")
     assert len(caplog.records) == 6
@@ -141,7 +160,29 @@ def test_what_the_scrub_knows_goes_when_it_is_mended(store: Store) -> None:
     assert troubles(facts) == []
     well.met(DAMAGE)
     well.scrubbed(0)
-    assert troubles(facts) == ["damaged"], "what a reader met is not known to be mended"
+    assert troubles(facts) == ["damaged"], "what is no block's is not known to be mended"
+
+
+def test_a_block_that_a_reader_met_is_told_until_it_is_mended(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    facts: dict[str, object] = {}
+    well = Health(store, facts)
+    known: set[bytes] = set()
+
+    def remember(block: bytes) -> bool:
+        known.add(block)
+        well.scrubbed(len(known))
+        return True
+
+    well.on_damage = remember
+    for block in (b"1", b"2", b"2"):
+        error = Corrupt("blocks/00000001", expected="this", found="that")
+        error.block = block
+        well.met(error, "docs/a version 1")
+    assert troubles(facts) == ["damaged"]
+    assert str(facts["Troubles"]).count("damaged blocks: 2; the log and") == 1
+    assert len(caplog.records) == 1
+    well.scrubbed(0)
+    assert troubles(facts) == []
 
 
 def test_a_limit_of_the_process_is_no_full_disk(store: Store, caplog: pytest.LogCaptureFixture) -> None:

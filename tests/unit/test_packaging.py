@@ -14,7 +14,9 @@ import pytest
 
 import vfs
 from tests.mounted import REPO, Mounted, at_work
+from vfs.cli import serving
 from vfs.cli.main import COMMANDS
+from vfs.cli.output import Failure
 from vfs.cli.serving import _MODULES
 
 CHANGELOG = REPO / "CHANGELOG.md"
@@ -179,3 +181,13 @@ def test_a_mount_does_not_load_a_door_that_is_there(tmp_path: Path) -> None:
         loaded = Path(f"/proc/{mounted.pid}/maps").read_text()
         assert "/lmdb/" in loaded
         assert "awscrt" not in loaded
+
+
+def test_what_the_installed_copy_says_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It can only come from where the copy came from."""
+    package = tmp_path / "lib/site-packages/vfs/__init__.py"
+    monkeypatch.setattr(vfs, "__file__", str(package))
+    monkeypatch.setattr(serving, "_MODULES", ("no_such_module",))
+    monkeypatch.setattr(serving, "TARGET", tmp_path)
+    with pytest.raises(Failure, match=r"in the clone, scripts/setup --s3, then sudo scripts/install-service$"):
+        serving.check_installed()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -59,6 +60,16 @@ def test_only_root_loosens() -> None:
 
 def test_old_buckets_have_the_default(store: Store, bucket: Ino) -> None:
     assert store.bucket(bucket).purge is PurgePolicy.COMMAND
+
+
+@pytest.mark.parametrize("policy", PurgePolicy)
+def test_the_setting_for_new_buckets(tmp_path: Path, policy: PurgePolicy) -> None:
+    place = tmp_path / "store"
+    place.mkdir()
+    (place / "config.toml").write_text(f'new_buckets_purge = "{policy.name.lower()}"\n')
+    with contextlib.closing(Store.open(place)) as store:
+        for name, state in ((b"by-mkdir", None), (b"by-s3", State.UNVERSIONED)):
+            assert store.bucket(store.create_bucket(name, uid=9, gid=9, state=state)).purge is policy
 
 
 # -- never ------------------------------------------------------------------------------------------------------------
@@ -211,6 +222,47 @@ def test_mfa_delete_closes_every_way_but_one(store: Store, bucket: Ino) -> None:
             store.objects.purge(bucket, b"k", item.version_id, S3)
     store.objects.purge(bucket, b"k", item.version_id, S3, code=True)
     assert chain(store, bucket) == []
+
+
+# -- what has versions lost later -------------------------------------------------------------------------------------
+
+KEEPS = (LifecycleRule("l", True, expire_days=1, abort_days=1), LifecycleRule("m", True, expire_marker=True))
+PURGES = (LifecycleRule("r", True, noncurrent_newer=1), LifecycleRule("r", True, noncurrent_days=1))
+
+
+@pytest.mark.parametrize("policy", PurgePolicy)
+@pytest.mark.parametrize("is_root", [False, True])
+@pytest.mark.parametrize("way", [COMMAND, REQUEST])
+def test_who_has_versions_lost_later(store: Store, bucket: Ino, policy: PurgePolicy, way: Way, is_root: bool) -> None:
+    store.set_purge_policy(bucket, policy)
+    who = {"way": way, "is_root": is_root}
+    allowed = is_root or policy in (PurgePolicy.RM, PurgePolicy.COMMAND) or (policy, way) == (PurgePolicy.ROOT, REQUEST)
+    events = store.core.journal.end.number
+    attempts: list[Callable[[], object]] = [
+        *(lambda rule=rule: store.objects.configure(bucket, **who, lifecycle=(rule,)) for rule in PURGES),  # type: ignore[misc]
+        lambda: store.objects.configure(bucket, **who, state=State.SUSPENDED),  # type: ignore[arg-type]
+    ]
+    if way is COMMAND:
+        store.set_versioning(bucket, State.ENABLED)
+        attempts.append(lambda: store.set_versioning(bucket, State.SUSPENDED, is_root=is_root))
+    for attempt in attempts:
+        if allowed:
+            attempt()
+        else:
+            with pytest.raises(NotPermitted, match=f"policy is {policy.name.lower()}: only root"):
+                attempt()
+    assert (store.core.journal.end.number > events) == allowed
+
+
+def test_what_loses_nothing_is_the_owners_to_set(store: Store, bucket: Ino) -> None:
+    store.objects.configure(bucket, lifecycle=PURGES[:1], way=COMMAND, is_root=True)
+    store.set_purge_policy(bucket, PurgePolicy.NEVER)
+    disabled = LifecycleRule("r", False, noncurrent_days=1)
+    for rules in ((*PURGES[:1], *KEEPS), (disabled, *KEEPS), KEEPS):  # with root's own rule, and less and less of it
+        store.objects.configure(bucket, lifecycle=rules, way=COMMAND)
+        assert store.bucket(bucket).lifecycle == rules
+    with pytest.raises(NotPermitted, match="its rule r"):
+        store.objects.configure(bucket, lifecycle=(*KEEPS, PURGES[0]), way=COMMAND)
 
 
 # -- the S3 door ------------------------------------------------------------------------------------------------------

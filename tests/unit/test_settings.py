@@ -29,6 +29,7 @@ def test_every_setting(tmp_path: Path) -> None:
     found = load(
         tmp_path,
         'commit_interval = 1\ndurability = "close"\nnew_buckets = "Unversioned"\npoll_us = 0\n'
+        'new_buckets_purge = "root"\n'
         'scrub_period = 7\ngc_interval = 60\ngc_rate = 5\ncompression = "zstd"\n# a comment\n'
         "lifecycle_interval = 5\nlifecycle_day = 10\n"
         's3_durability = "close"\ns3_domains = ["store.lan"]\ns3_certificate = "c"\ns3_certificate_key = "k"\n'
@@ -38,6 +39,7 @@ def test_every_setting(tmp_path: Path) -> None:
         commit_interval=1.0,
         durability="close",
         new_buckets="Unversioned",
+        new_buckets_purge="root",
         poll_us=0,
         scrub_period=7.0,
         gc_interval=60.0,
@@ -51,7 +53,9 @@ def test_every_setting(tmp_path: Path) -> None:
         s3_certificate_key="k",
         s3_compatibility="ceph",
     )
-    fields = "commit_interval durability new_buckets poll_us scrub_period gc_interval gc_rate compression"
+    fields = (
+        "commit_interval durability new_buckets new_buckets_purge poll_us scrub_period gc_interval gc_rate compression"
+    )
     fields += " lifecycle_interval lifecycle_day"
     fields += " s3_durability s3_domains s3_certificate s3_certificate_key s3_compatibility"
     assert set(Settings.__struct_fields__) == set(fields.split())
@@ -75,6 +79,7 @@ def test_a_setting_that_there_is_not_is_named(tmp_path: Path) -> None:
         's3_certificate = "without its key"',
         "durability = 1",
         'new_buckets = "Suspended"',
+        'new_buckets_purge = "nobody"',
         'compression = "gzip"',
         "compression = 1",
         "poll_us = -1",

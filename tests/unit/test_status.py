@@ -16,6 +16,7 @@ import pytest
 
 from vfs import daemons
 from vfs.cli import conf, output, stores
+from vfs.cli import mounts as cli_mounts
 from vfs.cli.main import run
 from vfs.cli.mounts import Mount
 from vfs.cli.output import Cell, Column, Failure
@@ -265,6 +266,95 @@ def test_where_others_can_put_something_nothing_is_asked(place: Path, tmp_path: 
     assert daemons.ask_all() == []
 
 
+# -- what should be there ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the files of units are."""
+    folder = tmp_path / "etc"
+    folder.mkdir()
+    monkeypatch.setattr(conf, "CONFIGURATION", folder)
+    return folder
+
+
+def test_a_service_that_is_not_there_is_shown(
+    mounts: dict[str, Callable[[], bytes]],
+    files: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    there, link = tmp_path / "mnt", tmp_path / "link"
+    there.mkdir()
+    link.symlink_to("mnt")
+    (files / "up.conf").write_text(f"VFS_STORE=/store\nVFS_MOUNTPOINT={there}\n")
+    (files / "link.conf").write_text(f"VFS_STORE=/store\nVFS_MOUNTPOINT={link}\n")
+    mounts[str(there)] = saying()
+    assert run(["status"]) == 0, "what is there is not missed"
+    capsys.readouterr()
+    (files / "docs.conf").write_text('# ours\nVFS_STORE = "/var/lib/vfs/d s"\nVFS_MOUNTPOINT=/srv/d s \nVFS_OPTIONS=\n')
+    (files / "off.conf.old").write_text("VFS_STORE=/o\nVFS_MOUNTPOINT=/srv/off\n")
+    (files / "empty.conf").touch()
+    assert run(["status"]) == 1
+    _, *shown = capsys.readouterr().out.splitlines()
+    assert [line.split("\t")[:3] for line in shown[:2]] == [
+        ["/srv/d s", "/var/lib/vfs/d s", "not mounted"],
+        ["vfs@empty", "", "not mounted"],
+    ]
+    assert shown[2] == (
+        "/srv/d s: /etc/vfs/docs.conf says that it should be mounted; see why it is not: systemctl status vfs@docs"
+    )
+    for path in ("/srv/d s", "/var/lib/vfs/d s"):
+        assert run(["status", path]) == 1
+        assert "not mounted" in capsys.readouterr().out
+    (files / "docs.conf").chmod(0)
+    monkeypatch.setattr(Path, "open", lambda *_: failing(errno.EACCES)())
+    assert run(["status"]) == 0, "what one may not read is not one's own to judge"
+
+
+@pytest.mark.parametrize("uid", [0, 1000])
+def test_a_store_that_is_not_served_is_shown_to_root(
+    mounts: dict[str, Callable[[], bytes]],
+    files: Path,
+    uid: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
+    (files / "s.conf").write_text("VFS_STORE=/s\nVFS_S3=9000\n")
+    answers = [b'{"Store": "/s", "S3": ["http://[::1]:9000"], "Troubles": []}']
+    monkeypatch.setattr(daemons, "ask_all", lambda: [(Path("/run/vfs/x.sock"), answer) for answer in answers])
+    assert run(["status"]) == 0
+    answers.clear()
+    assert run(["status"]) == (1 if uid == 0 else 0), "a user cannot know"
+    assert ("systemctl status vfs-serve@s" in capsys.readouterr().out) == (uid == 0)
+    answers.append(b"")
+    run(["status"])
+    assert "not served" not in capsys.readouterr().out, "it may be the one that does not answer"
+
+
+def test_a_dead_mount_that_systemd_serves(
+    mounts: dict[str, Callable[[], bytes]], files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mounts |= {"/srv/docs": failing(errno.ENOTCONN), "/srv/own": failing(errno.ENOTCONN)}
+    (files / "docs.conf").write_text("VFS_STORE=/store\nVFS_MOUNTPOINT=/srv/docs\n")
+    assert run(["status"]) == 1
+    told = capsys.readouterr().out
+    assert "/srv/docs: its daemon has died; systemd starts it again; if not: systemctl restart vfs@docs" in told
+    assert "/srv/own: its daemon has died; mount it again: vfs mount /store /srv/own" in told
+
+
+def test_a_path_in_a_dead_mount(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli_mounts, "is_dead", lambda path: True)
+    monkeypatch.setattr(cli_mounts, "vfs_mounts", lambda: [Mount(str(tmp_path), "fuse.vfs", "/store")])
+    with pytest.raises(Failure, match=r"has died; mount the store again \(vfs mount\)$"):
+        cli_mounts.locate(str(tmp_path / "docs/note"))
+    (files / "docs.conf").write_text(f"VFS_STORE=/store\nVFS_MOUNTPOINT={tmp_path}\n")
+    with pytest.raises(Failure, match=r"has died; systemd starts it again; if not: systemctl restart vfs@docs$"):
+        cli_mounts.locate(str(tmp_path / "docs/note"))
+
+
 # -- the settings of a unit -------------------------------------------------------------------------------------------
 
 
@@ -283,20 +373,36 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (
             {"VFS_STORE": "", "VFS_MOUNTPOINT": "/srv"},
             {},
-            "sets no VFS_STORE; add a line like VFS_STORE=/var/lib/vfs/docs",
+            "it sets no VFS_STORE; add a line like VFS_STORE=/var/lib/vfs/docs",
         ),
         (
             {"VFS_STORE": "/s", "VFS_MOUNTPOINT": ""},
             {},
-            "sets no VFS_MOUNTPOINT; add a line like VFS_MOUNTPOINT=/srv/docs",
+            "it sets no VFS_MOUNTPOINT; add a line like VFS_MOUNTPOINT=/srv/docs",
         ),
-        ({"VFS_STORE": "/s", "VFS_S3": ""}, {}, "sets no VFS_S3; add a line like VFS_S3=9000"),
+        ({"VFS_STORE": "/s", "VFS_S3": ""}, {}, "it sets no VFS_S3; add a line like VFS_S3=9000"),
         ({"VFS_STORE": "docs", "VFS_S3": "9000"}, {}, "VFS_STORE=docs is no absolute path"),
         (
             {"VFS_STORE": "", "VFS_S3": "9000"},
             {"VFS_STOR": "/s"},
-            "sets no VFS_STORE (it sets VFS_STOR, which is not known)",
+            "add a line like VFS_STORE=/var/lib/vfs/docs; it sets VFS_STOR, which is not known",
         ),
+        (
+            {"VFS_STORE": "s", "VFS_MOUNTPOINT": ""},
+            {"VFS_OPTION": "-o ro"},
+            "it sets no VFS_MOUNTPOINT; add a line like VFS_MOUNTPOINT=/srv/docs; it sets VFS_OPTION, which",
+        ),
+        (
+            {"VFS_STORE": "/s # the store", "VFS_S3": "9000"},
+            {},
+            "VFS_STORE has a comment behind its value; comments have lines of their own",
+        ),
+        (
+            {"VFS_STORE": "/s", "VFS_MOUNTPOINT": "/m"},
+            {"VFS_OPTIONS": "-o ro # for now"},
+            "VFS_OPTIONS has a comment behind its value",
+        ),
+        ({"VFS_STORE": "/s", "VFS_S3": "9000"}, {"VFS_NEW": "never"}, "VFS_NEW is yes or no"),
         ({"VFS_STORE": "/s", "VFS_MOUNTPOINT": "/m"}, {"VFS_OPTION": "-o ro"}, "sets VFS_OPTION, which is not known"),
         ({"VFS_STORE": "/s", "VFS_S3": "9000"}, {"VFS_OPTIONS": "-o ro"}, "sets VFS_OPTIONS, which is not known"),
     ],
@@ -317,6 +423,29 @@ def test_right_settings(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("VFS_OPTIONS", "-o allow_other"), ("VFS_STORE", "/s"), ("VFS_MOUNTPOINT", "/m")):
         monkeypatch.setenv(name, value)
     conf.check_conf(str(file), ["VFS_STORE", "VFS_MOUNTPOINT"])
+
+
+def test_a_path_may_look_like_a_comment(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = file.parent / "store #1"
+    store.mkdir()
+    monkeypatch.setenv("VFS_STORE", str(store))
+    conf.check_conf(str(file), ["VFS_STORE"])
+
+
+@pytest.mark.parametrize("needed", ["VFS_MOUNTPOINT", "VFS_S3"])
+def test_none_is_made_where_none_is_to_be(file: Path, needed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = file.parent / "store"
+    store.mkdir()
+    for name, value in (("VFS_STORE", str(store)), (needed, "/m"), ("VFS_NEW", "no")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(Failure, match=f"no store in {store}, and VFS_NEW=no in {file} has none made") as raised:
+        conf.check_conf(str(file), ["VFS_STORE", needed])
+    assert raised.value.code == 1, "systemd tries again: its disk may come"
+    (store / "store.toml").touch()
+    conf.check_conf(str(file), ["VFS_STORE", needed])
+    (store / "store.toml").unlink()
+    monkeypatch.setenv("VFS_NEW", "yes")
+    conf.check_conf(str(file), ["VFS_STORE", needed])
 
 
 def test_a_missing_file_is_named_with_what_to_write(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import stat
 from collections.abc import Callable
@@ -16,6 +17,15 @@ from vfs.check import check
 from vfs.errors import BucketNotEmpty, NoSuchBucket, NotAStore
 from vfs.model import NOBODY, Ino, ObjectInfo
 from vfs.store import FORMATS, Store
+
+
+def test_that_a_store_is_made_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Where its disk is not mounted, nothing else tells why everything is gone."""
+    caplog.set_level(logging.INFO)
+    for _ in range(2):
+        Store.open(tmp_path / "new").close()
+    told = [record.message for record in caplog.records if record.name == "vfs.store"]
+    assert told == [f"made a new store in {tmp_path}/new"]
 
 
 def test_only_the_owner_may_enter(tmp_path: Path) -> None:

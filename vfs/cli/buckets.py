@@ -12,7 +12,8 @@ from typing import Any
 import click
 
 from vfs.cli import output
-from vfs.cli.mounts import Mount, locate, open_mount_of, vfs_mounts
+from vfs.cli.conf import mount_again
+from vfs.cli.mounts import Mount, locate, mount_of, open_mount_of, vfs_mounts
 from vfs.cli.output import WRONG, Cell, Column, Failure, quoted
 from vfs.cli.usage import Command, Group
 from vfs.errors import InvalidName
@@ -125,7 +126,8 @@ def _read(path: str) -> dict[str, Any] | None:
 
 def _unreadable(path: str, error: OSError) -> Failure:
     if error.errno == errno.ENOTCONN:
-        return Failure(f"{path}: the daemon of this mount has died; mount the store again (vfs mount)")
+        again = mount_again(mount_of(path).mountpoint)
+        return Failure(f"{path}: the daemon of this mount has died; {again}")
     return Failure(f"{path}: {error.strerror}")
 
 
@@ -150,6 +152,15 @@ def existing(path: str) -> dict[str, Any]:
             f"{path} is no bucket; `vfs bucket list {quoted(mount.mountpoint)}` lists those that there are", WRONG
         )
     return facts
+
+
+def why_not_set(facts: dict[str, Any], error: OSError) -> str:
+    """Why the caller could not set what a bucket does with versions."""
+    if error.errno not in (errno.EPERM, errno.EACCES):
+        return str(error.strerror)
+    if facts["Purge"] in ("root", "never") and os.stat(facts["Path"]).st_uid == os.geteuid():
+        return f"its purge policy is {facts['Purge']}, so only root sets what has old versions lost"
+    return "only the bucket's owner and root set that"
 
 
 @bucket.command("create", short_help="Make a bucket.")
@@ -239,6 +250,8 @@ def purge(path: str, policy: str | None) -> None:
     never    nobody, neither by S3 nor by a lifecycle; but new content still
              takes the place of a null version
 
+    With root and never, only root suspends versioning, or has a lifecycle purge old versions.
+
     The owner of the bucket may make it stricter (in the order rm, command, root, never), only root less so: in a mount
     of your own, root gets in when you have unmounted it, and root has mounted it with --foreign-owner (docs/backup.md).
     """
@@ -281,7 +294,7 @@ def versioning(path: str, state: str | None) -> None:
             if error.errno == errno.EPERM and facts["MfaDelete"]:
                 message = f"{path} has MFA delete: its state changes through S3 only, with the code of the device"
                 raise Failure(message) from error
-            raise Failure(f"{path}: {error.strerror}") from error
+            raise Failure(f"{path}: {why_not_set(facts, error)}") from error
         facts = existing(path)
     output.write(facts["Versioning"])
 

@@ -23,11 +23,11 @@ import click
 import vfs
 from vfs import __version__
 from vfs.cli import output
+from vfs.cli.conf import CONFIGURATION
 from vfs.cli.output import Failure
 
 TARGET = Path("/usr/local/lib/vfs")
 LINKS = {"vfs": Path("/usr/local/bin/vfs"), "mount.fuse.vfs": Path("/sbin/mount.fuse.vfs")}  # where mount(8) looks
-CONFIGURATION = Path("/etc/vfs")
 UNITS = {".": Path("/etc/systemd/system"), "user": Path("/etc/systemd/user")}  # by their place below systemd/
 
 _REQUIREMENT = re.compile(r"[A-Za-z0-9._-]+")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from vfs.cli import output
-from vfs.cli.buckets import existing
+from vfs.cli.buckets import existing, why_not_set
 from vfs.cli.options import foreign_owner
 from vfs.cli.output import WRONG, Cell, Column, Failure
 from vfs.cli.usage import Group
@@ -233,7 +233,7 @@ def _refused(path: str, error: OSError) -> NoReturn:
         raise Failure(f"{path}: rules of more than {ATTRIBUTE_BYTES_MAX >> 10} KiB go through the S3 endpoint only")
     if error.errno == errno.EINVAL and existing(path)["MfaDelete"]:
         raise Failure(f"{path} has MFA delete, and so no lifecycle: nobody gives a code for what expires")
-    raise Failure(f"{path}: {error.strerror}") from error
+    raise Failure(f"{path}: {why_not_set(existing(path), error)}") from error
 
 
 def _or_wrong(call: Any) -> None:

@@ -176,7 +176,10 @@ def check_store(store: Path) -> None:
     if store.exists() or store.is_symlink():
         raise Failure(f"{store} is not a directory; name a store, or a directory to make", WRONG)
     if not store.parent.is_dir():
-        raise Failure(f"{store} cannot be made: there is no directory {store.parent}", WRONG)
+        above = store.parent
+        raise Failure(
+            f"{store} cannot be made: there is no directory {above}; make it: mkdir -p {quoted(str(above))}", WRONG
+        )
     _check_writable(store, store.parent)
 
 
@@ -197,7 +200,8 @@ def _check_mountpoint(mountpoint: Path) -> None:
         raise Failure(f"{mountpoint} is not a directory, which a mount point must be", WRONG)
     there = mounted_on(os.path.realpath(mountpoint))
     if there is not None and there.is_vfs:
-        raise Failure(f"{mountpoint} is mounted already, from {there.source}; unmount it first (vfs umount)", WRONG)
+        first = f"unmount it first: vfs umount {quoted(there.mountpoint)}"
+        raise Failure(f"{mountpoint} is mounted already, from {there.source}; {first}", WRONG)
     try:
         names = os.listdir(mountpoint)
     except OSError as error:

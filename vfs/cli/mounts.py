@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+from vfs.cli.conf import mount_again
 from vfs.cli.output import WRONG, Failure, quoted
 
 FSTYPE = "fuse.vfs"
@@ -194,4 +195,7 @@ def locate(path: str) -> Place:
 def _check_lives(directory: str) -> None:
     """Raise Failure if the daemon of the mount that a directory is in has died."""
     if is_dead(directory or "."):
-        raise Failure(f"{directory or '.'}: the daemon of this mount has died; mount the store again (vfs mount)")
+        real = os.path.realpath(directory or ".")
+        inside = [mount.mountpoint for mount in vfs_mounts() if is_within(real, mount.mountpoint)]
+        again = mount_again(max(inside, key=len, default=real))
+        raise Failure(f"{directory or '.'}: the daemon of this mount has died; {again}")

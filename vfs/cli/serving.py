@@ -51,7 +51,7 @@ def check_installed() -> None:
     if (package.parent / "scripts/setup").exists():
         how = f"{package.parent}/scripts/setup --s3"
     elif package.is_relative_to(TARGET):
-        how = "`vfs install-service`, from a vfs that has it"
+        how = "in the clone, scripts/setup --s3, then sudo scripts/install-service"
     else:
         how = "pip install 'vfs[s3]'"
     raise Failure(f"the S3 door is not installed; what installs it: {how}", WRONG)

@@ -34,7 +34,8 @@ def gc(path: str, foreign: bool, as_json: bool) -> None:
     journal that a snapshot can stand for. PATH is a store, mounted or not, or any path on a mount. No version and no
     delete marker goes: for that there is `vfs purge`.
 
-    A mounted store does the same by itself, a little at a time, where it pays.
+    A mounted store does the same by itself within a minute, a little at a time, where it pays. To have it done at once
+    is for root and for who has mounted it.
     """
     if _is_store(path):
         try:
@@ -79,7 +80,11 @@ def collect(store: Path, *, foreign: bool = False) -> Collected:
 def _ask(mountpoint: str) -> tuple[int, int]:
     """Have the daemon of a mount collect, and wait for it. Returns the bytes freed, and those of the journal."""
     runs = _figures(mountpoint)["Runs"]
-    os.setxattr(mountpoint, GC, b"")
+    try:
+        os.setxattr(mountpoint, GC, b"")
+    except PermissionError:
+        told = f"only root and who has mounted {mountpoint} have it collected"
+        raise Failure(f"{told}; the daemon frees what was purged by itself, within a minute") from None
     while (figures := _figures(mountpoint))["Running"]:
         time.sleep(POLL_S)
     if figures["Runs"] <= runs:

@@ -15,13 +15,14 @@ import click
 import msgspec
 
 from vfs import daemons
-from vfs.cli import output
+from vfs.cli import conf, output
 from vfs.cli.mounting import read_lock
 from vfs.cli.mounts import STATUS, Mount, mount_of, vfs_mounts
 from vfs.cli.output import FAILED, Cell, Column, Failure, quoted
 from vfs.cli.usage import Command
 
 MOUNTED, SERVED, DEAD, HUNG, PRIVATE, UNKNOWN = "mounted", "served", "dead", "no answer", "private", "unknown"
+NOT_MOUNTED, NOT_SERVED = "not mounted", "not served"
 ANSWER_S_MAX = 5.0  # that a mount may take, and all of them together
 
 _COLUMNS = (
@@ -57,6 +58,7 @@ class Status(msgspec.Struct):
     Store: str = ""
     Mountpoint: str = ""
     S3: list[str] = []
+    Unit: str = ""
     Pid: int | None = None
     Version: str = ""
     Since: str = ""
@@ -78,7 +80,7 @@ class Status(msgspec.Struct):
 
     @property
     def place(self) -> str:
-        return self.Mountpoint or " ".join(self.S3)
+        return self.Mountpoint or " ".join(self.S3) or self.Unit
 
 
 @click.command(cls=Command)
@@ -96,6 +98,7 @@ def status(context: click.Context, path: str | None, as_json: bool) -> None:
     damaged               something stored cannot be read
     dead                  its daemon has died: mount the store again
     no answer             its daemon lives, and does not answer
+    not mounted/served    a service with an /etc/vfs/NAME.conf, and it is not there
     private               another user's, and not for you to see
 
     Exit code 1 if anything of it is not well (all but the first and the last of these).
@@ -122,12 +125,35 @@ Told = tuple[dict[str, Any], Status]  # as the daemon says it, and what is under
 
 
 def _every() -> list[Told]:
-    return _mounts(vfs_mounts()) + [_served(place, answer) for place, answer in daemons.ask_all()]
+    found = _mounts(vfs_mounts()) + [_served(place, answer) for place, answer in daemons.ask_all()]
+    return found + _missing([status for _, status in found])
+
+
+def _missing(found: Sequence[Status]) -> list[Told]:
+    """The services that should be there, because there are files of their settings, and are not."""
+    mountpoints = [status.Mountpoint for status in found if status.Mountpoint]
+    stores = {os.path.realpath(status.Store) for status in found if status.Store}
+    # Only root can ask root's daemons; and of one that does not answer nobody knows what it serves.
+    knows_served = os.geteuid() == 0 and all(status.Store for status in found)
+    missing: list[Told] = []
+    for unit in conf.units():
+        known: dict[str, Any] = {"Store": unit.store, "Unit": unit.name}
+        if unit.address and not unit.mountpoint:
+            known |= {"S3": [unit.address], "State": NOT_SERVED}
+            is_there = not knows_served or os.path.realpath(unit.store) in stores
+        else:
+            known |= {"Mountpoint": unit.mountpoint, "State": NOT_MOUNTED}
+            is_there = any(map(unit.is_at, mountpoints))
+        if not is_there:
+            missing.append((known, Status(**known)))
+    return missing
 
 
 def _at(path: str) -> list[Told]:
     real = os.path.realpath(path)
-    found = [told for told in _every() if told[1].Store and os.path.realpath(told[1].Store) == real]
+    every = _every()
+    found = [told for told in every if told[1].Store and os.path.realpath(told[1].Store) == real]
+    found = found or [told for told in every if told[1].State == NOT_MOUNTED and told[1].Mountpoint == real]
     if found:
         return found
     try:
@@ -167,6 +193,8 @@ def _mounted(mount: Mount, answer: bytes | OSError | None) -> Told:
             known["State"] = HUNG
         case OSError(errno=errno.ENOTCONN):
             known["State"] = DEAD
+            if (unit := conf.unit_at(mount.mountpoint)) is not None:
+                known["Unit"] = unit.name
         case OSError(errno=errno.EACCES):
             known["State"] = PRIVATE
         case _:
@@ -202,6 +230,7 @@ def _details(status: Status) -> Iterator[list[Cell]]:
         "mount point": status.Mountpoint,
         "S3": " ".join(status.S3),
         "store": status.Store,
+        "unit": status.Unit,
         "pid": _number(status.Pid),
         "since": output.human_time(status.Since) if status.Since else "",
         "version": status.Version,
@@ -255,7 +284,14 @@ def _lines(status: Status) -> Iterator[str]:
     """What is wrong, and what opening a store had to pass over."""
     for trouble in status.Troubles:
         yield f"{status.place}: {trouble.Trouble} since {output.human_time(trouble.Since)}: {trouble.Message}"
-    if status.State == DEAD:
+    if status.State in (NOT_MOUNTED, NOT_SERVED):
+        told = (
+            f"/etc/vfs/{status.Unit.partition('@')[2]}.conf says that it should be {status.State.removeprefix('not ')}"
+        )
+        yield f"{status.place}: {told}; see why it is not: systemctl status {status.Unit}"
+    if status.State == DEAD and status.Unit:
+        yield f"{status.place}: its daemon has died; {conf.mount_again(status.Mountpoint)}"
+    elif status.State == DEAD:
         options = "".join(f" {quoted(option)}" for option in _options(status))
         places = f"{quoted(status.Store)} {quoted(status.Mountpoint)}"
         yield f"{status.place}: its daemon has died; mount it again: vfs mount {places}{options}"

@@ -170,7 +170,7 @@ class Attributes:
             state = {b"Enabled": State.ENABLED, b"Suspended": State.SUSPENDED}[value]
         except KeyError:
             raise InvalidState("versioning is Enabled or Suspended") from None
-        self._store.set_versioning(ino, state)
+        self._store.set_versioning(ino, state, is_root=caller.uid == 0)
 
     def set_compression(self, ino: Ino, value: bytes, caller: Caller) -> None:
         """``user.vfs.compression`` = zstd or off, by the bucket's owner. Raises NotPermitted, InvalidState, NoSpace."""
@@ -236,7 +236,7 @@ class Attributes:
             rules = msgspec.json.decode(value, type=tuple[LifecycleRule, ...])
         except (ValueError, RecursionError) as error:  # also of what is no UTF-8, and of arrays in arrays in arrays
             raise InvalidRule(f"the rules cannot be understood: {error}") from None
-        self._store.objects.configure(ino, lifecycle=rules)
+        self._store.objects.configure(ino, way=Way.COMMAND, is_root=caller.uid == 0, lifecycle=rules)
 
     def preview_lifecycle(self, ino: Ino, caller: Caller) -> None:
         """``user.vfs.expiring`` = anything, by the bucket's owner: see what is due, which it then tells. Raises

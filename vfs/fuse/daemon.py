@@ -172,6 +172,7 @@ def serve(
                 connection.end_guard(guard)
     finally:
         opened.close()
+        notify("STATUS=")
     log.info("the store is closed")
 
 

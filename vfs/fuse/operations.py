@@ -52,7 +52,7 @@ from vfs.openfiles import Handle
 from vfs.purging import Way
 from vfs.service.collecting import Collecting
 from vfs.service.durability import Durability
-from vfs.service.health import Health
+from vfs.service.health import UNNAMED, Health
 from vfs.service.lifecycles import Lifecycles
 from vfs.store import Store
 from vfs.tree import Gone
@@ -503,7 +503,8 @@ class Operations(pyfuse3.Operations):
             only_name = inode.is_dir or inode.nlink == 1
             return (inode.key if only_name else key(directory, sort_name)) or child, self._entry(child, inode)
         except (NoSuchKey, InvalidName, OverflowError, *UNREADABLE) as error:
-            self._health.damaged(f"{show(sort_name)} leads to inode {child}, which cannot be read: {error}")
+            what = f"{show(sort_name)} leads to inode {child}, which cannot be read: {error}"
+            self._health.damaged(what, shown=UNNAMED)
         damaged = EntryAttributes()
         damaged.st_ino = child
         damaged.st_mode = stat.S_IFDIR if sort_name.endswith(b"/") else stat.S_IFREG

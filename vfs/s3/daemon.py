@@ -170,6 +170,7 @@ def _serve(store: Path, door: MoreDoor, option: str, on_ready: Callable[[], None
         trio.run(_main, tasks, health, on_ready)
     finally:
         opened.close()
+        notify("STATUS=")
     log.info("the store is closed")
 
 

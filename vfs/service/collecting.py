@@ -85,6 +85,7 @@ class Collecting:
             log.exception("the collection ends; this is a bug in vfs")
         done = collector.collected
         if done.freed or done.journal:
+            self._durability.health.collected()
             log.info("freed %d bytes of blocks and %d bytes of journal", done.freed, done.journal)
         self._runs += 1
         self._tell(

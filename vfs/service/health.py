@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import StrEnum
 
@@ -22,7 +23,9 @@ log = logging.getLogger("vfs.health")
 LOOK_S = 2.0  # between two looks whether a full disk has room again
 QUIET_S = 10.0  # without a refusal, before it is called well again
 ROOM_BYTES = 16 << 20  # that must have been freed meanwhile, if nobody has tried to write
+COLLECTED_BYTES = 1 << 20  # the same, by a collection
 DAMAGES_MAX = 1000  # that are named in the log
+UNNAMED = "something cannot be read"
 
 
 class Trouble(StrEnum):
@@ -37,7 +40,9 @@ class Health:
     """The health of one store. Invariant: status and systemd name every trouble that there is; the log has one line
     when it begins, and one when it ends.
 
-    facts: of the daemon, for its status; the entry ``Troubles`` is kept up to date. serving: where, for systemd.
+    facts: of the daemon, for its status; the entry ``Troubles`` is kept up to date. serving: where, for systemd. Both
+    are seen by everybody, so names of files are for the log alone. on_damage: remembers a damaged block beyond this
+    daemon, and tells by `scrubbed` how many there are; False: it cannot.
     """
 
     def __init__(self, store: Store, facts: dict[str, object] | None = None, *, serving: str = "") -> None:
@@ -45,7 +50,10 @@ class Health:
         self._facts: dict[str, object] = {} if facts is None else facts
         self._serving = serving
         self._troubles: dict[Trouble, dict[str, str]] = {}
-        self._damages: dict[str, None] = {}  # that readers met, in order
+        self._damages: set[str] = set()  # that were met, as the log has them
+        self._shown: list[str] = []  # what others than the readers of the log see of those that are no block's
+        self._blocks = 0
+        self.on_damage: Callable[[bytes], bool] = lambda block: False
         self._filled = trio.Event()
         self._refused_at = 0.0
         self._free_then = 0
@@ -84,26 +92,38 @@ class Health:
                 self._refused()
             case Corrupt() | DiskFailed():
                 if not (isinstance(error, DiskFailed) and self._store.core.failed):
-                    self.damaged(*((f"damage harms {harmed}", f": {error}") if harmed else (str(error),)))
+                    what, details = (f"damage harms {harmed}", f": {error}") if harmed else (str(error), "")
+                    self.damaged(what, details, shown=UNNAMED if harmed else what, block=error.block)
             case _:
                 log.error("%s%s", f"{harmed}: " if harmed else "", error)
 
-    def damaged(self, what: str, details: str = "") -> None:
-        """Somebody met damage; that is told until the daemon is started again. details: for the log alone."""
+    def damaged(self, what: str, details: str = "", *, shown: str = "", block: bytes = b"") -> None:
+        """Somebody met damage: of a *block*, which is told until that is mended or purged; else until the daemon is
+        started again. details: for the log alone. shown: to everybody, if that is not the same.
+        """
+        known = bool(block) and self.on_damage(block)
         if what in self._damages or len(self._damages) >= DAMAGES_MAX:
             return
-        self._damages[what] = None
+        self._damages.add(what)
         log.error("%s%s", what, details)
         if len(self._damages) == DAMAGES_MAX:
             log.error("there is so much damage that no more of it is named here; `vfs check` names all of it")
-        more = f", and {len(self._damages) - 1} more in the log" if len(self._damages) > 1 else ""
-        self._begin(Trouble.DAMAGED, f"{next(iter(self._damages))}{more}; `vfs check` names all that is harmed")
+        if not known:
+            self._shown.append(shown or what)
+            self._tell_damage()
 
     def scrubbed(self, blocks: int) -> None:
-        """So many blocks are damaged, as far as the scrub knows, which logs them itself."""
-        if blocks and not self._damages:
-            self._begin(Trouble.DAMAGED, f"damaged blocks: {blocks}; the log and `vfs check` name what they harm")
-        elif not self._damages:
+        """So many blocks are known to be damaged, which the log names."""
+        self._blocks = blocks
+        self._tell_damage()
+
+    def _tell_damage(self) -> None:
+        told = [f"damaged blocks: {self._blocks}"] if self._blocks else []
+        told += self._shown[:1]
+        told += [f"{len(self._shown) - 1} more"] if len(self._shown) > 1 else []
+        if told:
+            self._begin(Trouble.DAMAGED, f"{', '.join(told)}; the log and `vfs check` name what is harmed")
+        else:
             self._end(Trouble.DAMAGED)
 
     def _failed(self, reason: str) -> None:
@@ -130,12 +150,25 @@ class Health:
             await self._filled.wait()
             await trio.sleep(LOOK_S)
             if self._has_room():
-                self._filled = trio.Event()
-                log.info("there is room on the disk of the store again")
-                self._end(Trouble.FULL)
+                self._end_full()
+
+    def collected(self) -> None:
+        """Space was given back: if it was enough to write something, nobody needs to wait for that."""
+        if not self._store.is_short or self._freed_bytes >= COLLECTED_BYTES:
+            self._end_full()
+
+    def _end_full(self) -> None:
+        if Trouble.FULL in self._troubles:
+            self._filled = trio.Event()
+            log.info("there is room on the disk of the store again")
+            self._end(Trouble.FULL)
 
     def _has_room(self) -> bool:
         """Whether nothing was refused lately, and either something was written since, or much was freed."""
         quiet = time.monotonic() - self._refused_at > QUIET_S
-        freed = self._store.root.free_bytes() - self._free_then
-        return quiet and (not self._store.is_short or freed >= ROOM_BYTES)
+        return quiet and (not self._store.is_short or self._freed_bytes >= ROOM_BYTES)
+
+    @property
+    def _freed_bytes(self) -> int:
+        """How much more room there is than when something was refused last."""
+        return self._store.root.free_bytes() - self._free_then

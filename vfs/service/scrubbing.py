@@ -19,6 +19,8 @@ log = logging.getLogger("vfs.scrub")
 
 TURNS_PER_PERIOD = 4320  # every ten minutes, with a period of 30 days
 TURN_S_LEAST = 0.05
+LOOK_S = 60.0  # between two looks whether what is damaged is still needed
+BLOCKS_AGAIN = 16  # damaged ones that are read in one go when the store is opened
 YIELD_S = 0.01  # between two looks at many rows of the catalog
 REST = 9  # rests so many times as long as it took: it never has more than a tenth of a disk or core
 SEARCHES_PER_PASS_MAX = 16  # for the versions that damage harms: each reads all manifests
@@ -35,35 +37,60 @@ class Scrubbing:
     def __init__(self, store: Store, facts: dict[str, object], health: Health) -> None:
         self._facts = facts
         self._health = health
-        self._scrub = Scrub(store) if store.settings.scrub_period else None
+        self._scrub = Scrub(store)  # remembers what is damaged, even if it reads nothing
+        self._is_on = store.settings.scrub_period > 0
         self._searches = 0
+        health.on_damage = self._met
         self._tell()
 
     def _tell(self) -> None:
-        self._facts["Scrub"] = None if self._scrub is None else self._scrub.figures()
-        if self._scrub is not None:
-            self._health.scrubbed(self._scrub.damaged_blocks)
+        self._facts["Scrub"] = self._scrub.figures() if self._is_on else None
+        self._health.scrubbed(self._scrub.damaged_blocks)
+
+    def _met(self, block: bytes) -> bool:
+        """A reader met a damaged block. Returns whether that is remembered."""
+        before = self._scrub.damaged_blocks
+        known = self._scrub.remember(BlockId(block))
+        if self._scrub.damaged_blocks > before:
+            self._scrub.save()
+            self._tell()
+        return known
 
     async def run(self) -> None:
         """Scrub for ever. A fault of the scrub itself is logged and ends it: the mount is worth more."""
         scrub = self._scrub
-        if scrub is None:
-            return
         try:
+            await self._look_again(scrub)
             while True:
                 try:
-                    await self._turn(scrub)
+                    if self._is_on:
+                        await self._turn(scrub)
+                    else:
+                        scrub.forget_mended((), ())
                 except (OSError, MemoryError) as error:  # no descriptors, no memory
                     log.warning("the scrub goes on later: %r", error)
                 scrub.save()
                 self._tell()
-                await trio.sleep(max(scrub.period_s / TURNS_PER_PERIOD, TURN_S_LEAST))
+                await trio.sleep(self._pause_s)
         except UNREADABLE as error:
             self._health.damaged(f"the scrub ends: the catalog is damaged ({error!r}); unmount, and run `vfs rebuild`")
         except Exception:
             log.exception("the scrub ends; this is a bug in vfs")
         finally:
             scrub.save()
+
+    @property
+    def _pause_s(self) -> float:
+        """Until the next turn; what is damaged may be purged at any time."""
+        pause = max(self._scrub.period_s / TURNS_PER_PERIOD, TURN_S_LEAST) if self._is_on else LOOK_S
+        return min(pause, LOOK_S) if self._scrub.damaged_blocks else pause
+
+    async def _look_again(self, scrub: Scrub) -> None:
+        """Forget what was mended while the store was closed."""
+        targets = scrub.damaged()
+        for start in range(0, len(targets), BLOCKS_AGAIN):
+            some = targets[start : start + BLOCKS_AGAIN]
+            scrub.forget_mended(some, await _gently(read_blocks, scrub.folder, some))
 
     async def _turn(self, scrub: Scrub) -> None:
         """Read everything that is due."""
