@@ -5,6 +5,8 @@ Each door owns one table from these classes to its own codes (``vfs/fuse/errnos.
 
 from __future__ import annotations
 
+import shlex
+
 
 class VfsError(Exception):
     """Any error that vfs raises on purpose. ``str()`` is one line for a person."""
@@ -141,7 +143,7 @@ class StoreInUse(VfsError):
     def __init__(self, path: str, pid: int, mountpoint: str = "", *, serves: bool = False) -> None:
         what = "; unmount it first (vfs umount), or wait until it is done"
         if mountpoint:
-            what = f", mounted on {mountpoint}; unmount it first: vfs umount {mountpoint}"
+            what = f", mounted on {mountpoint}; unmount it first: vfs umount {shlex.quote(mountpoint)}"
         elif serves:
             what = f", which serves it over S3; end that first: kill {pid}"
         super().__init__(f"store {path} is in use by process {pid}{what}")

@@ -268,7 +268,7 @@ def purge(path: str, policy: str | None) -> None:
         if facts["Purge"] == "never" and facts["Versioning"] != "Enabled":
             output.write_note(
                 f"{path} is {facts['Versioning']}: what is overwritten or deleted there is lost all the same; "
-                f"what keeps it: vfs versioning {path} enabled"
+                f"what keeps it: vfs versioning {quoted(path)} enabled"
             )
     output.write(facts["Purge"])
 
