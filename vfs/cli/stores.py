@@ -152,7 +152,8 @@ def _at(path: str) -> list[Told]:
     real = os.path.realpath(path)
     every = _every()
     found = [told for told in every if told[1].Store and os.path.realpath(told[1].Store) == real]
-    found = found or [told for told in every if told[1].State == NOT_MOUNTED and told[1].Mountpoint == real]
+    missing = [told for told in every if told[1].State == NOT_MOUNTED]
+    found = found or [told for told in missing if os.path.realpath(told[1].Mountpoint) == real]
     return found or _mounts([mount_of(real)])
 
 
