@@ -57,6 +57,11 @@ class Served:
         return int(text.split(f"{name}:")[1].split()[0]) * 1024
 
     @property
+    def pid(self) -> int:
+        assert self._process is not None, "not started"
+        return self._process.pid
+
+    @property
     def descriptors(self) -> int:
         """How many files and connections the daemon has open."""
         assert self._process is not None, "not started"

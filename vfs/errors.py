@@ -134,11 +134,17 @@ class Unsafe(NotAStore):
 
 
 class StoreInUse(VfsError):
-    """Another process holds the store. mountpoint: where it has, or had, mounted it; empty if nowhere."""
+    """Another process holds the store. mountpoint: where it has, or had, mounted it; empty if nowhere. serves: it
+    serves it over S3 only.
+    """
 
-    def __init__(self, path: str, pid: int, mountpoint: str = "") -> None:
-        where = f", mounted on {mountpoint}" if mountpoint else ""
-        super().__init__(f"store {path} is in use by process {pid}{where}; unmount it first (vfs umount)")
+    def __init__(self, path: str, pid: int, mountpoint: str = "", *, serves: bool = False) -> None:
+        what = "; unmount it first (vfs umount), or wait until it is done"
+        if mountpoint:
+            what = f", mounted on {mountpoint}; unmount it first: vfs umount {mountpoint}"
+        elif serves:
+            what = f", which serves it over S3; end that first: kill {pid}"
+        super().__init__(f"store {path} is in use by process {pid}{what}")
         self.pid = pid
         self.mountpoint = mountpoint
 

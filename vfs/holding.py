@@ -1,4 +1,5 @@
-"""The lock file of a store: one process holds a store, and writes down who it is and where it has mounted it.
+"""The lock file of a store: one process holds a store, and writes down who it is, where it has mounted it, and with
+which options.
 
 What the file says is for people, and for nothing else unless the store is known to be one's own: whoever can write to
 it may say anything.
@@ -10,18 +11,19 @@ import contextlib
 import fcntl
 import os
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from vfs.errors import NotAStore, StoreInUse
 from vfs.folder import Folder
 
 LOCK = "lock"
-HOLDER_BYTES_MAX = 8192  # of the lock file: a pid, and a path of at most PATH_MAX
+HOLDER_BYTES_MAX = 8192  # of the lock file: a pid, a path of at most PATH_MAX, and options
 _PID = re.compile(r"[0-9]{1,10}")
 
 
 def lock_store(root: Folder, *, tell: bool = True) -> int:
-    """Hold the store. Raises StoreInUse with the holder's pid, and where it has mounted the store; NotAStore.
+    """Hold the store. Raises StoreInUse with the holder's pid, and what it does with the store; NotAStore.
 
     tell: write down who holds it, which cannot be done on a read-only file system.
     """
@@ -34,28 +36,40 @@ def lock_store(root: Folder, *, tell: bool = True) -> int:
     except BlockingIOError:
         holder = read_holder(fd)
         os.close(fd)
-        raise StoreInUse(str(root.path), holder.pid, holder.mountpoint) from None
+        raise StoreInUse(str(root.path), holder.pid, holder.mountpoint, serves=holder.serves) from None
     if tell:
         tell_holder(fd)
     return fd
 
 
-def tell_holder(fd: int, mountpoint: str = "") -> None:
-    """Write down who holds a store, and where it is mounted; on a full disk there may be no room for that."""
+def tell_holder(fd: int, mountpoint: str = "", options: Sequence[str] = ()) -> None:
+    """Write down who holds a store, where it is mounted, and with which options; on a full disk there may be no room
+    for that.
+    """
     holder = f"{os.getpid()}\n".encode() + (os.fsencode(mountpoint) + b"\n" if mountpoint else b"")
+    holder += b"".join(b"\0" + os.fsencode(option) for option in options)
     with contextlib.suppress(OSError):
         os.pwrite(fd, holder, 0)  # over what was there: the room that it has stays
         os.ftruncate(fd, len(holder))
 
 
 class Holder(NamedTuple):
-    """Who holds a store, as its lock file says; whoever may write there may say anything. pid: 0 if it does not say."""
+    """Who holds a store, as its lock file says; whoever may write there may say anything. pid: 0 if it does not say.
+    mountpoint: empty if it has mounted it nowhere. options: of its command line.
+    """
 
     pid: int
     mountpoint: str
+    options: tuple[str, ...] = ()
+
+    @property
+    def serves(self) -> bool:
+        """Whether it serves the store over S3, and has not mounted it."""
+        return not self.mountpoint and any(option.startswith("--s3") for option in self.options)
 
 
 def read_holder(fd: int) -> Holder:
     """What a lock file says."""
-    pid, _, mountpoint = os.fsdecode(os.pread(fd, HOLDER_BYTES_MAX, 0)).removesuffix("\n").partition("\n")
-    return Holder(int(pid) if _PID.fullmatch(pid) else 0, mountpoint)
+    told, *options = os.fsdecode(os.pread(fd, HOLDER_BYTES_MAX, 0)).split("\0")
+    pid, _, mountpoint = told.removesuffix("\n").partition("\n")
+    return Holder(int(pid) if _PID.fullmatch(pid) else 0, mountpoint, tuple(options))

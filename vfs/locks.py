@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 
 from vfs.errors import InvalidState, Locked, Unstorable
 from vfs.model import SEQ_MAX, Bucket, LockMode, ObjectInfo, ObjectLock, Retention, Seq, State
-from vfs.names import format_version_id, to_datetime, to_us
+from vfs.names import to_datetime, to_us
 
 DAYS_MAX = 36_500
 YEARS_MAX = 100
@@ -71,7 +71,8 @@ def _check_weaken(retention: Retention | None, now: int, *, bypass: bool) -> Non
         return
     if retention.mode is LockMode.COMPLIANCE or not bypass:
         mode = retention.mode.name.lower()
-        raise Locked(f"the version is locked until {format_version_id(retention.until)} ({mode})", retention.until)
+        when = f"{to_datetime(retention.until):%Y-%m-%d %H:%M:%S}"
+        raise Locked(f"the version is locked until {when} UTC ({mode})", retention.until)
 
 
 def default_retention(lock: ObjectLock | None, now: int) -> Retention | None:

@@ -68,7 +68,10 @@ def load(root: Folder) -> Settings:
     """The settings of a store; the defaults without a file. Raises NotAStore for what it cannot understand."""
     path = root.path / FILE
     try:
-        settings = msgspec.convert(tomllib.loads(root.read(FILE, FILE_BYTES_MAX).decode()), Settings)
+        found = tomllib.loads(root.read(FILE, FILE_BYTES_MAX).decode())
+        for name in found.keys() - set(Settings.__struct_fields__):
+            raise ValueError(f"unknown setting {name}; docs/semantics.md has all that there are")
+        settings = msgspec.convert(found, Settings)
     except FileNotFoundError:
         return Settings()
     except OSError as error:

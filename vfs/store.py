@@ -463,9 +463,11 @@ class Store:
     def events_since_checkpoint(self) -> int:
         return self._core.journal.end.number - self._core.catalog.checkpoint.journal.number
 
-    def tell_mountpoint(self, mountpoint: str) -> None:
-        """Say in the lock file where the store is mounted: for who finds it in use."""
-        tell_holder(self._lock_fd, mountpoint)
+    def tell_use(self, mountpoint: str, options: Sequence[str]) -> None:
+        """Record in the lock file where the store is mounted, and with which options, for whoever finds it in use, or
+        a dead mount. mountpoint: empty if it is served without one.
+        """
+        tell_holder(self._lock_fd, mountpoint, options)
 
     def close(self) -> None:
         """Publish what is open, checkpoint, and let go of the store."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from vfs import errors
 from vfs.model import NOBODY, Kind, PurgePolicy, State, Writer
@@ -21,6 +22,7 @@ from vfs.purging import Way
 JUNK_SUFFIX, JUNK_MIDDLE = b"~", b".sw"  # of the default patterns, those that the tests use
 YOUNG_US = 60_000_000
 SETID = stat.S_ISUID | stat.S_ISGID
+PAGE_BYTES = 4096
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -99,10 +101,33 @@ class Draft:
     changes: int
 
 
+class Moment(NamedTuple):
+    """A change of an open file, of which the clock may have made any state safe: *data* is being written at *offset* to
+    what was there *before*, and the kernel may hand it over page by page.
+    """
+
+    before: bytes
+    offset: int
+    data: bytes
+    mtime: int
+    ctime: int
+    writer: Writer
+    changes: int
+
+    def drafts(self) -> Iterator[Draft]:
+        """What may have been made safe, all of it first."""
+        end = self.offset + len(self.data)
+        for cut in (end, *range(self.offset // PAGE_BYTES * PAGE_BYTES + PAGE_BYTES, end, PAGE_BYTES)):
+            found = bytearray(self.before)
+            found.extend(bytes(max(0, self.offset - len(found))))
+            found[self.offset : cut] = self.data[: cut - self.offset]
+            yield Draft(bytes(found), self.mtime, self.ctime, self.writer, self.changes)
+
+
 @dataclass(eq=False, repr=False)
 class Open:
     """What the handles of a file share. changes counts them; up to `safe` they are in the draft, up to `published` in
-    a version.
+    a version. moments: if somebody notes them.
     """
 
     data: bytearray
@@ -116,6 +141,12 @@ class Open:
     changes: int = 0
     safe: int = 0
     published: int = 0
+    moments: list[Moment] = field(default_factory=list)
+
+    def note(self, before: bytes, offset: int, data: bytes) -> None:
+        """The last change was this."""
+        self.moments = [moment for moment in self.moments if moment.changes > self.safe]
+        self.moments.append(Moment(before, offset, data, self.mtime, self.ctime, self.writer, self.changes))
 
 
 @dataclass(eq=False, repr=False)

@@ -622,7 +622,7 @@ def test_buckets_that_cannot_be(mount: Path, docs: Path) -> None:
     assert "is no bucket name" in fails(2, "bucket", "create", mount / "No")
     assert "at the root" in fails(2, "bucket", "create", docs / "inner")
     (docs / "file").write_text("one")
-    assert "has 1 versions; remove its files" in fails(1, "bucket", "delete", docs)
+    assert "has 1 version; remove its files" in fails(1, "bucket", "delete", docs)
     (docs / "file").unlink()
     assert "has 2 versions" in fails(1, "bucket", "delete", docs)
     for words in (["bucket", "show"], ["bucket", "delete"], ["versioning"]):
@@ -645,7 +645,9 @@ def test_versioning(docs: Path) -> None:
 def test_lock(mount: Path, docs: Path) -> None:
     assert ok("lock", docs) == "off\n"
     assert "take --days or --years" in fails(2, "lock", docs, "governance")
-    assert ok("lock", docs, "on") == "on\n"
+    done = vfs("lock", docs, "on")
+    assert (done.returncode, done.stdout) == (0, "on\n")
+    assert "for ever, and so it stays Enabled" in done.stderr
     assert ok("lock", docs, "Governance", "--days", 3) == "governance 3 days\n"
     assert "not even root removes it sooner" in fails(2, "lock", docs, "compliance", "--years", 2)
     assert ok("lock", docs) == "governance 3 days\n"

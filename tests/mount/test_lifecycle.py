@@ -56,7 +56,7 @@ def test_rules_are_set_and_shown(mount: Mounted, tmp_path: Path) -> None:
     ok("lifecycle", "set", docs, "tmp", "--prefix", "tmp/", "--expire-days", 1, "--abort-days", 2, "--disabled")
     ok("lifecycle", "set", docs, "default", "--keep", 9)
     assert ok("lifecycle", "show", docs).splitlines() == [
-        "tmp\ttmp/*\tdeletes after 1 days; gives uploads up after 2 days (disabled)",
+        "tmp\ttmp/*\tdeletes after 1 day; gives uploads up after 2 days (disabled)",
         "default\t*\tpurges old versions, but keeps 9",
     ]
     assert "no rule other" in fails(1, "lifecycle", "remove", docs, "other")

@@ -135,7 +135,7 @@ class Target:
         ours, theirs = trio.testing.memory_stream_pair()
         await ours.send_all(sent)
         await ours.send_eof()
-        connection = server.Connection(theirs)
+        connection = server.Connection(theirs, lambda: None)
         with contextlib.suppress(
             trio.BrokenResourceError, trio.ClosedResourceError, server.Disconnected, server.TooSlow
         ):

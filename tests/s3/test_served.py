@@ -6,6 +6,8 @@ import io
 import json
 import os
 import random
+import shlex
+import signal
 import socket
 import subprocess
 import sys
@@ -18,8 +20,9 @@ from urllib.parse import urlsplit
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.mounted import REPO, Mounted, contents, run
+from tests.mounted import REPO, Mounted, contents, run, wait_until
 from tests.served import Served, client, listening_on, mfa_code, new_key
+from vfs.cli.mounts import is_dead
 
 MIB = 1 << 20
 
@@ -62,6 +65,19 @@ def test_mount_and_endpoint_agree(both: tuple[Path, Any]) -> None:
     assert sorted(os.listdir(root)) == ["another", "docs"]
     s3.delete_bucket(Bucket="another")
     assert os.listdir(root) == ["docs"]
+
+
+@pytest.mark.fuse
+def test_a_new_key_is_told_where_nothing_is_kept(mounted: Mounted) -> None:
+    """On stderr: what a bucket made over S3 does with old versions, and of which buckets there is none yet."""
+    (mounted.root / "docs").mkdir()
+    create = [sys.executable, "-m", "vfs", "s3", "key", "create", str(mounted.store)]
+    done = run([*create, "--bucket", "docs", "--bucket", "nosuch"], cwd=REPO)
+    missing, kept = done.stderr.splitlines()
+    assert missing == "there is no bucket nosuch yet"
+    assert kept.startswith("A bucket made over S3 keeps no versions until told")
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["access", "secret"]
+    assert run([*create, "--bucket", "docs", "--read-only"], cwd=REPO).stderr == ""
 
 
 @pytest.mark.fuse
@@ -123,9 +139,53 @@ def test_what_was_answered_survives_the_daemon(tmp_path: Path) -> None:
 
 def test_a_store_in_use_and_an_address_in_use(served: Served, tmp_path: Path) -> None:
     vfs = [sys.executable, "-m", "vfs", "serve"]
-    for store, told in ((served.store, "is in use by process"), (tmp_path / "other", "cannot listen on")):
-        done = run([*vfs, str(store), "--s3", f"127.0.0.1:{served.port}"], cwd=REPO, check=False)
-        assert (done.returncode, told in done.stderr) == (2, True), done.stderr
+    end = f"is in use by process {served.pid}, which serves it over S3; end that first: kill {served.pid}"
+    for store, told in ((served.store, end), (tmp_path / "other", "cannot listen on")):
+        for port in (served.port, 0) if store is served.store else (served.port,):
+            done = run([*vfs, str(store), "--s3", f"127.0.0.1:{port}"], cwd=REPO, check=False)
+            assert (done.returncode, told in done.stderr) == (2, True), done.stderr
+    done = run([sys.executable, "-m", "vfs", "check", str(served.store)], cwd=REPO, check=False)
+    assert end in done.stderr
+    assert not (tmp_path / "other").exists(), "what cannot be served is not made"
+
+
+@pytest.mark.fuse
+def test_a_mount_that_cannot_listen_leaves_no_store_behind(served: Served, tmp_path: Path) -> None:
+    (tmp_path / "mnt").mkdir()
+    for more in ([], ["--foreground"]):
+        command = [sys.executable, "-m", "vfs", "mount", str(tmp_path / "store"), str(tmp_path / "mnt"), *more]
+        done = run([*command, "--s3", f"127.0.0.1:{served.port}"], cwd=REPO, check=False)
+        assert (done.returncode, "cannot listen on" in done.stderr) == (2, True), done.stderr
+        assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.fuse
+def test_what_is_sent_in_clear_is_told_on_the_terminal(tmp_path: Path) -> None:
+    (tmp_path / "mnt").mkdir()
+    vfs = [sys.executable, "-m", "vfs"]
+    for address, warned in (("0.0.0.0:0", True), ("127.0.0.1:0", False)):
+        done = run([*vfs, "mount", str(tmp_path / "store"), str(tmp_path / "mnt"), "--s3", address], cwd=REPO)
+        assert ("S3 without TLS on 0.0.0.0: what is sent there can be read on its way" in done.stderr) == warned
+        run([*vfs, "umount", str(tmp_path / "mnt")], cwd=REPO)
+
+
+@pytest.mark.fuse
+def test_what_status_advises_mounts_with_the_same_options(tmp_path: Path) -> None:
+    mountpoint, store = tmp_path / "mnt", tmp_path / "store"
+    mountpoint.mkdir()
+    vfs = [sys.executable, "-m", "vfs"]
+    run([*vfs, "mount", str(store), str(mountpoint), "--s3", "0", "-o", "noexec"], cwd=REPO)
+    try:
+        pid = int(json.loads(os.getxattr(mountpoint, "user.vfs.status"))["Pid"])
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: is_dead(str(mountpoint)), "the end of the daemon")
+        told = run([*vfs, "status"], cwd=REPO, check=False).stdout
+        advice = f"vfs mount {store} {mountpoint} -o noexec --s3=0"
+        assert f"mount it again: {advice}\n" in told
+        run([*vfs, *shlex.split(advice)[1:]], cwd=REPO)
+        assert json.loads(os.getxattr(mountpoint, "user.vfs.status"))["S3"]
+    finally:
+        run([*vfs, "umount", str(mountpoint)], cwd=REPO, check=False)
 
 
 @pytest.mark.parametrize(

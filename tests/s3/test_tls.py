@@ -128,11 +128,26 @@ def test_a_handshake_that_stands_still_holds_up_nobody(served: Served, key: dict
         one.close()
 
 
-def test_a_certificate_that_cannot_be_used(tmp_path: Path) -> None:
-    store = tmp_path / "store"
+@pytest.mark.parametrize(
+    ("certificate", "key", "told"),
+    [
+        ("/nowhere", "/nowhere", "the certificate /nowhere cannot be used: it is no file"),
+        ("certificate.pem", "{}/key.pem", "the certificate certificate.pem cannot be used: it is no file in "),
+        ("{}/key.pem", "{}/key.pem", "the certificate {}/key.pem cannot be used: there is no certificate in it"),
+        ("{}/authority.pem", "{}/authority.pem", "the key {}/authority.pem cannot be used: there is no private key"),
+        ("{}/certificate.pem", "{}/locked.pem", "the key {}/locked.pem cannot be used: it has a passphrase"),
+        ("{}/authority.pem", "{}/key.pem", "the certificate {}/authority.pem with the key {}/key.pem cannot be used"),
+    ],
+)
+def test_a_certificate_that_cannot_be_used(
+    served: Served, tmp_path: Path, certificate: str, key: str, told: str
+) -> None:
+    store, pems = tmp_path / "store", served.store.parent
     store.mkdir()
-    (store / "config.toml").write_text('s3_certificate = "/nowhere"\ns3_certificate_key = "/nowhere"\n')
+    (pems / "locked.pem").write_text("-----BEGIN ENCRYPTED PRIVATE KEY-----\n")
+    settings = f's3_certificate = "{certificate}"\ns3_certificate_key = "{key}"\n'.replace("{}", str(pems))
+    (store / "config.toml").write_text(settings)
     command = [sys.executable, "-m", "vfs", "serve", str(store), "--s3", "0"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=REPO, check=False)
     assert done.returncode == 2
-    assert "the certificate /nowhere cannot be used: " in done.stderr
+    assert told.replace("{}", str(pems)) in done.stderr

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from hashlib import blake2b
@@ -21,6 +22,7 @@ DEAD = frozenset({errno.ENOTCONN, errno.ECONNABORTED, errno.EIO})
 # A directory of history is one node with several paths (`d/.versions` and `.versions/d`, and another after a rename of
 # d). The kernel keeps one path per directory, moves it, and says ESTALE if somebody else is renaming at that moment.
 STALE_MAX = 100
+STALE_S = 0.01
 
 T = TypeVar("T")
 
@@ -66,6 +68,7 @@ class Log:
                 if error.errno != errno.ESTALE:
                     raise
                 self.stale += 1
+                time.sleep(STALE_S)
         return call()
 
     @property

@@ -7,20 +7,22 @@ done or not, or in part where it is more than one atomic change: each state that
 from __future__ import annotations
 
 import contextlib
+import itertools
 import mmap
 import os
 import pickle
 import random
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.model.reference import Directory, File, Handle, Reference, Version
+from tests.model.reference import Directory, Draft, File, Handle, Reference, Version
 from tests.mounted import purge
 from tests.torture.steps import DEAD, Died, Log, Lost, digest
 from tests.torture.view import (
+    DELETED,
     Known,
     View,
     differences,
@@ -45,6 +47,7 @@ HANDLES_MAX = 4
 DIFFERENCES_SHOWN_MAX = 8
 SIZES = (0, 1, 10, 100, 100, 100, 4096, 5000, 5000, 20_000, 20_000, 300_000)
 READ_AGAIN = 0.05  # the share of old versions whose content is read after each kill
+PUBLISHED_MAX = HANDLES_MAX + 1  # versions of a key that one recovery can make
 AMBIGUOUS_S = (45, 90)  # ages at which the model cannot be sure whether a renamed file counts as young (60 s)
 
 
@@ -483,8 +486,7 @@ class Tree:
         read_again = self.chance.random if not everything else float
         view = observe(self.root, self.known, lambda _: read_again() < READ_AGAIN)
         problems: list[str] = []
-        for number, state in enumerate(self._states()):
-            reference: Reference = pickle.loads(state)
+        for number, reference in self._recoveries(view):
             reference.now = time.time_ns()
             reference.recover()
             expected = expect(reference)
@@ -498,6 +500,17 @@ class Tree:
         shown = problems[:DIFFERENCES_SHOWN_MAX]
         more = [f"and {len(problems) - len(shown)} more"] if len(problems) > len(shown) else []
         raise Lost("\n".join([f"{self.root} is not what was acknowledged:", *shown, *more]))
+
+    def _recoveries(self, view: View) -> Iterator[tuple[int, Reference]]:
+        """Each of `_states` by its number, and what it is with interim drafts: whatever was open may have one."""
+        for number, state in enumerate(self._states()):
+            reference: Reference = pickle.loads(state)
+            drafts = [(None, *_made_safe(file, view)) for file in _dirty(reference)]
+            for chosen in itertools.product(*drafts):
+                reference = pickle.loads(state)
+                for file, draft in zip(_dirty(reference), chosen, strict=True):
+                    file.interim = draft or file.interim
+                yield number, reference
 
     def _states(self) -> list[bytes]:
         """What may be there: the model without the step in flight, and after each atomic change of it."""
@@ -536,15 +549,21 @@ def create(reference: Reference, _: None, directory: Directory, name: str) -> Ha
 
 
 def opened(reference: Reference, _: None, file: File, truncate: bool) -> Handle:
-    return reference.open(file, ROOT, truncate=truncate)
+    handle = reference.open(file, ROOT, truncate=truncate)
+    if truncate:
+        handle.shared.note(b"", 0, b"")
+    return handle
 
 
 def wrote(reference: Reference, _: None, handle: Handle, offset: int, data: bytes) -> None:
+    before = bytes(handle.shared.data)
     reference.write(handle, offset, data)
+    handle.shared.note(before, offset, data)
 
 
 def cut(reference: Reference, _: None, handle: Handle, size: int) -> None:
     reference.truncate(handle, size)
+    handle.shared.note(b"", 0, bytes(handle.shared.data))
 
 
 def flushed(reference: Reference, _: None, handle: Handle) -> None:
@@ -618,6 +637,26 @@ def restored(
 def same(_: Reference, result: Any) -> Any:
     """A step that changes nothing."""
     return result
+
+
+# -- what the clock made safe ------------------------------------------------------------------------------------------
+
+
+def _dirty(reference: Reference) -> list[File]:
+    """The open files with changes that no draft has."""
+    files = [*reference.files(), *reference.displaced]
+    return [file for file in files if file.open is not None and file.open.dirty and not file.open.unlinked]
+
+
+def _made_safe(file: File, view: View) -> list[Draft]:
+    """The interim draft that a file had if the view shows one, as of whatever moment since its last draft."""
+    assert file.open is not None
+    directory, name = file.displaced or file.names[0]
+    versions = view.past.get(os.path.join(history_path(directory), name.decode()), [])
+    found = {version[1:] for version in versions[-PUBLISHED_MAX:] if version != DELETED}
+    moments = [moment for moment in file.open.moments if moment.changes > file.open.safe]
+    drafts = (draft for moment in reversed(moments) for draft in moment.drafts())
+    return list(itertools.islice((one for one in drafts if (len(one.data), digest(one.data)) in found), 1))
 
 
 # -- reading and mapping ----------------------------------------------------------------------------------------------

@@ -90,7 +90,7 @@ class Desk:
             return pieces.pop(0) if pieces else b""
 
         headers = list(asked.headers.items())
-        made = await self.door.answer(Incoming(asked.method, asked.target.encode(), headers, receive))
+        made = await self.door.answer(Incoming(asked.method, asked.target.encode(), headers, receive, lambda: None))
         content = made.body
         if isinstance(content, Stream):
             content = b"".join([piece async for piece in content.open()])

@@ -101,7 +101,8 @@ def test_the_mount_point_in_the_lock_file_may_end_in_a_newline(tmp_path: Path) -
     fd = os.open(tmp_path / "lock", os.O_RDWR | os.O_CREAT)
     try:
         for mountpoint in ("", "/mnt", "/m\nn\n", "/\udcff"):
-            tell_holder(fd, mountpoint)
-            assert read_holder(fd) == (os.getpid(), mountpoint)
+            for options in ((), ("--s3=9000", "-o", "ro", "--bucket=a\nb")):
+                tell_holder(fd, mountpoint, options)
+                assert read_holder(fd) == (os.getpid(), mountpoint, options)
     finally:
         os.close(fd)

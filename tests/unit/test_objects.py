@@ -305,8 +305,7 @@ def test_no_door_gets_around_a_lock(store: Store, bucket: Ino) -> None:
     with pytest.raises(Locked) as error:
         store.history.purge(item.key_id, item.seq, MOUNT)
     assert error.value.until == FOREVER
-    assert "locked until 2096-" not in str(error.value)
-    assert "20961002T070640.000000Z" in str(error.value)
+    assert "locked until 2096-10-02 07:06:40 UTC (governance)" in str(error.value)
     with pytest.raises(Locked):
         store.objects.purge(bucket, b"d/k", added.version_id or "", S3)
     with pytest.raises(Locked):

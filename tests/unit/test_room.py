@@ -382,7 +382,7 @@ def test_a_full_disk_tells_nobody_who_holds_the_store(
         with monkeypatch.context() as patch:
             patch.setattr(f"vfs.holding.os.{call}", refuse)
             again = open_store(store.path)
-            again.tell_mountpoint("/somewhere")
+            again.tell_use("/somewhere", ["--s3=9000"])
             assert again.is_bucket(bucket)
             again.abandon()
 

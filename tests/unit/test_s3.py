@@ -328,7 +328,7 @@ async def test_a_body_in_tiny_chunks_lets_others_have_their_turn() -> None:
     await ours.send_all(head + b"1\r\nx\r\n" * pieces + b"0\r\n\r\n")
     async with trio.open_nursery() as nursery:
         nursery.start_soon(others)
-        assert await server.Connection(theirs).serve_one(answer)
+        assert await server.Connection(theirs, lambda: None).serve_one(answer)
         nursery.cancel_scope.cancel()
     told = await ours.receive_some()
     assert int(bytes(told).rpartition(b"\r\n")[2]) >= pieces // server.PIECES_PER_TURN - 1

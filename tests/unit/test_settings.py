@@ -61,6 +61,11 @@ def test_every_setting(tmp_path: Path) -> None:
     assert set(Settings.__struct_fields__) == set(fields.split())
 
 
+def test_a_setting_that_there_is_not_is_named(tmp_path: Path) -> None:
+    with pytest.raises(NotAStore, match=r"config\.toml: unknown setting s3_cert;"):
+        load(tmp_path, 's3_cert = "/c"\n')
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -20,6 +20,8 @@ from vfs.cli import mounts as cli_mounts
 from vfs.cli.main import run
 from vfs.cli.mounts import Mount
 from vfs.cli.output import Cell, Column, Failure
+from vfs.holding import tell_holder
+from vfs.store import Store
 
 TROUBLE = {"Trouble": "full", "Since": "2026-11-20T15:16:17+00:00", "Message": "no space left"}
 
@@ -197,6 +199,64 @@ def test_a_daemon_that_does_not_answer_is_shown(
     assert run(["status"]) == 1
     assert capsys.readouterr().out.split("\t")[:3] == [channel.getsockname(), "", "no answer"]
     channel.close()
+
+
+def test_where_there_is_no_directory_it_is_in_the_store(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """However long the path of the store is. Nothing is asked where others could have put a socket."""
+    place.touch()
+    monkeypatch.setattr(stores, "vfs_mounts", list)
+    store = tmp_path / ("s" * 200)
+    store.mkdir(mode=0o700)
+    assert daemons.listen(store) is None
+    assert daemons.ask_in(store) is None
+    for _ in range(2):  # the next daemon takes the place of one that was killed
+        channel = daemons.listen_in(store)
+        assert channel is not None
+        answering(channel, json.dumps({"Store": str(store), "S3": ["http://127.0.0.1:9000"]}).encode())
+        assert run(["status", str(store)]) == 0
+        out = capsys.readouterr().out
+        assert "state\tserved\n" in out
+        assert "http://127.0.0.1:9000" in out
+        channel.close()
+    store.chmod(0o770)
+    assert daemons.ask_in(store) is None
+    daemons.forget(store)
+    assert list(store.iterdir()) == []
+
+
+def test_a_daemon_from_before_its_user_had_a_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, runtime = tmp_path / "tmp", tmp_path / "run"
+    monkeypatch.setattr(daemons.os, "geteuid", lambda: 12345)
+    monkeypatch.setattr(daemons, "_is_own", lambda directory, uid: directory.is_dir())
+    monkeypatch.setattr(daemons, "_temporary", lambda uid: before)
+    monkeypatch.setattr(daemons, "_directory", lambda uid: before)
+    channel = daemons.listen(tmp_path / "store")
+    assert channel is not None
+    monkeypatch.setattr(daemons, "_directory", lambda uid: runtime)
+    answering(channel, b"well")
+    assert [answer for _, answer in daemons.ask_all()] == [b"well"]
+    channel.close()
+
+
+def test_a_dead_mount_is_made_again_with_its_options(
+    mounts: dict[str, Callable[[], bytes]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Where the store says them, and they are those of that mount."""
+    store, told = tmp_path / "store", ("--s3=9000", "-o", "ro,context=a b")
+    Store.open(store).close()
+    with (store / "lock").open("r+b") as lock:
+        tell_holder(lock.fileno(), "/mnt", told)
+    mounts |= {"/mnt": failing(errno.ENOTCONN), "/other": failing(errno.ENOTCONN)}
+    monkeypatch.setattr(stores, "vfs_mounts", lambda: [Mount(path, "fuse.vfs", str(store)) for path in mounts])
+    assert run(["status"]) == 1
+    lines = capsys.readouterr().out
+    assert f"mount it again: vfs mount {store} /mnt --s3=9000 -o 'ro,context=a b'\n" in lines
+    assert f"mount it again: vfs mount {store} /other\n" in lines
 
 
 def test_where_others_can_put_something_nothing_is_asked(place: Path, tmp_path: Path) -> None:

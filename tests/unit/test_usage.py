@@ -210,12 +210,19 @@ def test_a_host_that_dns_cannot_say(tmp_path: Path) -> None:
 def bucket(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
     """A bucket at any path; what is set there."""
     found = {"user.vfs.lifecycle": b"[]", "user.vfs.lock": b"off"}
-    facts = {"Path": "/docs", "Versioning": "Enabled"}
+    facts = {"Path": "/docs", "Versioning": "Enabled", "Purge": "command", "MfaDelete": False}
+    found["facts"] = facts  # type: ignore[assignment]
     monkeypatch.setattr(lifecycles, "existing", lambda path: facts)
     monkeypatch.setattr(buckets, "existing", lambda path: facts)
     monkeypatch.setattr(os, "getxattr", lambda path, name: found[name])
     monkeypatch.setattr(os, "setxattr", lambda path, name, value: found.update({name: value}))
     return found
+
+
+@pytest.fixture
+def facts(bucket: dict[str, bytes]) -> dict[str, Any]:
+    """What `existing` tells of the bucket."""
+    return bucket["facts"]  # type: ignore[return-value]
 
 
 @pytest.mark.parametrize(
@@ -316,8 +323,56 @@ def test_compliance_is_not_begun_unasked(vfs: Run, bucket: dict[str, bytes]) -> 
 
 
 def test_what_can_be_taken_back_is_not_asked_for(vfs: Run, bucket: dict[str, bytes]) -> None:
-    assert vfs("lock", "/docs", "governance", "--years", "1")[0] == 0
+    assert vfs("lock", "/docs", "governance", "--years", "1")[:2] == (0, "governance 1 year\n")
     assert bucket["user.vfs.lock"] == b"governance 1 years"
+
+
+def test_object_lock_says_that_it_is_for_ever(
+    vfs: Run, bucket: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert vfs("lock", "/docs") == (0, "off\n", "")
+    told = "/docs has object lock now, for ever, and so it stays Enabled\n"
+    assert vfs("lock", "/docs", "on") == (0, "on\n", told)
+    assert vfs("lock", "/docs", "on") == (0, "on\n", "")
+    assert vfs("lock", "/docs", "governance", "--days", "2") == (0, "governance 2 days\n", "")
+
+    def refuse(*_: object) -> None:
+        raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(os, "setxattr", refuse)
+    code, _, err = vfs("versioning", "/docs", "suspended")
+    assert (code, "object lock, which is for ever" in err) == (1, True)
+    bucket["user.vfs.lock"] = b"off"
+    assert "which cannot become Suspended" in vfs("versioning", "/docs", "suspended")[2]
+
+
+@pytest.mark.parametrize(("state", "noted"), [("Enabled", False), ("Suspended", True), ("Unversioned", True)])
+def test_never_keeps_nothing_where_there_is_no_versioning(
+    vfs: Run, facts: dict[str, Any], state: str, noted: bool
+) -> None:
+    facts |= {"Versioning": state, "Purge": "never"}
+    code, out, err = vfs("bucket", "purge", "/docs", "never")
+    assert (code, out) == (0, "never\n")
+    assert (f"/docs is {state}: what is overwritten or deleted there is lost all the same" in err) == noted
+    assert vfs("bucket", "purge", "/docs")[2] == "", "it is told when it is set"
+
+
+def test_a_rule_that_never_may_purge_is_noted(vfs: Run, facts: dict[str, Any]) -> None:
+    assert vfs("lifecycle", "set", "/docs", "--keep", "1") == (0, "default: purges old versions, but keeps 1\n", "")
+    facts["Purge"] = "never"
+    assert "its rules purge nothing" in vfs("lifecycle", "set", "/docs", "--noncurrent-days", "1")[2]
+    assert vfs("lifecycle", "set", "/docs", "--expire-days", "1")[2] == ""
+
+
+@pytest.mark.usefixtures("bucket")
+def test_numbers_are_told_as_people_say_them(vfs: Run) -> None:
+    assert vfs("lifecycle", "set", "/docs", "--expire-days", "1")[1] == "default: deletes after 1 day\n"
+    assert vfs("lifecycle", "set", "/docs", "b", "--abort-days", "2")[1] == "b: gives uploads up after 2 days\n"
+    assert vfs("lifecycle", "remove", "/docs", "b")[1] == "1 rule is left\n"
+    assert vfs("lifecycle", "remove", "/docs")[1] == "0 rules are left\n"
+    code, _, err = vfs("lifecycle", "set", "/docs", "--keep", "0")
+    assert (code, err) == (2, "vfs: --keep is 1 or more; to keep none, say --noncurrent-days without it\n")
+    assert vfs("lifecycle", "set", "/docs", "--keep", "0", "--noncurrent-days", "3")[0] == 0
 
 
 @pytest.mark.parametrize(("answer", "code"), [("y\n", 0), ("n\n", 1), ("\n", 1), ("", 130)])
@@ -401,6 +456,16 @@ def test_any_width(store: Path, columns: str) -> None:
         assert (done.returncode, done.stderr) == (0, b"")
 
 
+def test_the_help_of_every_command_fits_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    groups = [("bucket",), ("lifecycle",), ("s3",), ("s3", "key")]
+    for words in [(), *groups, *(words for words, _ in all_commands())]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("COLUMNS", "80")
+            assert run([*words, "-h"]) == 0
+        for line in capsys.readouterr().out.splitlines():
+            assert len(line) <= 80, f"vfs {' '.join(words)} -h: {line}"
+
+
 # -- what answers below a mount point ---------------------------------------------------------------------------------
 
 FACTS = {
@@ -453,6 +518,78 @@ def test_what_is_closed_to_somebody_is_passed_over(vfs: Run, three_mounts: dict[
     three_mounts["/hers/docs"] = PermissionError(13, "Permission denied")  # a bucket in a mount of a team
     code, out, err = vfs("bucket", "list")
     assert (code, listed(out), err) == (0, ["/mine/docs", "/last/docs"], "vfs: /hers/docs: Permission denied\n")
+
+
+def test_the_list_of_buckets_fits_a_terminal(
+    vfs: Run, three_mounts: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr(output, "on_terminal", lambda: True)
+    three_mounts["/mine/docs"] = FACTS | {"Versioning": "Unversioned", "Versions": 12_345_678, "Bytes": (1 << 30) - 1}
+    three_mounts["/hers/docs"] = FACTS | {"Compression": "zstd"}
+    out = vfs("bucket", "list")[1]
+    assert max(map(len, out.splitlines())) <= 80
+    assert "/mine/docs  Unversioned  off" in out
+    assert "2026-11-20\n" in out
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "bucket purge {} never",
+        "bucket show {}",
+        "bucket list {}",
+        "bucket create {}/new",
+        "versioning {} enabled",
+        "lock {}",
+        "lifecycle show {}",
+        "log {}/f",
+        "restore {}/f",
+        "purge {}/f 20261120T151617.000001Z",
+        "gc {}",
+        "trace {}",
+    ],
+)
+def test_a_mount_that_is_closed_is_not_taken_for_none(
+    vfs: Run, three_mounts: dict[str, object], monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    """The kernel hides a mount even from root, unless its user says allow_other."""
+    really = os.stat
+
+    def stat(path: Any, *rest: Any, **more: Any) -> os.stat_result:
+        if str(path).startswith("/hers"):
+            raise PermissionError(13, "Permission denied")
+        return really(path, *rest, **more)
+
+    monkeypatch.setattr(os, "stat", stat)
+    code, out, err = vfs(*line.format("/hers/docs").split())
+    assert (code, out) == (1, "")
+    assert " is closed to you: it is in another user's mount without allow_other\n" in err
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "s3 key create {}",
+        "s3 key list {}",
+        "check {}",
+        "rebuild {}",
+        "serve {} --s3 0",
+        "mount {} /tmp",
+        "lifecycle log {}",
+    ],
+)
+@pytest.mark.usefixtures("three_mounts")
+def test_a_mount_is_no_store(vfs: Run, line: str) -> None:
+    assert vfs(*line.format("/mine").split()) == (2, "", "vfs: /mine is a mount; its store is /s\n")
+
+
+@pytest.mark.parametrize("line", ["lock {}/docs on", "versioning {}", "log {}/docs/f", "bucket show {}/docs"])
+def test_a_path_in_a_store_is_not_one_in_a_mount(vfs: Run, store: Path, line: str) -> None:
+    code, _, err = vfs(*line.format(store).split())
+    assert code == 2
+    assert f"it is in the store {store}; name its place in a mount of that store, or do it over S3\n" in err
 
 
 def test_what_cannot_be_read_is_told_behind_what_can(vfs: Run, three_mounts: dict[str, object]) -> None:

@@ -13,7 +13,7 @@ import click
 
 from vfs.cli import output
 from vfs.cli.conf import mount_again
-from vfs.cli.mounts import Mount, locate, mount_of, vfs_mounts
+from vfs.cli.mounts import Mount, locate, mount_of, open_mount_of, vfs_mounts
 from vfs.cli.output import WRONG, Cell, Column, Failure, quoted
 from vfs.cli.usage import Command, Group
 from vfs.errors import InvalidName
@@ -23,10 +23,11 @@ BUCKET = "user.vfs.bucket"
 VERSIONING = "user.vfs.versioning"
 COMPRESSION = "user.vfs.compression"
 LOCK = "user.vfs.lock"
+DAY_CHARS = len("2026-11-20")
 PURGE = "user.vfs.purge"
 
 _COLUMNS = (
-    Column("bucket"),
+    Column("bucket", fits=True),
     Column("versioning"),
     Column("compression"),
     Column("versions", right=True),
@@ -57,16 +58,13 @@ def bucket() -> None:
 @click.pass_context
 def list_buckets(context: click.Context, mountpoint: str | None, as_json: bool) -> None:
     """List the buckets of the mount that MOUNTPOINT lies in, or of all mounts: path, versioning, compression, number
-    of versions, sum of their sizes, time of creation.
+    of versions, sum of their sizes, day of creation.
 
     What is closed to you is passed over, and named on stderr. So is what cannot be read for another reason, but then
     the exit code is 1.
     """
     failures: list[Failure] = []
-    if mountpoint is None:
-        found = _of_all_mounts(failures)
-    else:
-        found = _buckets(mount_of(os.path.realpath(mountpoint)), failures)
+    found = _of_all_mounts(failures) if mountpoint is None else _buckets(open_mount_of(mountpoint), failures)
     if as_json:
         output.write_json_list(found)
     else:
@@ -140,14 +138,14 @@ def _row(facts: dict[str, Any]) -> list[Cell]:
         Cell(facts["Compression"]),
         Cell(str(facts["Versions"])),
         Cell(output.human_size(facts["Bytes"])),
-        Cell(output.human_time(facts["Created"])),
+        Cell(output.human_time(facts["Created"])[:DAY_CHARS]),
     ]
 
 
 def existing(path: str) -> dict[str, Any]:
     """What there is to know of the bucket at a path. Raises Failure."""
+    mount = open_mount_of(path)
     real = os.path.realpath(path)
-    mount = mount_of(real)
     facts = _read(real) if os.path.isdir(real) else None
     if facts is None:
         raise Failure(
@@ -201,7 +199,7 @@ def delete(path: str) -> None:
     except OSError as error:
         if error.errno == errno.ENOTEMPTY:
             count = facts["Versions"]
-            reason = f"has {count} versions" if count else "is not empty"
+            reason = f"has {output.counted(count, 'version')}" if count else "is not empty"
             raise Failure(f"{path} {reason}; remove its files, and purge their versions (vfs purge), first") from error
         raise Failure(f"{path}: {error.strerror}") from error
     output.write(f"removed bucket {path}")
@@ -246,10 +244,11 @@ def purge(path: str, policy: str | None) -> None:
     """Show who may remove versions in the bucket at PATH for good, and how, or change it: [rm|command|root|never].
 
     \b
-    command  the owner of a file and root, by `vfs purge`; this is how a bucket begins
+    command  the owner of a file and root, by `vfs purge`: as a bucket begins
     rm       the same, and by `rm .versions/NAME/ID`, too
     root     root alone, by `vfs purge`
-    never    nobody, and neither S3 nor a lifecycle; new content still takes the place of a null version
+    never    nobody, neither by S3 nor by a lifecycle; but new content still
+             takes the place of a null version
 
     With root and never, only root suspends versioning, or has a lifecycle purge old versions.
 
@@ -266,6 +265,11 @@ def purge(path: str, policy: str | None) -> None:
                 raise Failure(message) from error
             raise Failure(f"{path}: {error.strerror}") from error
         facts = existing(path)
+        if facts["Purge"] == "never" and facts["Versioning"] != "Enabled":
+            output.write_note(
+                f"{path} is {facts['Versioning']}: what is overwritten or deleted there is lost all the same; "
+                f"what keeps it: vfs versioning {path} enabled"
+            )
     output.write(facts["Purge"])
 
 
@@ -281,6 +285,9 @@ def versioning(path: str, state: str | None) -> None:
         try:
             os.setxattr(facts["Path"], VERSIONING, state.title().encode())
         except OSError as error:
+            if error.errno == errno.EINVAL and os.getxattr(facts["Path"], LOCK) != b"off":
+                message = f"{path} has object lock, which is for ever, and needs every version: it stays Enabled"
+                raise Failure(message) from error
             if error.errno == errno.EINVAL:
                 message = f"{path} is {facts['Versioning']}, which cannot become {state.title()}"
                 raise Failure(message) from error
@@ -299,25 +306,29 @@ def versioning(path: str, state: str | None) -> None:
 @click.option("--years", type=click.IntRange(1, 100), help="The same, in years.")
 @click.option("--yes", is_flag=True, help="Do not ask before what nobody can take back: compliance.")
 def lock(path: str, rule: str | None, days: int | None, years: int | None, yes: bool) -> None:
-    """Show whether versions in the bucket at BUCKETPATH can be locked, or let them be, for ever:
-    [on|governance|compliance]. With a mode and a time, each new version is locked for that long, also from
-    who wrote it; in mode compliance nobody can take that back.
+    """Show whether versions in the bucket at BUCKETPATH can be locked, or let them be: [on|governance|compliance].
+
+    That is for ever: a bucket with object lock keeps it, and stays Enabled. With a mode and a time, each new version is
+    locked for that long, also from who wrote it; in mode compliance nobody can take that back.
     """
     facts = existing(path)
     if (rule in (None, "on")) != (days is None and years is None) or (days and years):
         raise Failure("governance and compliance take --days or --years, and nothing else does", WRONG)
     if rule is not None:
-        time = f"{days or years} {'days' if days else 'years'}"
-        value = rule if rule == "on" else f"{rule} {time}"
+        value = rule if rule == "on" else f"{rule} {days or years} {'days' if days else 'years'}"
         if rule == "compliance" and not yes:
-            stays = time if (days or years) != 1 else time.removesuffix("s")
+            stays = output.counted(days or years or 0, "day" if days else "year")
             output.confirm(
                 f"From now on, what is written to {path} stays for {stays}; not even root removes it sooner."
             )
+        begins = os.getxattr(facts["Path"], LOCK) == b"off"
         try:
             os.setxattr(facts["Path"], LOCK, value.encode())
         except OSError as error:
             if error.errno == errno.EINVAL:
                 raise Failure(f"{path} is {facts['Versioning']}; only an Enabled bucket can have locks") from error
             raise Failure(f"{path}: {error.strerror}") from error
-    output.write(os.getxattr(facts["Path"], LOCK).decode())
+        if begins:
+            output.write_note(f"{path} has object lock now, for ever, and so it stays Enabled")
+    mode, *time = os.getxattr(facts["Path"], LOCK).decode().split()
+    output.write(f"{mode} {output.counted(int(time[0]), time[1].removesuffix('s'))}" if time else mode)

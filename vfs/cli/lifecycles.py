@@ -59,9 +59,7 @@ def show(path: str, as_json: bool) -> None:
 @click.argument("name", metavar="[RULE]", default="default")
 @click.option("--prefix", default="", help="Only for keys that begin so.")
 @click.option("--noncurrent-days", type=int, metavar="N", help="Purge versions so long after a newer one was made…")
-@click.option(
-    "--keep", type=int, metavar="N", default=0, help="…but keep the newest N of them. Alone: purge all others."
-)
+@click.option("--keep", type=int, metavar="N", help="…but keep the newest N of them. Alone: purge all others.")
 @click.option("--expire-days", type=int, metavar="N", help="Delete files so long after they were written.")
 @click.option("--markers", is_flag=True, help="Remove delete markers that are all that is left of a file.")
 @click.option("--abort-days", type=int, metavar="N", help="Give up uploads in parts so long after they began.")
@@ -71,7 +69,7 @@ def set_rule(
     name: str,
     prefix: str,
     noncurrent_days: int | None,
-    keep: int,
+    keep: int | None,
     expire_days: int | None,
     markers: bool,
     abort_days: int | None,
@@ -84,6 +82,8 @@ def set_rule(
     from vfs.model import Filter, LifecycleRule
 
     place = existing(path)["Path"]
+    if keep == 0 and noncurrent_days is None:
+        raise Failure("--keep is 1 or more; to keep none, say --noncurrent-days without it", WRONG)
     rule = LifecycleRule(
         name,
         not disabled,
@@ -92,7 +92,7 @@ def set_rule(
         expire_days=expire_days,
         expire_marker=markers,
         noncurrent_days=noncurrent_days,
-        noncurrent_newer=keep,
+        noncurrent_newer=keep or 0,
         abort_days=abort_days,
     )
     _or_wrong(lambda: check([rule]))
@@ -119,7 +119,7 @@ def load(path: str, file: Any) -> None:
     except S3Error as error:
         raise Failure(f"{file.name}: {error.message}", WRONG) from error
     _write(path, place, rules)
-    output.write(f"{len(rules)} rules")
+    output.write(output.counted(len(rules), "rule"))
 
 
 @lifecycle.command("remove", short_help="Remove a rule, or all.")
@@ -133,7 +133,7 @@ def remove(path: str, name: str | None) -> None:
     if name is not None and len(left) == len(found):
         raise Failure(f"{path} has no rule {name}; `vfs lifecycle show` lists those that there are")
     _write(path, place, left)
-    output.write(f"{len(left)} rules are left")
+    output.write(f"{output.counted(len(left), 'rule')} {'is' if len(left) == 1 else 'are'} left")
 
 
 @lifecycle.command("preview", short_help="Show what would go now.")
@@ -220,6 +220,12 @@ def _write(path: str, place: str, rules: list[LifecycleRule] | tuple[LifecycleRu
         raise Failure("the name of a rule, and of a tag, is UTF-8", WRONG) from None
     except OSError as error:
         _refused(path, error)
+    if any(rule.noncurrent_days is not None or rule.noncurrent_newer for rule in rules) and _purges_never(path):
+        output.write_note(f"{path} has the purge policy never, so its rules purge nothing (vfs bucket purge {path})")
+
+
+def _purges_never(path: str) -> bool:
+    return bool(existing(path)["Purge"] == "never")
 
 
 def _refused(path: str, error: OSError) -> NoReturn:
@@ -256,17 +262,17 @@ def _does(rule: LifecycleRule) -> str:
 
     found = []
     if rule.expire_days is not None:
-        found.append(f"deletes after {rule.expire_days} days")
+        found.append(f"deletes after {output.counted(rule.expire_days, 'day')}")
     if rule.expire_date is not None:
         found.append(f"deletes on {to_datetime(rule.expire_date):%Y-%m-%d}")
     if rule.noncurrent_days is not None or rule.noncurrent_newer:
-        when = "" if rule.noncurrent_days is None else f" after {rule.noncurrent_days} days"
+        when = "" if rule.noncurrent_days is None else f" after {output.counted(rule.noncurrent_days, 'day')}"
         kept = f", but keeps {rule.noncurrent_newer}" if rule.noncurrent_newer else ""
         found.append(f"purges old versions{when}{kept}")
     if rule.expire_marker:
         found.append("removes lonely delete markers")
     if rule.abort_days is not None:
-        found.append(f"gives uploads up after {rule.abort_days} days")
+        found.append(f"gives uploads up after {output.counted(rule.abort_days, 'day')}")
     return "; ".join(found) + ("" if rule.enabled else " (disabled)")
 
 

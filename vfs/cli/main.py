@@ -89,7 +89,7 @@ def cli() -> None:
     \b
     Exit codes:
       0  done
-      1  the operation failed: no such version, permission denied, check found problems…
+      1  the operation failed: no such version, permission denied, damage…
       2  wrong usage, store, mount point or option
     """
 

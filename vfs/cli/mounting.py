@@ -66,6 +66,14 @@ class Order(NamedTuple):
     s3: str = ""
     foreign: bool = False
 
+    @property
+    def command_options(self) -> list[str]:
+        """What its command line has besides store and mount point."""
+        found = [f"--bucket={self.bucket}"] if self.bucket is not None else []
+        found += ["-o", ",".join(self.options)] if self.options else []
+        found += [f"--s3={self.s3}"] if self.s3 else []
+        return found + (["--foreign-owner"] if self.foreign else [])
+
 
 @click.command(cls=Command)
 @click.argument("store")
@@ -110,14 +118,14 @@ def mount(
     wanted = tuple(option for text in options for option in split_options(text))
     places = Path(os.path.abspath(store)), Path(os.path.abspath(mountpoint))
     order = Order(*places, bucket, wanted, source or "", s3, foreign)
-    door_of(order)
+    _check_door(order)
     if ready_fd is not None:
         context.exit(_serve_in_background(order, ready_fd))
     free_from_killed(order.store)
     check_places(order.store, order.mountpoint, bucket)
     if foreground:
         log_to_stderr()
-        _serve(order, lambda: None)
+        _serve(order, door_of(order), lambda: None)
     else:
         spawn(order)
 
@@ -131,10 +139,10 @@ def free_from_killed(store: Path) -> None:
 
     The lock file says which mount that is: one that others own may name any.
     """
-    said = _read_lock(store)
+    said = read_lock(store)
     if said is None or not (said.pid and connection.cannot_end(said.pid) and is_held(store)):
         return
-    holder, mountpoint = said
+    holder, mountpoint = said.pid, said.mountpoint
     there = mounted_on(mountpoint)
     device = connection.device_on(mountpoint) if there is not None and there.is_vfs else None
     told = f"process {holder}, which holds {store}, was killed and cannot end"
@@ -228,10 +236,9 @@ def _clear_dead(mountpoint: Path) -> None:
 # -- the daemon -------------------------------------------------------------------------------------------------------
 
 
-def _serve(order: Order, on_ready: Callable[[], None]) -> None:
+def _serve(order: Order, door: MoreDoor | None, on_ready: Callable[[], None]) -> None:
     from vfs.fuse import daemon
 
-    door = door_of(order)
     _clear_dead(order.mountpoint)
     serve = functools.partial(
         daemon.serve,
@@ -243,6 +250,7 @@ def _serve(order: Order, on_ready: Callable[[], None]) -> None:
         on_ready=on_ready,
         door=door,
         foreign=order.foreign,
+        command_options=order.command_options,
     )
     try:
         when_closed(serve)
@@ -252,16 +260,48 @@ def _serve(order: Order, on_ready: Callable[[], None]) -> None:
         raise Failure(str(error), WRONG) from error
 
 
-def door_of(order: Order) -> MoreDoor | None:
-    """The S3 endpoint that is to be opened, too. Raises Failure."""
-    if not order.s3:
-        return None
+def _check_door(order: Order) -> None:
+    """See that the S3 endpoint, if it is to be opened, can be there. Raises Failure."""
     from vfs.cli.serving import check_installed, parse_address
 
-    check_installed()
-    from vfs.s3.daemon import door_at
+    if order.s3:
+        check_installed()
+        parse_address(order.s3)
 
-    return door_at(parse_address(order.s3))
+
+def door_of(order: Order) -> MoreDoor | None:
+    """The S3 endpoint that is to be opened, too; it listens from now on, before a store is made for it. Raises Failure,
+    VfsError.
+    """
+    if not order.s3:
+        return None
+    from vfs.cli.serving import parse_address
+    from vfs.s3.daemon import ListenFailed, bind, door_on
+
+    address = parse_address(order.s3)
+
+    def listen() -> MoreDoor:
+        try:
+            return door_on(bind(address), address)
+        except ListenFailed as error:
+            check_free(order.store)
+            raise Failure(str(error), WRONG) from error
+
+    return when_closed(listen)
+
+
+def _warn_of_address(order: Order) -> None:
+    """Tell on the terminal what the log of the daemon tells of its address."""
+    if not order.s3:
+        return
+    from vfs.cli.serving import parse_address
+    from vfs.s3.daemon import warning_of
+
+    urls: list[str] = []
+    with contextlib.suppress(OSError, ValueError, LookupError):
+        urls = json.loads(os.getxattr(order.mountpoint, STATUS))["S3"]
+    if warning := warning_of(parse_address(order.s3), over_tls=bool(urls) and urls[0].startswith("https:")):
+        output.write_error(warning)
 
 
 def _serve_in_background(order: Order, ready_fd: int) -> int:
@@ -278,11 +318,12 @@ def _serve_in_background(order: Order, ready_fd: int) -> int:
             from vfs.fuse import daemon
 
             daemon.check_options(order.options)
+            door = door_of(order)
             with Folder.at(order.store, foreign=order.foreign, make=True) as root:
                 _check_is_store(root)
                 log_to_file(root)
             os.chdir("/")
-            _serve(order, lambda: tell(READY))
+            _serve(order, door, lambda: tell(READY))
         except (VfsError, Failure, OSError, MemoryError) as error:
             code, message = _failure(error)
             if pipe.closed:
@@ -321,11 +362,8 @@ def spawn(order: Order) -> None:
     lost = lost_directory() != ""
     safe = [] if not lost and sys.path[0] == os.getcwd() else ["-P"]  # no modules from here, unless they are vfs
     command = [sys.executable, *safe, "-m", "vfs", "mount", "--foreground", "--ready-fd", str(writer)]
-    command += [f"--bucket={order.bucket}"] if order.bucket is not None else []
     command += [f"--source={order.source}"] if order.source else []
-    command += ["-o", ",".join(order.options)] if order.options else []
-    command += [f"--s3={order.s3}"] if order.s3 else []
-    command += ["--foreign-owner"] if order.foreign else []
+    command += order.command_options
     with os.fdopen(reader, **_PIPE) as pipe:
         try:
             child = subprocess.Popen(
@@ -341,6 +379,7 @@ def spawn(order: Order) -> None:
     if answer != READY:
         _report_failure(order.store, child.wait(), answer)
     child.returncode = 0  # it is to stay when this process goes, so nobody waits for it
+    _warn_of_address(order)
 
 
 def _report_failure(store: Path, code: int, answer: str) -> NoReturn:
@@ -418,7 +457,7 @@ def _end_for_copies(store: Path, mountpoint: str, device: str) -> None:
     copies = users_of(device)
     if not copies:
         return
-    daemon = _read_lock(store)
+    daemon = read_lock(store)
     end = (
         f"kill {daemon.pid}" if daemon is not None and daemon.pid else f"that of the process that {store / LOCK} names"
     )
@@ -495,7 +534,7 @@ def when_closed(call: Callable[[], Result]) -> Result:
         time.sleep(POLL_SECONDS)
 
 
-def _read_lock(store: Path) -> Holder | None:
+def read_lock(store: Path) -> Holder | None:
     """What the lock file of a store of this user's says; None if there is no such file."""
     try:
         with Folder.at(store) as root:
@@ -506,6 +545,13 @@ def _read_lock(store: Path) -> Holder | None:
         return read_holder(fd)
     finally:
         os.close(fd)
+
+
+def check_free(store: Path) -> None:
+    """Raise StoreInUse if a process holds a store: it may be why an address is in use."""
+    if is_held(store):
+        holder = read_lock(store) or Holder(0, "")
+        raise StoreInUse(str(store), holder.pid, holder.mountpoint, serves=holder.serves)
 
 
 def is_held(store: Path) -> bool:

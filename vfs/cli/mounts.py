@@ -15,6 +15,7 @@ FSTYPE = "fuse.vfs"
 STATUS = "user.vfs.status"  # of the root of a mount
 VERSIONS = ".versions"
 SNAPSHOTS = ".snapshots"
+STORE_FILE = "store.toml"  # vfs.store.DESCRIPTION
 _MOUNTINFO = Path("/proc/self/mountinfo")
 _ESCAPE = re.compile(r"\\([0-7]{3})")
 
@@ -89,12 +90,47 @@ def mounted_on(mountpoint: str) -> Mount | None:
 
 def mount_of(path: str) -> Mount:
     """The vfs mount that an absolute path without symlinks lies in. Raises Failure."""
-    inside = [mount for mount in all_mounts() if is_within(path, mount.mountpoint)]
-    longest = max((len(mount.mountpoint) for mount in inside), default=0)  # in a chroot not even / is one
-    mount = next((mount for mount in reversed(inside) if len(mount.mountpoint) == longest), None)
+    mount = _innermost(path)
     if mount is None or not mount.is_vfs:
+        store = next((above for above in (Path(path), *Path(path).parents) if os.path.isfile(above / STORE_FILE)), None)
+        if store is not None:
+            hint = f"it is in the store {store}; name its place in a mount of that store, or do it over S3"
+            raise Failure(f"{path} is not on a vfs mount: {hint}", WRONG)
         raise Failure(f"{path} is not on a vfs mount; `vfs status` lists those that there are", WRONG)
     return mount
+
+
+def _innermost(path: str) -> Mount | None:
+    inside = [mount for mount in all_mounts() if is_within(path, mount.mountpoint)]
+    longest = max((len(mount.mountpoint) for mount in inside), default=0)  # in a chroot not even / is one
+    return next((mount for mount in reversed(inside) if len(mount.mountpoint) == longest), None)
+
+
+def open_mount_of(path: str) -> Mount:
+    """The same, if the caller may use it: root may not, unless its user says so. Raises Failure."""
+    mount = mount_of(os.path.realpath(path))
+    check_open(path)
+    return mount
+
+
+def check_open(path: str) -> None:
+    """Raise Failure for a path in a mount that is closed to the caller."""
+    mount = _innermost(os.path.realpath(path))
+    if mount is None or not mount.is_vfs:
+        return
+    try:
+        os.stat(mount.mountpoint)
+    except PermissionError:
+        raise Failure(f"{path} is closed to you: it is in another user's mount without allow_other") from None
+    except OSError:
+        pass  # whoever asks for more of it says why
+
+
+def check_is_no_mount(path: str) -> None:
+    """Raise Failure for a mount point where a store is meant."""
+    there = mounted_on(os.path.realpath(path))
+    if there is not None and there.is_vfs:
+        raise Failure(f"{path} is a mount; its store is {there.source}", WRONG)
 
 
 def is_within(path: str, directory: str) -> bool:
@@ -126,6 +162,7 @@ def locate(path: str) -> Place:
     lost = "" if os.path.isabs(path) else lost_directory()
     if lost:
         raise Failure(lost)
+    check_open(path)
     trimmed = path.rstrip("/") or "/"
     if os.path.basename(trimmed) in ("", ".", ".."):
         trimmed = os.path.realpath(trimmed)

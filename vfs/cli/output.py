@@ -220,6 +220,11 @@ def _escaped(char: str) -> str:
     return char.encode("unicode_escape").decode("ascii")
 
 
+def counted(number: int, noun: str) -> str:
+    """``1 day``, ``2 days``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def human_size(size: int) -> str:
     """Bytes for people: ``999 B``, ``1.2 MiB``."""
     if size < 1024:

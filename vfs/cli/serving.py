@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,10 @@ _ADDRESS = re.compile(r"(?:(?P<host>[^:\[\]]*|\[[0-9A-Fa-f:.]+\]):)?(?P<port>[0-
 
 # Of the packages of the extra `s3` in pyproject.toml.
 _MODULES = ("awscrt", "h11", "python_multipart")
+
+NO_VERSIONS = (
+    "A bucket made over S3 keeps no versions until told: make it with mkdir, or say `vfs versioning BUCKETPATH enabled`"
+)
 
 _COLUMNS = (
     Column("access key"),
@@ -83,8 +88,16 @@ def serve(store: str, s3: str, foreign: bool) -> None:
     mounting.free_from_killed(path)
     mounting.check_store(path)
     log_to_stderr()
+
+    def attempt() -> None:
+        try:
+            daemon.serve(path, address, foreign=foreign, on_ready=lambda: None)
+        except daemon.ListenFailed:
+            mounting.check_free(path)
+            raise
+
     try:
-        mounting.when_closed(lambda: daemon.serve(path, address, foreign=foreign, on_ready=lambda: None))
+        mounting.when_closed(attempt)
     except (NoSpace, DiskFailed):
         raise  # it may work the next time
     except VfsError as error:
@@ -98,12 +111,19 @@ def s3() -> None:
 
 @s3.group()
 def key() -> None:
-    """Make, list and revoke access keys. The daemon may run or not; it sees a change with the next request."""
+    """Make, list, change and revoke access keys. STORE is the directory that holds the buckets, not where it is
+    mounted; a daemon that serves it sees a change with the next request.
+    """
 
 
 @key.command("create", short_help="Make an access key.")
 @click.argument("store")
-@click.option("--owner", metavar="NAME", default="vfs", help="Whose key it is; keys of one owner share their buckets.")
+@click.option(
+    "--owner",
+    metavar="NAME",
+    default="vfs",
+    help="Any name; it need be no user's. Keys of one owner share the buckets that they make.",
+)
 @click.option("--bucket", "buckets", metavar="NAME", multiple=True, help="Only for this bucket; may be repeated.")
 @click.option("--read-only", is_flag=True, help="It may read only.")
 @click.option("--purge", is_flag=True, help="It may remove versions for good.")
@@ -127,7 +147,8 @@ def create(
     """Make an access key for the buckets of STORE. The secret is shown now, and kept in the file s3-keys in STORE.
 
     Unless it says more, a key reads and writes, and removes nothing for good: what it overwrites or deletes in a
-    bucket with versioning stays in the history.
+    bucket with versioning stays in the history. In one without, that is gone: a bucket that is made over S3 keeps no
+    versions until you say `vfs versioning BUCKETPATH enabled`; one that mkdir or `vfs bucket create` makes keeps all.
     """
     check_installed()
     from vfs.names import check_bucket_name
@@ -157,6 +178,24 @@ def create(
     if mfa:
         output.write(f"MFA device  {facts['MfaSerial']}")
         output.write(f"MFA secret  {facts['MfaSecret']}  (base32, for an authenticator)")
+    for name in _missing(Path(store), buckets):
+        output.write_note(f"there is no bucket {name} yet")
+    if not read_only:
+        output.write_note(NO_VERSIONS)
+
+
+def _missing(store: Path, buckets: Sequence[str]) -> list[str]:
+    """The buckets that there are not, as far as a mount of the store tells."""
+    from vfs.cli.mounting import read_lock
+    from vfs.cli.mounts import mounted_on
+
+    holder = read_lock(store)
+    if holder is None or any(option.startswith("--bucket") for option in holder.options):
+        return []
+    there = mounted_on(holder.mountpoint)
+    if there is None or not there.is_vfs:
+        return []
+    return [name for name in buckets if not os.path.lexists(os.path.join(there.mountpoint, name))]
 
 
 @key.command("list", short_help="List access keys.")
@@ -199,7 +238,8 @@ def set_rights(store: str, access_key_id: str, rights: tuple[str, ...], foreign:
     \b
     read    get and list; every key may
     write   add versions and delete markers
-    purge   remove versions for good, also by a lifecycle or by suspending versioning
+    purge   remove versions for good, also by a lifecycle, or by suspending
+            versioning
     hold    put and lift legal holds and retentions
     bypass  bypass governance, in what it may purge or hold
     """

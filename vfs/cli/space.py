@@ -12,7 +12,7 @@ import click
 
 from vfs.cli import output
 from vfs.cli.mounting import when_closed
-from vfs.cli.mounts import mount_of, mounted_on
+from vfs.cli.mounts import STORE_FILE, mounted_on, open_mount_of
 from vfs.cli.options import foreign_owner
 from vfs.cli.output import Failure
 from vfs.cli.usage import Command
@@ -37,7 +37,7 @@ def gc(path: str, foreign: bool, as_json: bool) -> None:
     A mounted store does the same by itself within a minute, a little at a time, where it pays. To have it done at once
     is for root and for who has mounted it.
     """
-    if (Path(path) / "store.toml").is_file():
+    if _is_store(path):
         try:
             collected = collect(Path(path), foreign=foreign)
             freed, journal = collected.freed, collected.journal
@@ -48,11 +48,18 @@ def gc(path: str, foreign: bool, as_json: bool) -> None:
                 raise
             freed, journal = _ask(error.mountpoint)
     else:
-        freed, journal = _ask(mount_of(os.path.realpath(path)).mountpoint)
+        freed, journal = _ask(open_mount_of(path).mountpoint)
     if as_json:
         output.write_json({"FreedBytes": freed, "JournalBytes": journal})
     else:
         output.write(f"freed {output.human_size(freed)} of blocks and {output.human_size(journal)} of journal")
+
+
+def _is_store(path: str) -> bool:
+    try:
+        return (Path(path) / STORE_FILE).is_file()
+    except PermissionError:  # a mount that is closed to the caller, which `open_mount_of` says
+        return False
 
 
 def collect(store: Path, *, foreign: bool = False) -> Collected:

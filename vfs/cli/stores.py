@@ -16,8 +16,9 @@ import msgspec
 
 from vfs import daemons
 from vfs.cli import conf, output
+from vfs.cli.mounting import read_lock
 from vfs.cli.mounts import STATUS, Mount, mount_of, vfs_mounts
-from vfs.cli.output import FAILED, Cell, Column, quoted
+from vfs.cli.output import FAILED, Cell, Column, Failure, quoted
 from vfs.cli.usage import Command
 
 MOUNTED, SERVED, DEAD, HUNG, PRIVATE, UNKNOWN = "mounted", "served", "dead", "no answer", "private", "unknown"
@@ -93,9 +94,9 @@ def status(context: click.Context, path: str | None, as_json: bool) -> None:
     \b
     mounted, served       it is well
     full                  its disk is full: writing is refused
-    read-only             its disk failed: it takes no more changes until it is mounted again
+    read-only             its disk failed: no changes until it is mounted again
     damaged               something stored cannot be read
-    dead                  its daemon has died: mount the store again, and it works as before
+    dead                  its daemon has died: mount the store again
     no answer             its daemon lives, and does not answer
     not mounted/served    a service with an /etc/vfs/NAME.conf, and it is not there
     private               another user's, and not for you to see
@@ -154,7 +155,15 @@ def _at(path: str) -> list[Told]:
     found = [told for told in every if told[1].Store and os.path.realpath(told[1].Store) == real]
     missing = [told for told in every if told[1].State == NOT_MOUNTED]
     found = found or [told for told in missing if os.path.realpath(told[1].Mountpoint) == real]
-    return found or _mounts([mount_of(real)])
+    if found:
+        return found
+    try:
+        return _mounts([mount_of(real)])
+    except Failure:
+        answer = daemons.ask_in(Path(real))
+        if answer is None:
+            raise
+        return [_served(Path(real), answer)]
 
 
 def _mounts(mounts: Sequence[Mount]) -> list[Told]:
@@ -265,6 +274,13 @@ def _scrubbed(status: Status) -> str:
     return output.human_time(scrub.LastPass)
 
 
+def _options(status: Status) -> Sequence[str]:
+    """The options with which a mount was made, as far as the lock file of its store says."""
+    holder = read_lock(Path(status.Store)) if os.path.isabs(status.Store) else None
+    known = holder is not None and holder.mountpoint == os.path.realpath(status.Mountpoint)
+    return holder.options if holder is not None and known else ()
+
+
 def _lines(status: Status) -> Iterator[str]:
     """What is wrong, and what opening a store had to pass over."""
     for trouble in status.Troubles:
@@ -277,8 +293,9 @@ def _lines(status: Status) -> Iterator[str]:
     if status.State == DEAD and status.Unit:
         yield f"{status.place}: its daemon has died; {conf.mount_again(status.Mountpoint)}"
     elif status.State == DEAD:
+        options = "".join(f" {quoted(option)}" for option in _options(status))
         places = f"{quoted(status.Store)} {quoted(status.Mountpoint)}"
-        yield f"{status.place}: its daemon has died; mount it again: vfs mount {places}"
+        yield f"{status.place}: its daemon has died; mount it again: vfs mount {places}{options}"
     if status.RecordsSetAside:
         yield (
             f"{status.Store}: {status.RecordsSetAside} records that nobody can apply are set aside, in "

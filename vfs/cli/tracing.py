@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from vfs.cli import output
-from vfs.cli.mounts import mount_of
+from vfs.cli.mounts import open_mount_of
 from vfs.cli.output import WRONG, Cell, Column, Failure
 from vfs.cli.usage import Command
 
@@ -40,7 +40,7 @@ def trace(path: str, seconds: float, as_json: bool) -> None:
     """
     if not 0 <= seconds <= SECONDS_MAX:  # false for nan, too, which no range of click's is
         raise Failure(f"--seconds is 0 to {SECONDS_MAX}", WRONG)
-    mountpoint = mount_of(os.path.realpath(path)).mountpoint
+    mountpoint = open_mount_of(path).mountpoint
     os.setxattr(mountpoint, TRACE, b"on")
     try:
         with contextlib.suppress(KeyboardInterrupt):

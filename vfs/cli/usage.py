@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 
 import click
 
+from vfs.cli.mounts import check_is_no_mount
 from vfs.cli.output import WRONG, Failure
 
 NEAR = 0.65  # what two words share at least to be taken for one another: `lst` and `list`, `ls` and `list`
@@ -29,6 +30,8 @@ class Command(click.Command):
                         raise click.BadParameter("it is empty", ctx, parameter)
                     if isinstance(value, str):
                         check_is_here(value)
+                    if parameter.name == "store":
+                        check_is_no_mount(value)
         return rest
 
 

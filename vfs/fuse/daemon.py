@@ -120,9 +120,11 @@ def serve(
     on_ready: Callable[[], None],
     door: MoreDoor | None = None,
     foreign: bool = False,
+    command_options: Sequence[str] = (),
 ) -> None:
     """Serve a store at a mount point until it is unmounted, or SIGTERM or SIGINT comes. *source*: what the table of
     mounts calls it. *on_ready*: the mount answers. *door*: another one to the same buckets. *foreign*: see Store.open.
+    *command_options*: what the mount is to be made with again, if this dies.
 
     Raises VfsError if it cannot be opened or mounted. The store is closed when this returns.
     """
@@ -149,7 +151,7 @@ def serve(
         tasks: list[Task] = [health.run, durability.run, scrubbing.run, collecting.run]
         tasks += [partial(lifecycles.run, operations.settle)]
         tasks += [] if door is None else [door(opened, operations.settle, health, facts)]
-        opened.tell_mountpoint(os.path.realpath(mountpoint))
+        opened.tell_use(os.path.realpath(mountpoint), command_options)
         channel = _mount(operations, mountpoint, source, _without_labels(options))
         place = Place(mountpoint, connection.device_on(str(mountpoint)))
         clean = False

@@ -88,8 +88,10 @@ class Call:
     def check_right(self, bucket: Bucket, *, write: bool) -> None:
         """Raise AccessDenied unless the caller may read, or write to, a bucket."""
         self.check_key()
-        if not is_allowed(self.who, bucket) or (write and Right.WRITE not in self.who.rights):
+        if not is_allowed(self.who, bucket):
             raise denied()
+        if write:
+            self.require(Right.WRITE)
 
     def check_key(self) -> None:
         """Raise AccessDenied if the caller's key was revoked, or changed, while the body came in."""
@@ -99,7 +101,7 @@ class Call:
     def require(self, right: Right) -> None:
         """Raise AccessDenied unless the caller has a right."""
         if right not in self.who.rights:
-            raise denied()
+            raise S3Error("AccessDenied", f"this key has no right to {right.value}; see `vfs s3 key rights`")
 
     @property
     def bypasses(self) -> bool:
@@ -168,7 +170,7 @@ def is_named(who: AccessKey, name: bytes) -> bool:
 
 
 def denied() -> S3Error:
-    """The same whatever it was: a right, somebody else's bucket, or one that there is not."""
+    """The same whatever it was: a key that was revoked, somebody else's bucket, or one that there is not."""
     return S3Error("AccessDenied", "Access Denied")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import ipaddress
 import logging
@@ -35,6 +36,8 @@ from vfs.store import Store
 
 log = logging.getLogger("vfs.s3")
 
+PEM_BYTES_MAX = 1 << 20
+
 
 class ListenFailed(VfsError):
     """The address cannot be listened on, or the certificate not be used."""
@@ -54,11 +57,29 @@ class Address(NamedTuple):
             return self.host == "localhost"
 
 
-def door_at(address: Address) -> MoreDoor:
-    """The endpoint, to be opened beside another door."""
+def bind(address: Address) -> list[socket.socket]:
+    """Listen: before a store is made for it, which would be left behind. Raises ListenFailed."""
+    try:
+        return server.listen(address.host, address.port)
+    except (OSError, UnicodeError) as error:  # of a host's name that DNS cannot say
+        reason = getattr(error, "strerror", None) or error
+        raise ListenFailed(f"cannot listen on {address.host}:{address.port}: {reason}") from error
+
+
+def warning_of(address: Address, *, over_tls: bool) -> str:
+    """What is dangerous about an address; empty if nothing is."""
+    if over_tls or address.is_loopback:
+        return ""
+    return f"S3 without TLS on {address.host}: what is sent there can be read on its way"
+
+
+def door_on(sockets: Sequence[socket.socket], address: Address) -> MoreDoor:
+    """The endpoint, to be opened beside another door. sockets: what `bind` made of the address."""
 
     def open_door(store: Store, settle: Settle, health: Health, facts: dict[str, object]) -> Task:
-        sockets, tls = _open(address, store.settings)
+        tls = _tls(store.settings)
+        if warning := warning_of(address, over_tls=tls is not None):
+            log.warning("%s", warning)
         facts["S3"] = urls = _urls(sockets, tls)
         log.info("S3 on %s", " ".join(urls))
         door = Door(store, settle, health)
@@ -71,25 +92,34 @@ def door_at(address: Address) -> MoreDoor:
     return open_door
 
 
-def _open(address: Address, settings: Settings) -> tuple[list[socket.socket], ssl.SSLContext | None]:
-    tls = None
-    if settings.s3_certificate:
-        try:
-            for path in (settings.s3_certificate, settings.s3_certificate_key):
-                if not os.path.isfile(path):
-                    raise ListenFailed(f"the certificate {path} cannot be used: it is no file")
-            tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-            tls.load_cert_chain(settings.s3_certificate, settings.s3_certificate_key)
-        except OSError as error:  # SSLError is one
-            raise ListenFailed(f"the certificate {settings.s3_certificate} cannot be used: {error}") from error
+def _tls(settings: Settings) -> ssl.SSLContext | None:
+    certificate, key = settings.s3_certificate, settings.s3_certificate_key
+    if not certificate:
+        return None
+    _check_pem("certificate", certificate, b"CERTIFICATE")
+    _check_pem("key", key, b"PRIVATE KEY")
     try:
-        sockets = server.listen(address.host, address.port)
-    except (OSError, UnicodeError) as error:  # of a host's name that DNS cannot say
-        reason = getattr(error, "strerror", None) or error
-        raise ListenFailed(f"cannot listen on {address.host}:{address.port}: {reason}") from error
-    if tls is None and not address.is_loopback:
-        log.warning("S3 without TLS on %s: what is sent there can be read on its way", address.host)
-    return sockets, tls
+        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        tls.load_cert_chain(certificate, key, password="")  # it is never asked for: nobody may be there
+    except OSError as error:  # SSLError is one
+        raise ListenFailed(f"the certificate {certificate} with the key {key} cannot be used: {error}") from error
+    return tls
+
+
+def _check_pem(what: str, path: str, label: bytes) -> None:
+    """See that a file has what it must have: OpenSSL tells neither which file nor what it misses."""
+    if not os.path.isfile(path):
+        hint = "" if os.path.isabs(path) else f" in {os.getcwd()}; give it an absolute path"
+        raise ListenFailed(f"the {what} {path} cannot be used: it is no file{hint}")
+    try:
+        with open(path, "rb") as file:
+            found = file.read(PEM_BYTES_MAX)
+    except OSError as error:
+        raise ListenFailed(f"the {what} {path} cannot be used: {error.strerror}") from error
+    if label + b"-----" not in found:
+        raise ListenFailed(f"the {what} {path} cannot be used: there is no {label.decode().lower()} in it (PEM)")
+    if b"ENCRYPTED" in found:
+        raise ListenFailed(f"the {what} {path} cannot be used: it has a passphrase; take that away (openssl pkey)")
 
 
 def _urls(sockets: Sequence[socket.socket], tls: ssl.SSLContext | None) -> list[str]:
@@ -103,8 +133,17 @@ def serve(store: Path, address: Address, *, foreign: bool = False, on_ready: Cal
     address not be listened on. foreign: see Store.open. The store is closed when this returns.
     """
     want_open_files()
+    with contextlib.ExitStack() as bound:
+        sockets = bind(address)
+        for one in sockets:
+            bound.callback(one.close)
+        _serve(store, door_on(sockets, address), f"--s3={address.host}:{address.port}", on_ready, foreign=foreign)
+
+
+def _serve(store: Path, door: MoreDoor, option: str, on_ready: Callable[[], None], *, foreign: bool) -> None:
     opened = Store.open(store, foreign=foreign)
     try:
+        opened.tell_use("", [option])
         facts: dict[str, object] = {
             "Store": str(store),
             "Pid": os.getpid(),
@@ -125,7 +164,7 @@ def serve(store: Path, address: Address, *, foreign: bool = False, on_ready: Cal
             Scrubbing(opened, facts, health).run,
             Collecting(opened, durability, facts).run,
             partial(Lifecycles(opened).run, settle),
-            door_at(address)(opened, settle, health, facts),
+            door(opened, settle, health, facts),
             partial(tell_of, opened, lambda: msgspec.json.encode(facts | opened.figures())),
         ]
         trio.run(_main, tasks, health, on_ready)

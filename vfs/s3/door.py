@@ -68,7 +68,7 @@ ROUTES: dict[tuple[str, Level, str], Route] = {
     ("DELETE", Level.BUCKET, "tagging"): Route(buckets.delete_tags, _WRITE),
     ("GET", Level.BUCKET, "lifecycle"): Route(lifecycle.get_lifecycle),
     ("PUT", Level.BUCKET, "lifecycle"): Route(lifecycle.put_lifecycle, _PURGE),
-    ("DELETE", Level.BUCKET, "lifecycle"): Route(lifecycle.delete_lifecycle, _WRITE),
+    ("DELETE", Level.BUCKET, "lifecycle"): Route(lifecycle.delete_lifecycle, _PURGE),
     ("GET", Level.BUCKET, "object-lock"): Route(protection.get_lock),
     ("PUT", Level.BUCKET, "object-lock"): Route(protection.put_lock, _HOLD),
     ("GET", Level.BUCKET, "acl"): Route(buckets.get_acl),
@@ -236,6 +236,7 @@ class Door:
         if who is None:  # revoked in this moment
             raise S3Error("InvalidAccessKeyId", "The AWS Access Key Id you provided does not exist in our records.")
         dialect = dialect_for(request, signed)
+        incoming.verified()
         headers = {**signed.headers, **dialect.to_amz(request.headers)}
         translated_request = request._replace(headers=headers)
         body = Body(incoming.receive, translated_request, signed)

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from http import HTTPStatus
 from typing import NamedTuple
 
@@ -33,6 +35,7 @@ RATE_S = 60.0
 DRAIN_BYTES_MAX = 256 << 10  # of a body that nobody wants, for the sake of the connection
 PIECES_PER_TURN = 64  # of a body, before others get their turn
 BACKLOG = 256
+TELL_S = 60.0  # between two words about connections that are closed for others
 
 
 class TooSlow(Exception):
@@ -44,12 +47,15 @@ class Disconnected(Exception):
 
 
 class Incoming(NamedTuple):
-    """A request as it was read. receive: the next piece of its body, empty at its end."""
+    """A request as it was read. receive: the next piece of its body, empty at its end. verified: to be called when
+    its signature has been found right.
+    """
 
     method: str
     target: bytes
     headers: list[tuple[str, str]]
     receive: Callable[[], Awaitable[bytes]]
+    verified: Callable[[], None]
 
 
 Answer = Callable[[Incoming], Awaitable[Response]]
@@ -74,10 +80,53 @@ def listen(host: str, port: int) -> list[socket.socket]:
     return found
 
 
+class Room:
+    """Who is connected. Invariant: at most CONNECTIONS_MAX at once, and nobody without a key keeps others out.
+
+    A stranger is a connection that has not carried a verified request. Nothing else makes it less of one, so whoever
+    sends a byte now and then, or requests that are refused, stays no longer.
+    """
+
+    def __init__(self) -> None:
+        self._limiter = trio.CapacityLimiter(CONNECTIONS_MAX)
+        self._strangers: dict[trio.CancelScope, None] = {}  # in the order in which they came
+        self._told_at = -math.inf
+
+    async def enter(self) -> trio.CancelScope:
+        """Wait until there is room for one more: a stranger has to make it. Returns the scope to run it in."""
+        scope = trio.CancelScope()
+        if not self._limiter.available_tokens and self._strangers:
+            oldest = next(iter(self._strangers))
+            del self._strangers[oldest]
+            oldest.cancel()
+            self._tell()
+        await self._limiter.acquire_on_behalf_of(scope)
+        self._strangers[scope] = None
+        return scope
+
+    def know(self, scope: trio.CancelScope) -> None:
+        """A connection has carried a verified request."""
+        self._strangers.pop(scope, None)
+
+    def leave(self, scope: trio.CancelScope) -> None:
+        """A connection has ended."""
+        self._strangers.pop(scope, None)
+        self._limiter.release_on_behalf_of(scope)
+
+    def _tell(self) -> None:
+        now = trio.current_time()
+        if now - self._told_at >= TELL_S:
+            self._told_at = now
+            log.warning(
+                "there are %d connections: the oldest of those without a signed request are closed for new ones",
+                CONNECTIONS_MAX,
+            )
+
+
 async def serve(sockets: Sequence[socket.socket], answer: Answer, tls: ssl.SSLContext | None) -> None:
     """Answer whoever comes, until cancelled."""
     listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(one)) for one in sockets]
-    room = trio.CapacityLimiter(CONNECTIONS_MAX)
+    room = Room()
     async with trio.open_nursery() as nursery:
         for listener in listeners:
             nursery.start_soon(_accept, listener, answer, tls, room, nursery)
@@ -87,30 +136,31 @@ async def _accept(
     listener: trio.SocketListener,
     answer: Answer,
     tls: ssl.SSLContext | None,
-    room: trio.CapacityLimiter,
+    room: Room,
     nursery: trio.Nursery,
 ) -> None:
     while True:
-        token = object()
-        await room.acquire_on_behalf_of(token)  # who is over the limit waits in the backlog of the socket
         try:
             stream = await listener.accept()
         except OSError as error:  # no descriptors: those that are open will end
-            room.release_on_behalf_of(token)
             log.warning("a connection could not be taken: %s", error)
             await trio.sleep(1)
             continue
+        scope = await room.enter()  # while nobody can make room, the next ones wait in the backlog of the socket
 
-        async def run(stream: trio.SocketStream = stream, token: object = token) -> None:
+        async def run(stream: trio.SocketStream = stream, scope: trio.CancelScope = scope) -> None:
             try:
-                await _run(stream, answer, tls)
+                with scope:
+                    await _run(stream, answer, tls, partial(room.know, scope))
             finally:
-                room.release_on_behalf_of(token)
+                room.leave(scope)
 
         nursery.start_soon(run)
 
 
-async def _run(raw: trio.SocketStream, answer: Answer, tls: ssl.SSLContext | None) -> None:
+async def _run(
+    raw: trio.SocketStream, answer: Answer, tls: ssl.SSLContext | None, verified: Callable[[], None]
+) -> None:
     stream: trio.abc.Stream = raw
     try:
         if tls is not None:
@@ -119,7 +169,7 @@ async def _run(raw: trio.SocketStream, answer: Answer, tls: ssl.SSLContext | Non
                 await over_tls.do_handshake()
             if scope.cancelled_caught:
                 raise TooSlow
-        connection = Connection(stream)
+        connection = Connection(stream, verified)
         while await connection.serve_one(answer):
             pass
     except (trio.BrokenResourceError, trio.ClosedResourceError, Disconnected, TooSlow) as error:
@@ -132,10 +182,11 @@ async def _run(raw: trio.SocketStream, answer: Answer, tls: ssl.SSLContext | Non
 
 
 class Connection:
-    """One connection. Invariant: one request at a time."""
+    """One connection. Invariant: one request at a time. verified: see Incoming."""
 
-    def __init__(self, stream: trio.abc.Stream) -> None:
+    def __init__(self, stream: trio.abc.Stream, verified: Callable[[], None]) -> None:
         self._stream = stream
+        self._verified = verified
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_BYTES_MAX)
         self._method = b""
         self._received = 0
@@ -154,7 +205,8 @@ class Connection:
         headers = [(name.decode("ascii"), value.decode("latin-1")) for name, value in request.headers]
         self._method, self._received, self._since = request.method, 0, trio.current_time()
         try:
-            response = await answer(Incoming(request.method.decode("ascii"), request.target, headers, self._receive))
+            method = request.method.decode("ascii")
+            response = await answer(Incoming(method, request.target, headers, self._receive, self._verified))
         except h11.RemoteProtocolError as error:
             await self._refuse(error)
             return False

@@ -30,7 +30,9 @@ async def tell_of(store: Store, answer: Callable[[], bytes]) -> None:
 
     bound = daemons.listen(store.path)
     if bound is None:
-        log.info("`vfs status` does not list this daemon: there is no directory for its socket")
+        bound = daemons.listen_in(store.path)
+        log.info("`vfs status` does not list this daemon; `vfs status %s` shows it", store.path)
+    if bound is None:
         await trio.sleep(math.inf)
         return
     try:
