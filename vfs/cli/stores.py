@@ -98,7 +98,7 @@ def status(context: click.Context, path: str | None, as_json: bool) -> None:
     damaged               something stored cannot be read
     dead                  its daemon has died: mount the store again
     no answer             its daemon lives, and does not answer
-    not mounted/served    a service with an /etc/vfs/NAME.conf, and it is not there
+    not mounted/served    a service by /etc/vfs/NAME.conf that does not run
     private               another user's, and not for you to see
 
     Exit code 1 if anything of it is not well (all but the first and the last of these).
