@@ -202,8 +202,8 @@ def test_values_that_no_system_call_takes(vfs: Run, nowhere: Path, line: list[st
 def test_a_host_that_dns_cannot_say(tmp_path: Path) -> None:
     done = in_a_process("serve", str(tmp_path / "store"), "--s3", "a..b:9000", capture_output=True)
     assert (done.returncode, done.stdout) == (2, b"")
-    assert done.stderr.splitlines()[-1].startswith(b"vfs: cannot listen on a..b:9000: ")
-    assert b"Traceback" not in done.stderr
+    assert done.stderr.startswith(b"vfs: cannot listen on a..b:9000: ")
+    assert done.stderr.count(b"\n") == 1
 
 
 @pytest.fixture

@@ -87,7 +87,7 @@ class Unit(NamedTuple):
         above, name = os.path.split(os.path.abspath(self.mountpoint))
         place = os.path.join(os.path.realpath(above), name)
         with contextlib.suppress(OSError):  # mostly it is no link
-            place = os.path.join(os.path.dirname(place), os.readlink(place))
+            place = os.path.normpath(os.path.join(os.path.dirname(place), os.readlink(place)))
         return self.mountpoint != "" and mountpoint == place
 
 

@@ -98,7 +98,7 @@ def status(context: click.Context, path: str | None, as_json: bool) -> None:
     damaged               something stored cannot be read
     dead                  its daemon has died: mount the store again
     no answer             its daemon lives, and does not answer
-    not mounted/served    a service with an /etc/vfs/NAME.conf, and it is not there
+    not mounted/served    a service by /etc/vfs/NAME.conf that does not run
     private               another user's, and not for you to see
 
     Exit code 1 if anything of it is not well (all but the first and the last of these).
@@ -153,7 +153,8 @@ def _at(path: str) -> list[Told]:
     real = os.path.realpath(path)
     every = _every()
     found = [told for told in every if told[1].Store and os.path.realpath(told[1].Store) == real]
-    found = found or [told for told in every if told[1].State == NOT_MOUNTED and told[1].Mountpoint == real]
+    missing = [told for told in every if told[1].State == NOT_MOUNTED]
+    found = found or [told for told in missing if os.path.realpath(told[1].Mountpoint) == real]
     if found:
         return found
     try:

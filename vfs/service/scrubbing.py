@@ -60,17 +60,20 @@ class Scrubbing:
         """Scrub for ever. A fault of the scrub itself is logged and ends it: the mount is worth more."""
         scrub = self._scrub
         try:
-            await self._look_again(scrub)
+            is_new = True
             while True:
                 try:
+                    if is_new:
+                        await self._look_again(scrub)
+                        is_new = False
                     if self._is_on:
                         await self._turn(scrub)
-                    else:
-                        scrub.forget_mended((), ())
                 except (OSError, MemoryError) as error:  # no descriptors, no memory
                     log.warning("the scrub goes on later: %r", error)
-                scrub.save()
-                self._tell()
+                if self._is_on or scrub.damaged_blocks:
+                    scrub.forget_mended((), ())
+                    scrub.save()
+                    self._tell()
                 await trio.sleep(self._pause_s)
         except UNREADABLE as error:
             self._health.damaged(f"the scrub ends: the catalog is damaged ({error!r}); unmount, and run `vfs rebuild`")
@@ -87,10 +90,14 @@ class Scrubbing:
 
     async def _look_again(self, scrub: Scrub) -> None:
         """Forget what was mended while the store was closed."""
+        before = scrub.damaged_blocks
         targets = scrub.damaged()
         for start in range(0, len(targets), BLOCKS_AGAIN):
             some = targets[start : start + BLOCKS_AGAIN]
             scrub.forget_mended(some, await _gently(read_blocks, scrub.folder, some))
+        if scrub.damaged_blocks != before:
+            scrub.save()
+            self._tell()
 
     async def _turn(self, scrub: Scrub) -> None:
         """Read everything that is due."""
