@@ -10,7 +10,7 @@ import pytest
 
 from tests.crafted import BLOCK, SENSELESS, WRITER, Tree, info, write
 from vfs import acl, check, events, tree
-from vfs.errors import NoSpace, TooLarge, TooManyLinks, Unstorable, VfsError
+from vfs.errors import AttributesFull, TooLarge, TooManyLinks, Unstorable, VfsError
 from vfs.events import Change, Event
 from vfs.model import (
     SEQ_MAX,
@@ -151,7 +151,7 @@ def test_an_acl_and_links_are_never_more_than_can_be_published(store: Store, mon
     made = Tree(store)
     for at in range(20):
         store.tree.link(made.file, made.bucket, b"l%d" % at, WRITER)
-    with pytest.raises(NoSpace):
+    with pytest.raises(AttributesFull):
         store.tree.set_acl(made.file, acl.ACCESS, access_list(500), keep_setgid=True)
     store.tree.set_acl(made.file, acl.ACCESS, access_list(400), keep_setgid=True)
     for name in (b"more", b"still more", b"most"):
