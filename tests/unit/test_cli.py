@@ -1057,8 +1057,11 @@ def test_a_table_streams_after_its_first_rows(capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.usefixtures("terminal")
-def test_no_color_means_no_colour(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NO_COLOR", "1")
+@pytest.mark.parametrize(("name", "value"), [("NO_COLOR", "1"), ("TERM", "dumb")])
+def test_no_color_means_no_colour(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
     output.write_table((Column("n"),), [[Cell("x", "red")]])
     assert capsys.readouterr().out == "n\nx\n"
 

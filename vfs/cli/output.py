@@ -1,7 +1,8 @@
 """What people and programs see: errors, tables, JSON. Owns the exit codes.
 
-On a terminal: a header, aligned columns, colours (unless NO_COLOR is set). In a pipe: the same cells, separated by
-tabs, without header and colours. Errors are one line on stderr; the commands in them can be typed as they stand.
+On a terminal: a header, aligned columns, colours (unless NO_COLOR is set, or TERM is dumb). In a pipe: the same cells,
+separated by tabs, without header and colours. Errors are one line on stderr; the commands in them can be typed as they
+stand.
 """
 
 from __future__ import annotations
@@ -94,7 +95,8 @@ def _echo(text: str, *, new_line: bool = True, color: bool | None = None) -> Non
 
 
 def _styled(text: str, colour: str | None, *, wanted: bool) -> str:
-    return click.style(text, fg=colour) if text and colour and wanted and not os.environ.get("NO_COLOR") else text
+    wanted = wanted and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return click.style(text, fg=colour) if text and colour and wanted else text
 
 
 def write(text: str) -> None:
