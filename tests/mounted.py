@@ -13,7 +13,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+import pytest
+
 TIMEOUT_S = 60
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
 DYING_S_MAX = 5
 REPO = Path(__file__).parent.parent
 _UNEXPECTED = re.compile(r"\b(WARNING|ERROR|CRITICAL)\b")

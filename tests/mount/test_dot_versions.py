@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted import Mounted, bash, contents, purge, purge_command, run, versions
+from tests.mounted import Mounted, bash, contents, needs_root, purge, purge_command, run, versions
 
 pytestmark = pytest.mark.fuse
 
@@ -77,6 +77,7 @@ def test_a_delete_marker_has_the_time_of_the_deletion(bucket: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o664, 0o755, 0o600, 0o444, 0o606, 0o000, 0o4755, 0o2770])
+@needs_root
 def test_what_is_copied_back_has_the_mode_that_it_had(bucket: Path, mode: int) -> None:
     path = bucket / "f"
     path.write_bytes(b"one")
@@ -253,6 +254,7 @@ def test_symlinks_and_special_files_have_history(bucket: Path) -> None:
     assert stat.S_ISFIFO(versions(bucket / "p")[0].lstat().st_mode)
 
 
+@needs_root
 def test_permissions_are_never_looser_than_the_keys(bucket: Path) -> None:
     path = bucket / "f"
     path.write_bytes(b"secret")
@@ -276,6 +278,7 @@ def test_permissions_are_never_looser_than_the_keys(bucket: Path) -> None:
     assert not can_read(1001), "search on the directories above is asked for as in the live tree"
 
 
+@needs_root
 def test_who_may_purge(bucket: Path) -> None:
     path = bucket / "f"
     path.write_bytes(b"one")
@@ -306,6 +309,7 @@ def as_user(uid: int, *command: str) -> bool:
     return done.returncode == 0
 
 
+@needs_root
 def test_who_may_restore(bucket: Path) -> None:
     bucket.chmod(0o777)
     path = bucket / "f"

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted import REPO, wait_until
+from tests.mounted import REPO, needs_root, wait_until
 from vfs.cli.mounts import all_mounts, is_dead, is_within
 
-pytestmark = pytest.mark.fuse
+pytestmark = [pytest.mark.fuse, needs_root]
 
 ADA = pwd.getpwnam("nobody").pw_uid  # fusermount3 mounts for users that have a name
 ALONE = ("unshare", "--mount", "--mount-proc", "--pid", "--fork", "sh", "-ec")  # what is started there ends with it

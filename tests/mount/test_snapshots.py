@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted import Mounted, at_work, bash, contents, run, versions
+from tests.mounted import Mounted, at_work, bash, contents, needs_root, run, versions
 
 pytestmark = pytest.mark.fuse
 
@@ -140,6 +140,7 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.lstat().st_mode)
 
 
+@needs_root
 def test_a_tree_copied_back_is_as_it_was(bucket: Path) -> None:
     bash(
         "mkdir -p d/e d/closed; echo 1 > d/f; echo 2 > d/x; echo 3 > d/e/ro; ln -s f d/l; mkfifo d/p;"
@@ -157,6 +158,7 @@ def test_a_tree_copied_back_is_as_it_was(bucket: Path) -> None:
     bash("echo more >> back/f; rm -r back", bucket)
 
 
+@needs_root
 def test_a_directory_in_a_snapshot_is_no_easier_to_get_into_than_now(bucket: Path) -> None:
     bash("mkdir -p d/e; echo secret > d/e/f", bucket)
     bucket.chmod(0o755)
@@ -180,6 +182,7 @@ def test_a_directory_in_a_snapshot_is_no_easier_to_get_into_than_now(bucket: Pat
     assert not as_user(1001, "ls", str(then / "d/open"))
 
 
+@needs_root
 def test_a_file_in_a_snapshot_opens_for_nobody_more_than_now(bucket: Path) -> None:
     (bucket / "f").write_text("one")
     bucket.chmod(0o755)
@@ -192,6 +195,7 @@ def test_a_file_in_a_snapshot_opens_for_nobody_more_than_now(bucket: Path) -> No
 
 
 @pytest.mark.parametrize("uid", [0, 1000])
+@needs_root
 def test_every_change_is_erofs_for_the_owner_too(bucket: Path, uid: int) -> None:
     bash("mkdir d; echo one > d/f; echo two > d/g; chmod -R a+rwX .; chown -R 1000 .", bucket)
     moment = now()
