@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.mounted import REPO, Mounted, purge, run, versions, wait_until
+from tests.mounted import REPO, Mounted, needs_root, purge, run, versions, wait_until
 
 pytestmark = pytest.mark.fuse
 
@@ -54,6 +54,7 @@ def test_gc_frees_what_was_purged_and_status_tells(mounted: Mounted, bucket: Pat
     assert vfs("gc", str(file)).startswith("freed 0 B of blocks")
 
 
+@needs_root
 def test_only_the_owner_of_the_mount_has_it_collect(mounted: Mounted) -> None:
     os.chmod(mounted.root, 0o777)
     script = "import os, sys; os.setuid(1234); os.setxattr(sys.argv[1], 'user.vfs.gc', b'')"
