@@ -694,7 +694,7 @@ def test_arrays_too_deep_in_the_settings_are_an_error_and_no_traceback(store: Pa
         ["check"],
         ["rebuild"],
         ["gc"],
-        ["serve", "--s3", "1"],
+        ["serve", "--s3", "39001"],
         ["s3", "key", "list"],
         ["lifecycle", "log"],
     ],
