@@ -158,7 +158,7 @@ def _noncurrent_is_due(
     rule: LifecycleRule, key: bytes, entry: Entry, newer: int, since: int, now: int, day_s: float
 ) -> bool:
     """Noncurrent since the next newer one was made; and not among the newest noncurrent ones that are kept."""
-    if (rule.noncurrent_days is None and not rule.noncurrent_newer) or newer <= rule.noncurrent_newer:
+    if not rule.purges or newer <= rule.noncurrent_newer:
         return False
     if not matches(rule.filter, key, entry.size, entry.tags):
         return False

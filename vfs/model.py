@@ -160,6 +160,11 @@ class LifecycleRule(Struct, array_like=True, frozen=True, gc=False):
     noncurrent_newer: Whole = 0  # so many noncurrent versions are kept, whatever their age
     abort_days: Days | None = None  # of multipart uploads
 
+    @property
+    def purges(self) -> bool:
+        """Whether it has content lost: what expires gets a marker, and a marker alone stands for nothing."""
+        return self.noncurrent_days is not None or self.noncurrent_newer > 0
+
 
 class Checksum(Struct, array_like=True, frozen=True, gc=False):
     """A checksum that a client asked for. kind: "FULL_OBJECT" or "COMPOSITE"; value: base64, as S3 shows it."""

@@ -22,7 +22,7 @@ from enum import Enum, auto
 
 from vfs import locks
 from vfs.errors import Locked, NotPermitted, ReadOnly
-from vfs.model import Bucket, LifecycleRule, PurgePolicy, State
+from vfs.model import Bucket, PurgePolicy, State
 
 
 class Way(Enum):
@@ -62,13 +62,8 @@ def check_settings(old: Bucket, new: Bucket, way: Way, *, is_root: bool) -> None
         raise NotPermitted(f"{only} suspends versioning")
     before = {rule.id: rule for rule in old.lifecycle}
     for rule in new.lifecycle:
-        if _purges(rule) and before.get(rule.id) != rule:
+        if rule.enabled and rule.purges and before.get(rule.id) != rule:
             raise NotPermitted(f"{only} has a lifecycle purge old versions, as its rule {rule.id} would")
-
-
-def _purges(rule: LifecycleRule) -> bool:
-    """Whether a rule has content lost: what expires gets a marker, and a marker alone stands for nothing."""
-    return rule.enabled and (rule.noncurrent_days is not None or rule.noncurrent_newer > 0)
 
 
 def check_policy(old: PurgePolicy, new: PurgePolicy, *, is_root: bool) -> None:

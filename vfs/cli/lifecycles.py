@@ -220,12 +220,8 @@ def _write(path: str, place: str, rules: list[LifecycleRule] | tuple[LifecycleRu
         raise Failure("the name of a rule, and of a tag, is UTF-8", WRONG) from None
     except OSError as error:
         _refused(path, error)
-    if any(rule.noncurrent_days is not None or rule.noncurrent_newer for rule in rules) and _purges_never(path):
+    if any(rule.purges for rule in rules) and existing(path)["Purge"] == "never":
         output.write_note(f"{path} has the purge policy never, so its rules purge nothing (vfs bucket purge {path})")
-
-
-def _purges_never(path: str) -> bool:
-    return bool(existing(path)["Purge"] == "never")
 
 
 def _refused(path: str, error: OSError) -> NoReturn:
@@ -265,7 +261,7 @@ def _does(rule: LifecycleRule) -> str:
         found.append(f"deletes after {output.counted(rule.expire_days, 'day')}")
     if rule.expire_date is not None:
         found.append(f"deletes on {to_datetime(rule.expire_date):%Y-%m-%d}")
-    if rule.noncurrent_days is not None or rule.noncurrent_newer:
+    if rule.purges:
         when = "" if rule.noncurrent_days is None else f" after {output.counted(rule.noncurrent_days, 'day')}"
         kept = f", but keeps {rule.noncurrent_newer}" if rule.noncurrent_newer else ""
         found.append(f"purges old versions{when}{kept}")

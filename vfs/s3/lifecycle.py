@@ -155,7 +155,7 @@ def element_of(rule: LifecycleRule, moment: Callable[[int], str]) -> dict[str, A
             "Date": None if rule.expire_date is None else moment(rule.expire_date),
             "ExpiredObjectDeleteMarker": True if rule.expire_marker else None,
         }
-    if rule.noncurrent_days is not None or rule.noncurrent_newer:
+    if rule.purges:
         found["NoncurrentVersionExpiration"] = {
             "NoncurrentDays": rule.noncurrent_days,
             "NewerNoncurrentVersions": rule.noncurrent_newer or None,
