@@ -10,10 +10,11 @@ import re
 
 from vfs.folder import Folder
 
+DESCRIPTION = "store.toml"  # what makes a directory a store
 APPENDED = ("lock", "lifecycle.log", "daemon.log")
 REPLACED = (
-    *("store.toml", "config.toml", "s3-keys", "scrub.json", "lifecycle.log.1"),
-    *("store.toml.new", "s3-keys.new", "scrub.new"),
+    *(DESCRIPTION, "config.toml", "s3-keys", "scrub.json", "lifecycle.log.1"),
+    *(f"{DESCRIPTION}.new", "s3-keys.new", "scrub.new"),
 )
 _SEGMENT = re.compile(r"[0-9a-f]{8}|[0-9a-f]{16}")
 _JOURNAL = re.compile(r"[0-9a-f]{8}|[0-9a-f]{16}|\.spare")

@@ -40,6 +40,7 @@ from vfs.folder import Folder
 from vfs.history import History
 from vfs.holding import LOCK, lock_store, tell_holder
 from vfs.journal import Journal, Position, Record
+from vfs.layout import DESCRIPTION
 from vfs.model import STORE_ROOT, Bucket, Compression, Ino, Inode, KeyId, ObjectLock, PurgePolicy, State
 from vfs.names import check_bucket_name, directory_key, show
 from vfs.objects import Objects
@@ -57,7 +58,6 @@ PORTION = 512  # events, or blocks, that are committed at a time where the catal
 SYNCS_BEFORE_LOG = 8  # who does not ask for more pays for no sync log
 BUCKETS_MAX = 10_000
 FORMATS = (2, 3, 4, 5, 6)  # that this vfs reads; it writes the last
-DESCRIPTION = "store.toml"
 BEFORE_A_STORE = frozenset((LOCK, "daemon.log", "daemon.log.1", "config.toml", "s3-keys", DESCRIPTION + ".new"))
 DESCRIPTION_BYTES_MAX = 64 << 10
 CATALOG = "catalog"

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import click
 
 from vfs.cli.output import FAILED, WRONG, Failure
+from vfs.layout import DESCRIPTION
 
 CONFIGURATION = Path("/etc/vfs")
 FILE_BYTES_MAX = 1 << 16
@@ -53,7 +54,7 @@ def check_conf(conf: str, needed: Sequence[str]) -> None:
     if wrong:
         raise Failure(f"{conf}: {'; '.join(wrong)}", WRONG)
     store = os.environ["VFS_STORE"]
-    if os.environ.get(_NEW) == "no" and not os.path.exists(os.path.join(store, "store.toml")):
+    if os.environ.get(_NEW) == "no" and not os.path.exists(os.path.join(store, DESCRIPTION)):
         told = f"there is no store in {store}, and {_NEW}=no in {conf} has none made; is its disk mounted?"
         raise Failure(told, FAILED)  # when it is, the next attempt works
 

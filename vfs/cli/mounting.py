@@ -36,6 +36,7 @@ from vfs.errors import DiskFailed, InvalidName, NoSpace, StoreInUse, Unsafe, Vfs
 from vfs.folder import Folder
 from vfs.fuse import connection
 from vfs.holding import LOCK, Holder, read_holder
+from vfs.layout import DESCRIPTION
 from vfs.names import check_bucket_name
 
 if TYPE_CHECKING:
@@ -349,7 +350,7 @@ def _failure(error: Exception) -> tuple[int, str]:
 
 def _check_is_store(root: Folder) -> None:
     """Write no log into a directory that is something else: Store.open would refuse it."""
-    from vfs.store import DESCRIPTION, check_empty
+    from vfs.store import check_empty
 
     names = root.names()
     if DESCRIPTION not in names:

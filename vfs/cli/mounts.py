@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 from vfs.cli.conf import mount_again
 from vfs.cli.output import WRONG, Failure, quoted
+from vfs.layout import DESCRIPTION
 
 FSTYPE = "fuse.vfs"
 STATUS = "user.vfs.status"  # of the root of a mount
 VERSIONS = ".versions"
 SNAPSHOTS = ".snapshots"
-STORE_FILE = "store.toml"  # vfs.store.DESCRIPTION
 _MOUNTINFO = Path("/proc/self/mountinfo")
 _ESCAPE = re.compile(r"\\([0-7]{3})")
 
@@ -92,7 +92,9 @@ def mount_of(path: str) -> Mount:
     """The vfs mount that an absolute path without symlinks lies in. Raises Failure."""
     mount = _innermost(path)
     if mount is None or not mount.is_vfs:
-        store = next((above for above in (Path(path), *Path(path).parents) if os.path.isfile(above / STORE_FILE)), None)
+        store = next(
+            (above for above in (Path(path), *Path(path).parents) if os.path.isfile(above / DESCRIPTION)), None
+        )
         if store is not None:
             hint = f"it is in the store {store}; name its place in a mount of that store, or do it over S3"
             raise Failure(f"{path} is not on a vfs mount: {hint}", WRONG)

@@ -12,11 +12,12 @@ import click
 
 from vfs.cli import output
 from vfs.cli.mounting import when_closed
-from vfs.cli.mounts import STORE_FILE, mounted_on, open_mount_of
+from vfs.cli.mounts import mounted_on, open_mount_of
 from vfs.cli.options import foreign_owner
 from vfs.cli.output import Failure
 from vfs.cli.usage import Command
 from vfs.errors import StoreInUse
+from vfs.layout import DESCRIPTION
 
 if TYPE_CHECKING:
     from vfs.gc import Collected
@@ -57,7 +58,7 @@ def gc(path: str, foreign: bool, as_json: bool) -> None:
 
 def _is_store(path: str) -> bool:
     try:
-        return (Path(path) / STORE_FILE).is_file()
+        return (Path(path) / DESCRIPTION).is_file()
     except PermissionError:  # a mount that is closed to the caller, which `open_mount_of` says
         return False
 
