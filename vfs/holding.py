@@ -12,6 +12,7 @@ import fcntl
 import os
 import re
 from collections.abc import Sequence
+from pathlib import PurePath
 from typing import NamedTuple
 
 from vfs.errors import NotAStore, StoreInUse
@@ -36,7 +37,7 @@ def lock_store(root: Folder, *, tell: bool = True) -> int:
     except BlockingIOError:
         holder = read_holder(fd)
         os.close(fd)
-        raise StoreInUse(str(root.path), holder.pid, holder.mountpoint, serves=holder.serves) from None
+        raise holder.in_use(root.path) from None
     if tell:
         tell_holder(fd)
     return fd
@@ -66,6 +67,10 @@ class Holder(NamedTuple):
     def serves(self) -> bool:
         """Whether it serves the store over S3, and has not mounted it."""
         return not self.mountpoint and any(option.startswith("--s3") for option in self.options)
+
+    def in_use(self, store: PurePath) -> StoreInUse:
+        """The error of whoever wants its store, too."""
+        return StoreInUse(str(store), self.pid, self.mountpoint, serves=self.serves)
 
 
 def read_holder(fd: int) -> Holder:

@@ -23,8 +23,9 @@ log = logging.getLogger("vfs.catalog")
 FILE_NAME = "data.mdb"
 BATCH = 1024  # pages that what is changed between two commits may need on a full disk
 COMMIT_PAGES = 4 * BATCH  # that the next commit may need before it is due on a disk that has them
-LOOK_ROWS = 128  # that may be changed between two looks at the room for them, beside as many that are kept decoded:
-# what they need is less than BATCH
+# Rows that may be changed between two looks at the room for them, beside as many that are kept decoded; all of them
+# need less than BATCH.
+LOOK_ROWS = 128
 MISSING_BYTES_MAX = 1 << 30
 PAGE_BYTES = mmap.PAGESIZE  # LMDB's too; the second page is a meta page, as the first
 
@@ -117,8 +118,8 @@ class Pages:
     pages that are free in the file, and those set aside behind its end.
 
     rows, size: what the open transaction has changed: rows that are not kept decoded, and bytes of the events that say
-    so. kept_rows: how many of the others it has changed. is_short: the disk is
-    too full to have the pages that must stay beside what the open transaction may need.
+    so. kept_rows: how many of the others it has changed. is_short: the disk is too full to have the pages that must
+    stay beside what the open transaction may need.
     """
 
     def __init__(self, fd: int, kept_rows: Callable[[], int]) -> None:

@@ -347,7 +347,7 @@ def test_a_dead_mount_that_systemd_serves(
 
 def test_a_path_in_a_dead_mount(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli_mounts, "is_dead", lambda path: True)
-    monkeypatch.setattr(cli_mounts, "vfs_mounts", lambda: [Mount(str(tmp_path), "fuse.vfs", "/store")])
+    monkeypatch.setattr(cli_mounts, "all_mounts", lambda: [Mount(str(tmp_path), "fuse.vfs", "/store")])
     with pytest.raises(Failure, match=r"has died; mount the store again \(vfs mount\)$"):
         cli_mounts.locate(str(tmp_path / "docs/note"))
     (files / "docs.conf").write_text(f"VFS_STORE=/store\nVFS_MOUNTPOINT={tmp_path}\n")

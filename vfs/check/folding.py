@@ -87,9 +87,8 @@ class Fold:
         self._uncommitted = 0
         self.journal.end = self.journal.locate(self.catalog.checkpoint.journal)
         self._recount = bool(snapshots)
-        self.began_at = (
-            self.catalog.last_seq if snapshots else 0
-        )  # when the snapshot's last event was, in µs since 1970
+        # When the last event was that a snapshot stands for, in µs since 1970.
+        self.began_at = self.catalog.last_seq if snapshots else 0
         if snapshots:
             self.catalog.forget_blocks()  # the snapshot has them where they were then
 

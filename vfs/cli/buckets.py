@@ -12,8 +12,7 @@ from typing import Any
 import click
 
 from vfs.cli import output
-from vfs.cli.conf import mount_again
-from vfs.cli.mounts import Mount, locate, mount_of, open_mount_of, vfs_mounts
+from vfs.cli.mounts import Mount, died, locate, open_mount_of, vfs_mounts
 from vfs.cli.output import WRONG, Cell, Column, Failure, quoted
 from vfs.cli.usage import Command, Group
 from vfs.errors import InvalidName
@@ -126,8 +125,7 @@ def _read(path: str) -> dict[str, Any] | None:
 
 def _unreadable(path: str, error: OSError) -> Failure:
     if error.errno == errno.ENOTCONN:
-        again = mount_again(mount_of(path).mountpoint)
-        return Failure(f"{path}: the daemon of this mount has died; {again}")
+        return died(path)
     return Failure(f"{path}: {error.strerror}")
 
 

@@ -122,9 +122,7 @@ def run(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         return FAILED
     except OSError as error:
-        lost = (
-            "" if error.filename is not None else mounts.lost_directory()
-        )  # what getcwd and abspath raise names no file
+        lost = mounts.lost_directory() if error.filename is None else ""  # getcwd and abspath name no file
         output.write_error(lost or output.reason(error))
         return WRONG if error.errno in _WRONG_PATH else FAILED
     except MemoryError:

@@ -150,9 +150,7 @@ def free_from_killed(store: Path) -> None:
     if device is None or not connection.abort(device):
         raise Failure(f"{told}; end its connection as root: umount -f {quoted(mountpoint)}")
     output.write_error(f"{told}: ended its connection to {mountpoint}")
-    deadline = time.monotonic() + CLOSE_SECONDS_MAX
-    while is_held(store) and time.monotonic() < deadline:
-        time.sleep(POLL_SECONDS)
+    _is_closed(store, CLOSE_SECONDS_MAX)
 
 
 def check_places(store: Path, mountpoint: Path, bucket: str | None) -> None:
@@ -551,8 +549,7 @@ def read_lock(store: Path) -> Holder | None:
 def check_free(store: Path) -> None:
     """Raise StoreInUse if a process holds a store: it may be why an address is in use."""
     if is_held(store):
-        holder = read_lock(store) or Holder(0, "")
-        raise StoreInUse(str(store), holder.pid, holder.mountpoint, serves=holder.serves)
+        raise (read_lock(store) or Holder(0, "")).in_use(store)
 
 
 def is_held(store: Path) -> bool:

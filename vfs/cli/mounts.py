@@ -197,7 +197,11 @@ def locate(path: str) -> Place:
 def _check_lives(directory: str) -> None:
     """Raise Failure if the daemon of the mount that a directory is in has died."""
     if is_dead(directory or "."):
-        real = os.path.realpath(directory or ".")
-        inside = [mount.mountpoint for mount in vfs_mounts() if is_within(real, mount.mountpoint)]
-        again = mount_again(max(inside, key=len, default=real))
-        raise Failure(f"{directory or '.'}: the daemon of this mount has died; {again}")
+        raise died(directory or ".")
+
+
+def died(path: str) -> Failure:
+    """What to say of a path in a mount whose daemon has died."""
+    real = os.path.realpath(path)
+    mount = _innermost(real)
+    return Failure(f"{path}: the daemon of this mount has died; {mount_again(mount.mountpoint if mount else real)}")

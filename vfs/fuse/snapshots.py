@@ -19,7 +19,7 @@ from typing import NamedTuple
 from vfs.errors import InvalidName, NoSuchKey
 from vfs.fuse.callers import READ, SEARCH, Caller
 from vfs.fuse.nodes import MASK, Node, Stat, number, shown_bits, split
-from vfs.model import STORE_ROOT, Ino, KeyId, Kind, Rights, Seq, Version
+from vfs.model import SEQ_MAX, STORE_ROOT, Ino, KeyId, Kind, Rights, Seq, Version
 from vfs.names import format_gmt, is_shown, parse_moment
 from vfs.store import Store
 
@@ -150,14 +150,14 @@ class Snapshots:
     def stat(self, ino: int) -> Stat:
         """What stat tells of a directory. Raises NoSuchKey."""
         node, of = split(ino)
-        moment, directory, rights = (None, Ino(of), None) if node is Node.SNAPSHOTS else self._split(of)
+        last = Directory(Seq(SEQ_MAX), Ino(of), None)
+        moment, directory, rights = last if node is Node.SNAPSHOTS else self._split(of)
         inode = self._store.core.catalog.find_inode(directory)
         owned = rights or inode
         if owned is None:
             raise NoSuchKey("the bucket is gone")
         # Of what was made and removed without anything ever below, there are only records, which tell no time.
-        times = [*([] if inode is None else [inode.mtime]), *([] if moment is None else [moment * 1000])]
-        time = min(times)
+        time = moment * 1000 if inode is None else min(inode.mtime, moment * 1000)
         mode = stat.S_IFDIR | shown_bits(stat.S_IFDIR | stat.S_IMODE(owned.mode))
         return Stat(ino, mode, owned.uid, owned.gid, 0, time, time, acl=owned.acl)
 
