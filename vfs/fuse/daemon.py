@@ -10,7 +10,6 @@ import re
 import signal
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +18,6 @@ import msgspec
 import pyfuse3
 import trio
 
-from vfs import __version__
 from vfs.errors import VfsError
 from vfs.fuse import connection, handshake, mount, polling
 from vfs.fuse.operations import Operations
@@ -29,7 +27,7 @@ from vfs.service.collecting import Collecting
 from vfs.service.durability import Durability
 from vfs.service.health import Health
 from vfs.service.lifecycles import Lifecycles
-from vfs.service.process import MoreDoor, Task, notify, want_open_files
+from vfs.service.process import MoreDoor, Task, facts_of, notify, want_open_files
 from vfs.service.scrubbing import Scrubbing
 from vfs.store import Store
 
@@ -135,13 +133,7 @@ def serve(
         opened.settings = msgspec.structs.replace(opened.settings, durability="close")
     try:
         root = STORE_ROOT if bucket is None else _bucket(opened, bucket)
-        facts: dict[str, object] = {
-            "Store": str(store),
-            "Mountpoint": str(mountpoint),
-            "Pid": os.getpid(),
-            "Version": __version__,
-            "Since": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
+        facts = facts_of(opened) | {"Mountpoint": str(mountpoint)}
         health = Health(opened, facts, serving=str(mountpoint))
         durability = Durability(opened, health)
         scrubbing = Scrubbing(opened, facts, health)

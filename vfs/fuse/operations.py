@@ -86,7 +86,7 @@ def _fail(health: Health, error: Exception, name: str) -> NoReturn:
         log.error("%s failed: out of memory; %s", name, LIMITS[errno.ENOMEM])
         raise FUSEError(errno.ENOMEM) from error
     if isinstance(error, UNREADABLE):
-        health.damaged(f"the catalog is damaged ({error!r}); unmount, and run `vfs rebuild`")
+        health.unreadable(error)
     elif isinstance(error, OSError):
         log.error("%s failed: %s", name, error)
     else:

@@ -11,7 +11,6 @@ import signal
 import socket
 import ssl
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +18,6 @@ from typing import NamedTuple
 import msgspec
 import trio
 
-from vfs import __version__
 from vfs.core import Changed
 from vfs.errors import VfsError
 from vfs.s3 import server
@@ -28,7 +26,7 @@ from vfs.service.collecting import Collecting
 from vfs.service.durability import Durability
 from vfs.service.health import Health
 from vfs.service.lifecycles import Lifecycles
-from vfs.service.process import MoreDoor, Settle, Task, notify, want_open_files
+from vfs.service.process import MoreDoor, Settle, Task, facts_of, notify, want_open_files
 from vfs.service.scrubbing import Scrubbing
 from vfs.service.telling import tell_of
 from vfs.settings import Settings
@@ -144,12 +142,7 @@ def _serve(store: Path, door: MoreDoor, option: str, on_ready: Callable[[], None
     opened = Store.open(store, foreign=foreign)
     try:
         opened.tell_use("", [option])
-        facts: dict[str, object] = {
-            "Store": str(store),
-            "Pid": os.getpid(),
-            "Version": __version__,
-            "Since": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
+        facts = facts_of(opened)
         health = Health(opened, facts, serving=f"{store} over S3")
         durability = Durability(opened, health)
 

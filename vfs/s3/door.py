@@ -185,7 +185,7 @@ class Door:
             if type(error).__module__.startswith(("trio", "h11")):
                 raise
             if isinstance(error, UNREADABLE):
-                self._health.damaged(f"the catalog is damaged ({error!r}); unmount, and run `vfs rebuild`")
+                self._health.unreadable(error)
             elif isinstance(error, OSError):
                 log.error("%s %s failed: %s", incoming.method, show(_path(incoming)), error)
             else:

@@ -112,6 +112,10 @@ class Health:
             self._shown.append(shown or what)
             self._tell_damage()
 
+    def unreadable(self, error: Exception, ended: str = "") -> None:
+        """Somebody met damage of the catalog, and *ended* for it."""
+        self.damaged(f"{ended}the catalog is damaged ({error!r}); unmount, and run `vfs rebuild`")
+
     def scrubbed(self, blocks: int) -> None:
         """So many blocks are known to be damaged, which the log names."""
         self._blocks = blocks

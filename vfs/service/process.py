@@ -9,8 +9,10 @@ import os
 import resource
 import socket
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from vfs import __version__
 from vfs.core import Changed
 from vfs.disk import LIMITS
 from vfs.errors import LimitReached
@@ -43,6 +45,16 @@ def want_open_files() -> None:
     if hard != resource.RLIM_INFINITY and hard < OPEN_FILES_LEAST:
         told = f"a daemon takes {OPEN_FILES_LEAST} open files, and this one may have {hard}"
         raise LimitReached(f"{told}; {LIMITS[errno.EMFILE]}")
+
+
+def facts_of(store: Store) -> dict[str, object]:
+    """What every daemon tells of itself in its status, when it starts."""
+    return {
+        "Store": str(store.path),
+        "Pid": os.getpid(),
+        "Version": __version__,
+        "Since": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
 
 
 def notify(*lines: str) -> None:

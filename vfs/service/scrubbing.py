@@ -76,7 +76,7 @@ class Scrubbing:
                     self._tell()
                 await trio.sleep(self._pause_s)
         except UNREADABLE as error:
-            self._health.damaged(f"the scrub ends: the catalog is damaged ({error!r}); unmount, and run `vfs rebuild`")
+            self._health.unreadable(error, "the scrub ends: ")
         except Exception:
             log.exception("the scrub ends; this is a bug in vfs")
         finally:
