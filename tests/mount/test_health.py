@@ -66,6 +66,15 @@ def lines(mount: Mounted, word: str) -> list[str]:
     return [line for line in mount.log.read_text().splitlines() if word in line]
 
 
+def check_told(mount: Mounted, state: str, told: str, *, logged: str) -> None:
+    """`vfs status` shows a state that is not well, and tells more of that mount; the log has one line."""
+    code, shown = status(mount.root)
+    assert code == 1
+    assert told in shown
+    assert states(mount) == [state]
+    assert len(lines(mount, logged)) == 1
+
+
 def said(notify: NotifySocket, mount: Watched, word: str) -> str:  # noqa: F811
     """The next status that has a word in it, which comes in seconds."""
     return notify.wait_for_line(lambda line: word in line, mount.process, timeout_s=SECONDS_MAX)
@@ -84,11 +93,7 @@ def test_a_full_disk(tmp_path: Path, mount: Watched, notify: NotifySocket) -> No
                 with pytest.raises(OSError, match="No space left"):
                     (mount.root / f"refused-{number}").write_bytes(os.urandom(1 << 20))
             assert "no space left on the disk of the store" in said(notify, mount, "; full: ")
-            code, shown = status(mount.root)
-            assert code == 1
-            assert "full since" in shown
-            assert states(mount) == ["full"]
-            assert len(lines(mount, "no space left on the disk")) == 1
+            check_told(mount, "full", "full since", logged="no space left on the disk")
             assert len(mount.log.read_text().splitlines()) < 20
             stranger.unlink()
             wait_until(lambda: states(mount) == ["mounted"], "room")
@@ -174,11 +179,7 @@ def test_a_disk_that_failed(
         with pytest.raises(OSError, match="Input/output error"):
             (mount.root / f"new-{number}").touch()
     assert "; read-only: a sync failed" in said(notify, mount, "; read-only: ")
-    code, shown = status(mount.root)
-    assert code == 1
-    assert "mount it again when the disk is well" in shown
-    assert states(mount) == ["read-only"]
-    assert len(lines(mount, "the store is read-only")) == 1
+    check_told(mount, "read-only", "mount it again when the disk is well", logged="the store is read-only")
     disk.recover()
     mount.stop()
 
